@@ -1,0 +1,211 @@
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from sprec.methods import objectives
+
+Naive = Callable[[float, list[float]], float]
+
+
+def log_sigma(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+def inputs(D_w: float, *D_l: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A single group with these log-ratios."""
+    policy = torch.tensor([[D_w, *D_l]], dtype=torch.float64) - 3
+    return policy, torch.full_like(policy, -3), torch.ones_like(policy, dtype=torch.bool)
+
+
+def ragged(B: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Random groups of 0..K negatives; what stands at missing ones is NaN, so that reading it shows."""
+    g = torch.Generator().manual_seed(seed)
+    policy, reference = (-20 * torch.rand(B, 1 + K, generator=g, dtype=torch.float64) for _ in range(2))
+    sizes = torch.arange(B) % (K + 1)
+    mask = torch.arange(1 + K) <= sizes[:, None]
+    return policy.masked_fill(~mask, math.nan), reference.masked_fill(~mask, math.nan), mask
+
+
+def gradient(loss: Tensor, of: Tensor) -> Tensor:
+    return torch.autograd.grad(loss.sum(), of)[0]
+
+
+def naive_dpo(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    return -log_sigma(beta * (D_w - D_l[0]))
+
+
+def naive_sdpo(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    return -log_sigma(-math.log(sum(math.exp(beta * (d - D_w)) for d in D_l)))
+
+
+def naive_dmpo(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    return -log_sigma(beta * D_w - sum(beta * d for d in D_l) / len(D_l))
+
+
+def naive_dmpo_sum(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    return -log_sigma(beta * sum(D_w - d for d in D_l))
+
+
+def naive_weighted(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    return sum(-log_sigma(beta * (D_w - d)) * 0.7 * (k + 1) for k, d in enumerate(D_l)) / len(D_l)
+
+
+def naive_smoothed(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    m = beta * (D_w - D_l[0])
+    return -0.8 * log_sigma(m) - 0.2 * log_sigma(-m)
+
+
+def naive_robust(D_w: float, D_l: list[float], beta: float = 0.3) -> float:
+    m = beta * (D_w - D_l[0])
+    return (-0.8 * log_sigma(m) + 0.2 * log_sigma(-m)) / 0.6
+
+
+def with_weights(policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float) -> Tensor:
+    log_weights = (0.7 * torch.arange(1, policy.shape[1], dtype=policy.dtype)).log().expand(len(policy), -1)
+    return objectives.importance_weighted_dpo(policy, reference, mask, beta=beta, log_weights=log_weights)
+
+
+def with_smoothing(
+    policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float, robust: bool = False
+) -> Tensor:
+    smoothing = torch.full((len(policy),), 0.2, dtype=policy.dtype)
+    return objectives.smoothed_dpo(policy, reference, mask, beta=beta, smoothing=smoothing, robust=robust)
+
+
+PAIRS = [
+    (objectives.dpo, naive_dpo, 1),
+    (with_smoothing, naive_smoothed, 1),
+    (partial(with_smoothing, robust=True), naive_robust, 1),
+    (objectives.sdpo, naive_sdpo, 4),
+    (objectives.dmpo, naive_dmpo, 4),
+    (partial(objectives.dmpo, reduction="sum"), naive_dmpo_sum, 4),
+    (with_weights, naive_weighted, 4),
+]
+
+
+@pytest.mark.parametrize(("objective", "naive", "K"), PAIRS)
+def test_equals_the_naive_formula(objective: Callable[..., Tensor], naive: Naive, K: int) -> None:
+    policy, reference, mask = ragged(12, K)
+    ratios = [[d for d in row if not math.isnan(d)] for row in (policy - reference).tolist()]
+    expected = [naive(D[0], D[1:]) if len(D) > 1 else 0.0 for D in ratios]
+    assert objective(policy, reference, mask, beta=0.3).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("objective", "naive", "K"), PAIRS)
+def test_gradient_equals_finite_differences(objective: Callable[..., Tensor], naive: Naive, K: int) -> None:
+    policy, reference, mask = ragged(6, K)
+    policy.requires_grad_()
+    slopes = gradient(objective(policy, reference, mask, beta=0.3), policy)
+    h = 1e-6
+    for row, column in torch.cartesian_prod(torch.arange(6), torch.arange(1 + K)).tolist():
+        step = torch.zeros_like(policy)
+        step[row, column] = h
+        up, down = (objective(policy.detach() + s, reference, mask, beta=0.3)[row] for s in (step, -step))
+        assert slopes[row, column].item() == pytest.approx(((up - down) / (2 * h)).item(), abs=1e-8)
+
+
+@pytest.mark.parametrize(("objective", "naive", "K"), PAIRS)
+def test_group_without_negatives_is_silent(objective: Callable[..., Tensor], naive: Naive, K: int) -> None:
+    policy, reference, mask = ragged(1, K)
+    policy.requires_grad_()
+    loss = objective(policy, reference, mask, beta=0.3)
+    assert loss.tolist() == [0.0]
+    assert gradient(loss, policy).tolist() == [[0.0] * (1 + K)]
+
+
+def test_dpo_golden_values() -> None:
+    assert objectives.dpo(*inputs(0.5, -0.5), beta=0.1).item() == pytest.approx(0.644397, abs=5e-7)
+    assert objectives.dpo(*inputs(2.0, 2.0), beta=0.1).item() == pytest.approx(math.log(2))
+
+
+def test_sdpo_golden_values() -> None:
+    assert objectives.sdpo(*inputs(0, 0, 0, 0), beta=1).item() == pytest.approx(math.log(4))
+    policy, reference, mask = ragged(20, 1)
+    torch.testing.assert_close(
+        objectives.sdpo(policy, reference, mask, beta=0.1), objectives.dpo(policy, reference, mask, beta=0.1)
+    )
+
+
+def test_dmpo_golden_values() -> None:
+    assert objectives.dmpo(*inputs(1, 0, 0.5), beta=1).item() == pytest.approx(0.386871, abs=5e-7)
+    assert objectives.dmpo(*inputs(1, 0, 0.5), beta=1, reduction="sum").item() == pytest.approx(
+        0.201413, abs=5e-7
+    )
+
+
+def test_smoothed_dpo_golden_value() -> None:
+    smoothing = torch.tensor([0.2], dtype=torch.float64)
+    loss = objectives.smoothed_dpo(*inputs(0.5, -0.5), beta=0.1, smoothing=smoothing)
+    assert loss.item() == pytest.approx(0.664397, abs=5e-7)
+
+
+def test_smoothing_of_zero_is_dpo_in_both_forms() -> None:
+    policy, reference, mask = ragged(8, 1)
+    zero = torch.zeros(8, dtype=torch.float64)
+    for robust in (False, True):
+        smoothed = objectives.smoothed_dpo(policy, reference, mask, beta=0.1, smoothing=zero, robust=robust)
+        torch.testing.assert_close(smoothed, objectives.dpo(policy, reference, mask, beta=0.1))
+
+
+def test_robust_form_is_unbiased_under_flipped_pairs() -> None:
+    policy, reference, mask = inputs(1.5, -0.5)
+    eps = torch.tensor([0.3], dtype=torch.float64)
+    kept, flipped = (
+        objectives.smoothed_dpo(p, r, mask, beta=1, smoothing=eps, robust=True)
+        for p, r in ((policy, reference), (policy.flip(1), reference.flip(1)))
+    )
+    torch.testing.assert_close(0.7 * kept + 0.3 * flipped, objectives.dpo(policy, reference, mask, beta=1))
+
+
+def test_importance_weights_turn_uniform_negatives_into_the_policys_own() -> None:
+    """Summed over a whole small catalogue, E_q[(pi/q) loss] = E_pi[loss] (SPRec, Eq. 8)."""
+    n = 6
+    g = torch.Generator().manual_seed(1)
+    log_pi = torch.log_softmax(torch.randn(n, generator=g, dtype=torch.float64), 0)
+    ratios = torch.randn(1 + n, generator=g, dtype=torch.float64)
+    policy, reference, mask = inputs(*ratios.tolist())
+    weighted = objectives.importance_weighted_dpo(
+        policy, reference, mask, beta=0.5, log_weights=(log_pi + math.log(n))[None]
+    )
+    split = [[tensor[:, [0, k]] for tensor in (policy, reference, mask)] for k in range(1, 1 + n)]
+    pairs = [objectives.dpo(*pair, beta=0.5) for pair in split]
+    torch.testing.assert_close(weighted, (log_pi.exp() * torch.cat(pairs)).sum(0, keepdim=True))
+
+
+def test_no_gradient_flows_through_the_importance_weights() -> None:
+    log_weights = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    policy, reference, mask = inputs(0.5, -0.5)
+    loss = objectives.importance_weighted_dpo(policy, reference, mask, beta=1, log_weights=log_weights)
+    assert not loss.requires_grad
+
+
+def test_extreme_margins_stay_finite_in_float32() -> None:
+    policy = torch.tensor([[0.0, 4000.0, -4000.0], [0.0, -4000.0, -4000.0]], requires_grad=True)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    loss = objectives.sdpo(policy, torch.zeros(2, 3), mask, beta=1)
+    assert loss.tolist() == [4000.0, 0.0]
+    assert gradient(loss, policy).tolist() == [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("objective", [objectives.dpo, with_smoothing])
+def test_pairwise_objectives_refuse_several_negatives(objective: Callable[..., Tensor]) -> None:
+    with pytest.raises(ValueError, match="one negative per group, got 2"):
+        objective(*inputs(1, 0, 0), beta=1)
+
+
+def test_sft_sums_and_weighted_sft_averages_tokens() -> None:
+    policy = torch.tensor([[-6.0, -1.0], [-8.0, -1.0]])
+    assert objectives.sft(policy).tolist() == [6.0, 8.0]
+    weighted = objectives.weighted_sft(policy, torch.tensor([3, 4]), torch.tensor([0.5, 2.0]))
+    assert weighted.tolist() == [1.0, 4.0]
+
+
+def test_oracle_smoothing_follows_the_scores_and_stays_below_a_half() -> None:
+    eps = objectives.oracle_smoothing(
+        torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 5.0]), temperature=2.0
+    )
+    assert eps.tolist() == pytest.approx([1 / (1 + math.e), 0.499, 0.499])
