@@ -57,7 +57,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure top-k lists: ``{"HR@1": ..., "NDCG@1": ..., "DivRatio@1": ..., ...}`` for every cut-off.
 
-    With n cases, m of them with a known target, R_i the first k items of case i, r_i the target's place in it:
+    With n cases, m of them with a known target, R_i the first k items of case i, r_i the target's place:
 
     * HR@k = (1/n) sum 1[r_i < k]; NDCG@k = (1/n) sum 1[r_i < k] / log2(r_i + 2).
     * DivRatio@k = |union of R_i| / (m k).
