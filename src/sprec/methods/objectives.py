@@ -2,8 +2,8 @@
 
 Every preference objective is ``f(policy, reference, mask, *, beta, ...)``. ``policy`` and ``reference`` are
 summed log-probabilities of completions, shape (B, 1+K): column 0 is the chosen one, columns 1.. are the
-rejected ones. ``mask``, bool of the same shape, is False where a negative is missing; what stands there is never
-read. The result has shape (B,). A group without negatives has loss 0 and gradient 0.
+rejected ones. ``mask``, bool of the same shape, is False where a negative is missing; what stands there is
+never read. The result has shape (B,). A group without negatives has loss 0 and gradient 0.
 
 With D(y) = policy(y) - reference(y), the margin of a negative is m = beta (D(chosen) - D(rejected)).
 """
