@@ -1,0 +1,86 @@
+"""Sample weights of the SFT: the re-weighting baseline RW, first half of IFairLRS (Jiang et al., WWW 2024).
+
+A sample weighs more where the targets of the training data under-represent its genres against the histories.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from sprec.data import Catalog, Split
+from sprec.errors import UserError
+
+Variant = Literal["correct", "ifairlrs", "official"]
+
+
+def reweighting(
+    split: Split,
+    catalog: Catalog,
+    genres: Sequence[str],
+    variant: Variant = "correct",
+    *,
+    normalise: bool = False,
+) -> np.ndarray:
+    """Weight of each example: the mean of :func:`genre_weights` over its target's selected genres, shape
+    (n,).
+
+    1 where the target has none of the selected genres.
+
+    Args:
+        split: the training examples.
+        catalog: the items and their genres.
+        genres: the selected genres G.
+        variant: how genres are counted, see :func:`genre_weights`.
+        normalise: scale the weights to mean 1.
+
+    Raises:
+        UserError: no genres are selected, or no item of the split has one.
+    """
+    member = catalog.genre_matrix(genres)[split.targets] > 0
+    degree = member.sum(1)
+    summed = member @ genre_weights(split, catalog, genres, variant)
+    weights: np.ndarray = np.where(degree > 0, summed / np.maximum(degree, 1), 1.0)
+    return weights / weights.mean() if normalise else weights
+
+
+def genre_weights(
+    split: Split, catalog: Catalog, genres: Sequence[str], variant: Variant = "correct"
+) -> np.ndarray:
+    """w(g) = share of g among the history items / share of g among the targets, shape (|G|,).
+
+    1 where no target has g. An item i adds a_i to each of its selected genres:
+
+    * ``correct``: a_i = 1/|g_i ∩ G|, as the fairness metrics count;
+    * ``ifairlrs``: a_i = 1, as IFairLRS counts;
+    * ``official``: a_i = 1/|g_i| over all genres of the item, and the target counts are added on top of the
+      history counts, as the research code of SPRec does; this moves every weight close to 1.
+
+    Raises:
+        UserError: no genres are selected, or no item of the split has one.
+    """
+    shares = _item_shares(catalog, genres, variant)
+    histories = np.bincount(split.items, minlength=len(catalog)) @ shares
+    targets = np.bincount(split.targets, minlength=len(catalog)) @ shares
+    if variant == "official":
+        targets = histories + targets
+    if not histories.any() or not targets.any():
+        raise UserError(
+            "re-weighting needs genres, but no training item has one of the selected genres; "
+            "import the dataset with genres or choose another method"
+        )
+    over, under = histories / histories.sum(), targets / targets.sum()
+    weights: np.ndarray = np.divide(over, under, out=np.ones_like(over), where=under > 0)
+    return weights
+
+
+def _item_shares(catalog: Catalog, genres: Sequence[str], variant: Variant) -> np.ndarray:
+    """What each item adds to each selected genre, shape (items, |G|)."""
+    shares = catalog.genre_matrix(genres)
+    if variant == "correct":
+        return shares
+    member = (shares > 0).astype(float)
+    if variant == "ifairlrs":
+        return member
+    per_genre: np.ndarray = member / np.array([max(len(set(own)), 1) for own in catalog.genres])[:, None]
+    return per_genre

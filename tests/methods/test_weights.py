@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from sprec.data import Catalog, Split
+from sprec.errors import UserError
+from sprec.methods.weights import Variant, genre_weights, reweighting
+
+CATALOG = Catalog.of(["a", "b", "c", "d", "e"], [["x"], ["x", "y"], ["y"], ["z"], ["x", "z", "w"]])
+GENRES = ["x", "y"]
+SPLIT = Split.of([([0, 1, 2], 0), ([1, 4, 3], 2), ([2, 2], 3), ([0], 1)])
+# History items: a twice, b twice, c three times, d once, e once. Targets: a, c, d, b once each.
+# correct:  x = 2 + 2/2 + 1 = 4,       y = 2/2 + 3 = 4;     targets x = 1 + 1/2, y = 1 + 1/2
+# ifairlrs: x = 2 + 2 + 1 = 5,         y = 2 + 3 = 5;       targets x = 2, y = 2
+# official: x = 2 + 2/2 + 1/3 = 10/3, y = 2/2 + 3 = 4;  accumulated x = 10/3 + 3/2, y = 4 + 3/2
+UNEVEN = Split.of([([0, 1, 2], 0), ([1, 4, 3], 0), ([2, 2], 3), ([0], 1)])
+# Targets: a twice, d, b: correct x = 5/2, y = 1/2; ifairlrs x = 3, y = 1; official x = 10/3 + 5/2, y = 9/2
+
+
+@pytest.mark.parametrize(
+    ("split", "variant", "expected"),
+    [
+        (SPLIT, "correct", [1, 1]),
+        (SPLIT, "ifairlrs", [1, 1]),
+        (SPLIT, "official", [(10 / 22) / (29 / 62), (12 / 22) / (33 / 62)]),
+        (UNEVEN, "correct", [(1 / 2) / (5 / 6), (1 / 2) / (1 / 6)]),
+        (UNEVEN, "ifairlrs", [(1 / 2) / (3 / 4), (1 / 2) / (1 / 4)]),
+        (UNEVEN, "official", [(10 / 22) / (35 / 62), (12 / 22) / (27 / 62)]),
+    ],
+)
+def test_genre_weights_by_hand(split: Split, variant: Variant, expected: list[float]) -> None:
+    assert genre_weights(split, CATALOG, GENRES, variant).tolist() == pytest.approx(expected)
+
+
+def test_sample_weight_is_the_mean_over_the_targets_selected_genres() -> None:
+    assert reweighting(UNEVEN, CATALOG, GENRES).tolist() == pytest.approx([0.6, 0.6, 1, (0.6 + 3) / 2])
+
+
+def test_normalised_weights_have_mean_one_and_the_same_ratios() -> None:
+    plain, scaled = (reweighting(UNEVEN, CATALOG, GENRES, normalise=n) for n in (False, True))
+    assert scaled.mean() == pytest.approx(1)
+    np.testing.assert_allclose(scaled / plain, scaled[0] / plain[0])
+
+
+def test_genre_without_targets_weighs_one() -> None:
+    split = Split.of([([0, 2], 0)])
+    assert genre_weights(split, CATALOG, GENRES).tolist() == pytest.approx([0.5, 1])
+
+
+def test_weighted_targets_have_the_genre_mix_of_the_histories() -> None:
+    """The purpose of the weights: with one genre per item, the weighted target mix equals the history mix."""
+    g = np.random.default_rng(0)
+    catalog = Catalog.of([str(i) for i in range(30)], [["uvw"[i % 3]] for i in range(30)])
+    split = Split.of([(g.integers(0, 30, 5).tolist(), int(30 * g.random() ** 2)) for _ in range(200)])
+    weights = reweighting(split, catalog, ["u", "v", "w"])
+    targets = np.bincount(split.targets % 3, weights=weights)
+    histories = np.bincount(split.items % 3)
+    np.testing.assert_allclose(targets / targets.sum(), histories / histories.sum())
+
+
+@pytest.mark.parametrize("genres", [[], ["unknown"]])
+def test_dataset_without_genres_is_one_clear_line(genres: list[str]) -> None:
+    with pytest.raises(UserError, match="re-weighting needs genres"):
+        reweighting(SPLIT, CATALOG, genres)
