@@ -34,10 +34,10 @@ def uniform(
 def popularity(
     rng: np.random.Generator, split: Split, counts: np.ndarray, k: int, exclude_history: bool = True
 ) -> np.ndarray:
-    """Draw ``k`` different items per example, p(item) proportional to its count among those left, shape (n,
-    k).
+    """Draw ``k`` different items per example with p proportional to their counts, shape (n, k).
 
-    The popularity-aware sampler of RosePO. A negative is missing where no item with a count is left.
+    The popularity-aware sampler of RosePO. Each further item is drawn from those left. A negative is
+    missing where no item with a count is left.
 
     Args:
         rng: source of randomness.
@@ -69,8 +69,7 @@ def semantic(
     rng: np.random.Generator | None = None,
     least: bool = False,
 ) -> np.ndarray:
-    """Take the ``k`` items whose embeddings have the highest mean cosine to those of the history, shape (n,
-    k).
+    """Take the ``k`` items with the highest mean cosine to the items of the history, shape (n, k).
 
     The semantic-similar sampler of RosePO: neither an item of the history nor the target; ties go to the
     lowest id. An example without history finds all items equally similar.
@@ -105,8 +104,7 @@ def semantic(
 
 
 def mix(rng: np.random.Generator, own: np.ndarray, uniform: np.ndarray, ratio: float) -> np.ndarray:
-    """Replace the negatives of floor(ratio * n) random examples by uniform ones (paper, Figure 5), shape
-    (n, K).
+    """Replace the negatives of floor(ratio * n) random examples by uniform ones, shape (n, K) (Figure 5).
 
     Args:
         rng: source of randomness.
