@@ -1,0 +1,256 @@
+"""A dataset on disk: a catalog, splits of examples, and what is known about where they came from.
+
+A dataset is a directory: ``items.parquet`` (item_id, title, genres, source_id), ``sequences.parquet`` (split,
+history, target: item ids) and ``dataset.json`` (name, wording, genres, counts, source, warnings, hashes).
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import polars as pl
+
+from sprec.data.catalog import Catalog
+from sprec.errors import UserError
+
+SPLITS = ("train", "valid", "test", "extra")
+FORMAT = 1
+
+
+class Example(NamedTuple):
+    """What a user did (item ids, oldest first) and the item that came next."""
+
+    history: tuple[int, ...]
+    target: int
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a domain speaks: one instruction for all users, and what stands around the titles of the history."""
+
+    instruction: str
+    prefix: str
+    suffix: str
+    noun: str = "items"
+
+
+class Split(Sequence[Example]):
+    """A read-only sequence of examples, stored flat: all history items in one array.
+
+    Args:
+        items: all histories behind each other, shape (sum of lengths,).
+        offsets: where each history starts and the last one ends, shape (n+1,).
+        targets: the item that came next, shape (n,).
+    """
+
+    def __init__(self, items: np.ndarray, offsets: np.ndarray, targets: np.ndarray) -> None:
+        self.items = np.asarray(items, dtype=np.int64)
+        self.offsets = np.asarray(offsets, dtype=np.int64)
+        self.targets = np.asarray(targets, dtype=np.int64)
+        if len(self.offsets) != len(self.targets) + 1 or self.offsets[-1] != len(self.items):
+            raise ValueError("offsets do not fit the items and targets")
+
+    @classmethod
+    def of(cls, examples: Iterable[tuple[Sequence[int], int]]) -> "Split":
+        """Build a split from (history, target) pairs."""
+        pairs = list(examples)
+        lengths = [len(history) for history, _ in pairs]
+        items = [item for history, _ in pairs for item in history]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]) if pairs else np.zeros(1)
+        return cls(np.array(items), offsets, np.array([target for _, target in pairs]))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Split": ...
+    def __getitem__(self, index: int | slice) -> "Example | Split":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        row = range(len(self))[index]
+        return Example(tuple(self.history(row).tolist()), int(self.targets[row]))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[row] for row in range(len(self)))
+
+    def history(self, row: int) -> np.ndarray:
+        """The history of one example: item ids, oldest first, shape (length,)."""
+        return self.items[self.offsets[row] : self.offsets[row + 1]]
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
+        """The examples at these rows, in this order."""
+        return Split.of((self.history(int(row)).tolist(), int(self.targets[row])) for row in rows)
+
+    def __add__(self, other: "Split") -> "Split":
+        return Split(
+            np.concatenate([self.items, other.items]),
+            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            np.concatenate([self.targets, other.targets]),
+        )
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """The split as a table: split, history, target."""
+        histories = [self.history(row).tolist() for row in range(len(self))]
+        return pl.DataFrame(
+            {"split": [name] * len(self), "history": histories, "target": self.targets},
+            schema={"split": pl.String, "history": pl.List(pl.Int64), "target": pl.Int64},
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Catalog, splits and provenance of one domain.
+
+    Attributes:
+        splits: ``train``, ``valid``, ``test`` and ``extra`` (further sequences, older than the test rows, for
+            pre-training the scratch backbone and SASRec; never for the SFT). A split may be empty.
+        genres: the selected genres G of the fairness metrics, possibly none.
+        warnings: what the reader repaired or dropped, with counts.
+        meta: anything else worth keeping (source, options, counts of the full log).
+    """
+
+    name: str
+    catalog: Catalog
+    splits: Mapping[str, Split]
+    genres: tuple[str, ...]
+    wording: Wording
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    hash: str = ""
+
+    @property
+    def train(self) -> Split:
+        """The training examples of the SFT."""
+        return self.splits["train"]
+
+    @property
+    def valid(self) -> Split:
+        """The validation examples: for choosing epochs and hyper-parameters."""
+        return self.splits["valid"]
+
+    @property
+    def test(self) -> Split:
+        """The test cases."""
+        return self.splits["test"]
+
+    @property
+    def extra(self) -> Split:
+        """Further training sequences (pre-training, SASRec)."""
+        return self.splits.get("extra", Split.of([]))
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> "Dataset":
+        """Write the dataset directory: all of it or nothing. Returns the dataset with its hash.
+
+        Raises:
+            UserError: ``path`` exists and is not a dataset, or is one and ``overwrite`` is off.
+        """
+        path = Path(path)
+        if path.exists() and not (overwrite and (path / "dataset.json").is_file()):
+            raise UserError(
+                f"{path} already exists" + ("" if overwrite else "; pass --overwrite to replace it")
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            self._write(scratch)
+            if path.exists():
+                shutil.rmtree(path)
+            scratch.rename(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return Dataset.load(path)
+
+    def _write(self, folder: Path) -> None:
+        self.catalog.frame().write_parquet(folder / "items.parquet")
+        frames = [self.splits.get(name, Split.of([])).frame(name) for name in SPLITS]
+        pl.concat(frames).write_parquet(folder / "sequences.parquet")
+        files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in _TABLES}
+        about = {
+            "format": FORMAT,
+            "name": self.name,
+            "wording": asdict(self.wording),
+            "genres": list(self.genres),
+            "counts": {"items": len(self.catalog)}
+            | {name: len(split) for name, split in self.splits.items()},
+            "warnings": dict(self.warnings),
+            "meta": dict(self.meta),
+            "sha256": files,
+        }
+        (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        for file in folder.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Dataset":
+        """Read a dataset directory and check its hashes.
+
+        Raises:
+            UserError: not a dataset, damaged, or written by a newer version.
+        """
+        path = Path(path)
+        about = _read_about(path)
+        digest = sha256()
+        for name in _TABLES:
+            _check_file(path / name, about["sha256"].get(name, ""), digest)
+        digest.update(json.dumps([about["name"], about["wording"], about["genres"]], sort_keys=True).encode())
+        catalog = Catalog.load(path / "items.parquet")
+        frame = pl.read_parquet(path / "sequences.parquet")
+        splits = {name: _split_of(frame.filter(pl.col("split") == name)) for name in SPLITS}
+        return cls(
+            name=about["name"],
+            catalog=catalog,
+            splits=splits,
+            genres=tuple(about["genres"]),
+            wording=Wording(**about["wording"]),
+            warnings=about["warnings"],
+            meta=about["meta"],
+            hash=digest.hexdigest(),
+        )
+
+
+_TABLES = ("items.parquet", "sequences.parquet")
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    file = path / "dataset.json"
+    if not file.is_file():
+        raise UserError(
+            f"{path} is not a dataset (no dataset.json); make one with 'sprec data import' or 'sprec data demo'"
+        )
+    try:
+        about: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from error
+    if about.get("format") != FORMAT:
+        raise UserError(f"{file} has format {about.get('format')!r}, this version reads {FORMAT}")
+    return about
+
+
+def _check_file(file: Path, expected: str, digest: Any) -> None:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    digest.update(content)
+    if sha256(content).hexdigest() != expected:
+        raise UserError(
+            f"{file} does not match the hash in dataset.json: damaged or edited; import the dataset again"
+        )
+
+
+def _split_of(frame: pl.DataFrame) -> Split:
+    lengths = frame["history"].list.len().to_numpy()
+    items = frame["history"].explode(empty_as_null=False) if len(frame) else frame["target"].head(0)
+    return Split(items.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]), frame["target"].to_numpy())

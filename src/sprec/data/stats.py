@@ -1,0 +1,151 @@
+"""What a dataset is like: the paper's Table 1, counts, popularity skew, genre coverage, leakage, warnings."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from sprec.data.catalog import Catalog
+from sprec.data.dataset import SPLITS, Dataset, Split
+
+RUN = 4
+"""A test row leaks if it shares this many consecutive items with a training row."""
+
+
+def stats(dataset: Dataset) -> dict[str, Any]:
+    """Describe a dataset in plain JSON types.
+
+    ``table1`` are the columns of the paper's Table 1: of the whole log where the importer saw one
+    (``meta["log"]``), else of the sequences at hand, whose items count once per sequence they stand in.
+    """
+    splits = {name: dataset.splits.get(name, Split.of([])) for name in SPLITS}
+    sequences = sum(len(split) for split in splits.values())
+    interactions = sum(len(split.items) + len(split) for split in splits.values())
+    log = dataset.meta.get("log", {})
+    return {
+        "name": dataset.name,
+        "simulated": bool(dataset.meta.get("simulated", False)),
+        "table1": {
+            "items": log.get("items", len(dataset.catalog)),
+            "interactions": log.get("interactions", interactions),
+            "sequences": log.get("sequences", sequences),
+        },
+        "log": dict(log),
+        "catalog": len(dataset.catalog),
+        "splits": {name: len(split) for name, split in splits.items()},
+        "history_length": _lengths(dataset.train),
+        "popularity": popularity(dataset.train.targets, len(dataset.catalog)),
+        "genres": genre_coverage(dataset.catalog, dataset.genres, dataset.train),
+        "leakage": leakage(dataset.train, dataset.test),
+        "warnings": dict(dataset.warnings),
+    }
+
+
+def _lengths(split: Split) -> dict[str, float]:
+    lengths = np.diff(split.offsets)
+    if not len(lengths):
+        return {"min": 0, "mean": 0.0, "max": 0}
+    return {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())}
+
+
+def popularity(targets: np.ndarray, n: int) -> dict[str, float]:
+    """How unevenly targets fall on the ``n`` items of a catalog.
+
+    Returns:
+        ``top3`` and ``top1pct``: share of the targets that are among the 3 items, or the 1% of the items (at least
+        one), with most of them; ``gini`` over all items, those without a target included (0 even, towards 1 all on
+        one); ``distinct``: items that are a target. Shares are nan without targets.
+    """
+    counts = np.sort(np.bincount(targets, minlength=n))
+    total = int(counts.sum())
+    if not total:
+        return {"top3": math.nan, "top1pct": math.nan, "gini": math.nan, "distinct": 0}
+    ranks = np.arange(1, n + 1)
+    return {
+        "top3": float(counts[-3:].sum() / total),
+        "top1pct": float(counts[-max(1, n // 100) :].sum() / total),
+        "gini": float(2 * (ranks * counts).sum() / (n * total) - (n + 1) / n),
+        "distinct": int((counts > 0).sum()),
+    }
+
+
+def genre_coverage(catalog: Catalog, genres: tuple[str, ...], train: Split) -> dict[str, Any]:
+    """Share of items, and of the training targets, that have a selected genre; each genre's share of the targets.
+
+    An item with several selected genres is shared between them (methods: GH and GP of the MGU metric).
+    """
+    matrix = catalog.genre_matrix(genres)
+    covered = matrix.any(axis=1)
+    mass = matrix[train.targets].sum(axis=0)
+    shares = mass / mass.sum() if mass.sum() else mass
+    return {
+        "items": float(covered.mean()) if len(covered) else math.nan,
+        "targets": float(covered[train.targets].mean()) if len(train) else math.nan,
+        "shares": dict(zip(genres, shares.tolist(), strict=True)),
+    }
+
+
+def leakage(train: Split, test: Split, run: int = RUN) -> dict[str, float]:
+    """Test rows (history and target) that share a run of consecutive items with a training row.
+
+    Returns:
+        ``run``, the number of such ``rows`` and their ``share`` of the test rows.
+    """
+    known, _ = _runs(train, run)
+    asked, row = _runs(test, run)
+    _, codes = np.unique(np.concatenate([known, asked]), axis=0, return_inverse=True)
+    shared = np.isin(codes[len(known) :], codes[: len(known)])
+    rows = len(np.unique(row[shared]))
+    return {"run": run, "rows": rows, "share": rows / len(test) if len(test) else math.nan}
+
+
+def _runs(split: Split, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """All runs of ``length`` items within a row, shape (m, length), and the rows they are from, shape (m,)."""
+    items = np.insert(split.items, split.offsets[1:], split.targets)
+    rows = np.repeat(np.arange(len(split)), np.diff(split.offsets) + 1)
+    if len(items) < length:
+        return np.empty((0, length), dtype=np.int64), np.empty(0, dtype=np.int64)
+    whole = rows[: len(rows) - length + 1] == rows[length - 1 :]
+    return sliding_window_view(items, length)[whole], rows[: len(rows) - length + 1][whole]
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Render :func:`stats` as text."""
+    lines = [facts["name"] + ("  (simulated users, not real behaviour)" if facts["simulated"] else ""), ""]
+    lines += _columns(facts["table1"]) + [""] + _columns(facts["splits"]) + [""]
+    lengths, popular, leak = facts["history_length"], facts["popularity"], facts["leakage"]
+    lines += [
+        f"history      {lengths['min']} to {lengths['max']} items, mean {lengths['mean']:.2f}",
+        f"popularity   top 3 items {popular['top3']:.1%} of the training targets, top 1% {popular['top1pct']:.1%}, "
+        f"Gini {popular['gini']:.3f}, {popular['distinct']:,} of {facts['catalog']:,} items are a target",
+        f"leakage      {leak['share']:.1%} of the test rows share {leak['run']} items in a row with a training row",
+    ]
+    lines += _genre_lines(facts["genres"])
+    if facts["log"]:
+        lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]
+    lines += ["warnings     " + ("none" if not facts["warnings"] else "")]
+    lines += [f"  {count:>10,}  {name.replace('_', ' ')}" for name, count in facts["warnings"].items()]
+    return "\n".join(lines)
+
+
+def _columns(counts: dict[str, int]) -> list[str]:
+    width = {name: max(len(name), len(f"{count:,}")) + 2 for name, count in counts.items()}
+    return [
+        "".join(f"{name:>{width[name]}}" for name in counts),
+        "".join(f"{count:>{width[name]},}" for name, count in counts.items()),
+    ]
+
+
+def _genre_lines(genres: dict[str, Any]) -> list[str]:
+    if not genres["shares"]:
+        return ["genres       none: the fairness metrics cannot be computed"]
+    return [
+        f"genres       {len(genres['shares'])} selected; {genres['items']:.1%} of the items and "
+        f"{genres['targets']:.1%} of the training targets have one; shares of the targets:",
+        *(f"  {share:>10.1%}  {genre}" for genre, share in genres["shares"].items()),
+    ]
+
+
+def _numbers(values: dict[str, Any]) -> list[tuple[str, int]]:
+    return [(name, value) for name, value in values.items() if isinstance(value, int)]
