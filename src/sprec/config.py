@@ -1,0 +1,254 @@
+"""The recipe: everything that decides a run, as one checked schema. The attribute docstrings are the help text."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MethodName = Literal[
+    "bigrec",
+    "rw",
+    "d3",
+    "dpo",
+    "dmpo",
+    "sdpo",
+    "rosepo",
+    "sprec",
+    "sprec-nosft",
+    "sprec-nodpo",
+    "sprec-rn",
+    "sprec-weighted",
+]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Scratch(Section):
+    """A small Llama made here: tokenizer from the catalog's titles, pre-trained on the training sequences."""
+
+    kind: Literal["scratch"] = "scratch"
+    hidden: Annotated[int, Field(ge=16)] = 192
+    """Width of the residual stream; a multiple of 16 x heads."""
+    layers: Count = 4
+    heads: Count = 3
+    """Attention heads; hidden / heads must be even (rotary positions)."""
+    vocabulary: Annotated[int, Field(ge=300)] = 3000
+    """Size of the byte-level BPE."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on attention weights while training."""
+    epochs: Annotated[int, Field(ge=0)] = 5
+    """Passes of language modelling over the training and extra sequences."""
+    lr: Rate = 1e-3
+    batch: Count = 16
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Scratch":
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be an even multiple of heads ({self.heads})")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters; methods.md section 3 gives the defaults of the official code."""
+
+    r: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the linear layers that get an adapter; ["all-linear"] for models that name them differently."""
+
+
+class HuggingFace(Section):
+    """Any causal language model of the Hugging Face hub or of a local folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    path: str
+    """Hub name or folder."""
+    revision: str | None = None
+    """Commit of the hub repository; pin it for results that others can rebuild."""
+    lora: Lora | None = Lora()
+    """Adapters; null trains all parameters."""
+    quantize: Literal["nf4"] | None = None
+    """4-bit base weights (QLoRA); needs a CUDA device and the extra sprec[qlora]."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you read that code."""
+    allow_pickle: bool = False
+    """Accept weights that are not safetensors."""
+
+
+class Prompt(Section):
+    """How an example becomes text."""
+
+    style: Literal["unified", "official", "compact"] = "unified"
+    """unified: one template for all stages; official: the research code, stage by stage; compact: titles only."""
+    history: Count = 10
+    """Items of the history that the prompt shows: the most recent ones."""
+    max_tokens: Annotated[int, Field(ge=16)] = 512
+    """Prompts longer than this lose their oldest items, never their response."""
+
+
+class Training(Section):
+    """One pass of optimisation: AdamW, linear decay to 0 after the warm-up, gradient clipping at 1.0."""
+
+    lr: Rate = 3e-4
+    epochs: Count = 1
+    batch: Count = 64
+    """Prompt groups per optimiser step, whatever the token budget of the device."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Sft(Training):
+    """The supervised stage that makes BIGRec; keeps the epoch with the best validation loss."""
+
+    samples: Count = 4096
+    """Training examples used, drawn by seed when the dataset has more."""
+    valid: Annotated[int, Field(ge=0)] = 512
+    epochs: Annotated[int, Field(ge=0)] = 4
+    weights: Literal["none", "correct", "ifairlrs", "official"] = "none"
+    """Weights of the samples by genre: the re-weighting (RW) of methods.md 4.3."""
+
+
+class Loop(Section):
+    """The iterations after the SFT."""
+
+    iterations: Annotated[int, Field(ge=0)] = 5
+    samples: Count = 2048
+    """Examples drawn afresh from the training split in each iteration."""
+    sft_step: bool = True
+    """Run an SFT step on the drawn examples before the preference step."""
+    dpo_step: bool = True
+    """Run the preference step; off is the ablation SPRec-noDPO."""
+
+
+class Negatives(Section):
+    """Where the rejected answers come from."""
+
+    source: Literal["self-play", "uniform", "popularity", "semantic"] = "self-play"
+    count: Count = 1
+    """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
+    decode: Literal["greedy", "sample", "beam"] = "greedy"
+    """How self-play answers: the mode (official code), samples (the theory), or the best N of 2N beams."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_new_tokens: Count = 32
+    random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the cases whose negatives are replaced by uniform items (Figure 5)."""
+    drop_equal: bool = False
+    """Leave out pairs whose rejected answer is the target (their gradient is zero)."""
+    ground: bool = False
+    """Replace each generated negative by the nearest item of the catalog."""
+    exclude_history: bool = True
+    """Never draw items of the history as uniform or popular negatives."""
+    least_similar: bool = False
+    """Semantic negatives as in the research code of SPRec: the least similar item of the catalog."""
+
+
+class Prefer(Training):
+    """The preference step."""
+
+    objective: Literal["dpo", "dmpo", "sdpo", "smoothed-dpo", "weighted-dpo"] = "dpo"
+    lr: Rate = 2e-5
+    batch: Count = 32
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Strength of the pull to the reference."""
+    reference: Literal["post-sft", "iteration-start"] = "post-sft"
+    """The frozen model of the ratios: after this iteration's SFT (official code) or before it (Eq. 7)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """DMPO over its negatives: the paper's mean or the research code's sum."""
+    smoothing: bool = False
+    """RosePO: smooth each pair by the scores of a SASRec oracle."""
+    smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Recommend(Section):
+    """From the model to top-k items."""
+
+    protocol: Literal["paper", "exact", "consensus", "d3"] = "paper"
+    """paper: a greedy title and its nearest neighbours; exact: trie-constrained beams; consensus: votes of samples."""
+    encoder: str = "lm"
+    """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
+    top_k: Count = 5
+    max_new_tokens: Count = 32
+    exclude_history: bool = False
+    """Never recommend an item that the history shows."""
+    samples: Count = 24
+    """Samples per user of the consensus protocol."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature of the consensus protocol."""
+    beams: Count = 10
+    """Beams of the exact and d3 protocols."""
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """d3: weight of the language model against the SASRec assistant."""
+
+
+class Sasrec(Section):
+    """The sequential recommender that D3 and RosePO consult (methods.md 4.1)."""
+
+    hidden: Count = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    lr: Rate = 4e-3
+    batch: Count = 1024
+    loss: Literal["bce", "ce"] = "bce"
+    epochs: Count = 200
+    patience: Count = 20
+
+
+class Recipe(Section):
+    """All settings of a run."""
+
+    description: str = ""
+    method: MethodName = "sprec"
+    """The row of the method table that fills in what the recipe leaves open."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs and on CPUs with bf16 instructions, fp32 elsewhere."""
+    tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
+    """Tokens that go through the model at once; lower it when memory is short. Results do not depend on it."""
+    backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind")] = Scratch()
+    prompt: Prompt = Prompt()
+    sft: Sft = Sft()
+    loop: Loop = Loop()
+    sft_step: Training = Training(lr=2e-5)
+    """The SFT step inside an iteration."""
+    negatives: Negatives = Negatives()
+    prefer: Prefer = Prefer()
+    recommend: Recommend = Recommend()
+    sasrec: Sasrec = Sasrec()
+    cases: Count = 1000
+    """Test cases evaluated: the first ones of the test split (DivRatio depends on their number)."""
+    evaluate: Literal["stages", "last"] = "stages"
+    """Evaluate after every stage, or only the first and the last model."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    """Experiment trackers that get the training logs."""
+    stop_below_exact_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Stop the run when the share of generated titles that exist falls below this."""
+
+    @model_validator(mode="after")
+    def _negatives_fit_objective(self) -> "Recipe":
+        pairwise = self.prefer.objective in ("dpo", "smoothed-dpo")
+        if pairwise and self.loop.dpo_step and self.negatives.count > 1:
+            raise ValueError(
+                f"prefer.objective={self.prefer.objective} takes one negative, not negatives.count="
+                f"{self.negatives.count}; use sdpo or dmpo"
+            )
+        return self
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Lay ``update`` over ``base``, section by section; lists and scalars are replaced."""
+    merged = dict(base)
+    for key, value in update.items():
+        below = merged.get(key)
+        changes_kind = isinstance(value, dict) and "kind" in value  # settings of another backbone do not apply
+        if isinstance(value, dict) and isinstance(below, dict) and not changes_kind:
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged

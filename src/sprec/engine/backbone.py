@@ -1,0 +1,287 @@
+"""A causal language model with its tokenizer, device and precision: any of Hugging Face's, or one made from scratch."""
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from sprec.config import HuggingFace, Lora, Scratch
+from sprec.engine.groups import token_budget_batches
+from sprec.errors import UserError
+from sprec.progress import bar
+
+CausalLM: TypeAlias = PreTrainedModel | PeftModel
+
+
+@dataclass
+class Policy:
+    """The model that recommends. ``model`` is a plain or adapted causal LM; its parameters change while training."""
+
+    model: CausalLM
+    tokenizer: PreTrainedTokenizerBase
+    precision: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context that sets the precision of a forward pass."""
+        if self.precision is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+    @cached_property
+    def end(self) -> int:
+        """The token that ends a completion."""
+        if not isinstance(self.tokenizer.eos_token_id, int):
+            raise UserError(f"the tokenizer of {self.tokenizer.name_or_path or 'the model'} has no EOS token")
+        return self.tokenizer.eos_token_id
+
+    @property
+    def _start(self) -> int:
+        start = self.tokenizer.bos_token_id
+        return start if isinstance(start, int) else self.end
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts, with the BOS token where the tokenizer adds one; never empty."""
+        return [_without(ids, self.end) or [self._start] for ids in self._encode(texts, special=True)]
+
+    def encode_completions(self, texts: Sequence[str], *, end: bool = True) -> list[list[int]]:
+        """Token ids of responses, with the end token behind unless ``end`` is off."""
+        return [ids + [self.end] * end for ids in self._encode(texts, special=False)]
+
+    def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        return encoded
+
+    def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of generated token ids."""
+        plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return [str(text) for text in self.tokenizer.batch_decode([list(ids) for ids in tokens], **plain)]
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str], budget: int = 16384) -> Tensor:
+        """Last-layer hidden state at the last token of each text, (n, hidden) float32 on the CPU (BIGRec's grounding).
+
+        The texts are read as responses, quotes and all, the way the model writes them.
+        """
+        encoded = self.encode_prompts(texts)
+        output = torch.empty(len(encoded), self.model.config.hidden_size)
+        training = self.model.training
+        self.model.eval()
+        with bar("embed titles", len(encoded)) as progress:
+            for rows in token_budget_batches(map(len, encoded), budget):
+                output[rows] = self._last_states([encoded[row] for row in rows])
+                progress.advance(len(rows))
+        self.model.train(training)
+        return output
+
+    def _last_states(self, batch: Sequence[Sequence[int]]) -> Tensor:
+        width = max(map(len, batch))
+        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=self.device)
+        last = torch.tensor([len(row) - 1 for row in batch], device=self.device)
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        with self.autocast():
+            # right padding needs no mask: a causal model cannot look at it
+            states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        picked: Tensor = states[torch.arange(len(batch)), last].float().cpu()
+        return picked
+
+    def save(self, folder: Path) -> None:
+        """Write model (or adapter) and tokenizer in Hugging Face format, safetensors only."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Names and values of the parameters that training changes."""
+        return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the trainable parameters, on the CPU."""
+        return {name: value.detach().cpu().clone() for name, value in self.trainable()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back a copy taken with :meth:`state`."""
+        for name, value in self.trainable():
+            value.copy_(state[name])
+
+
+def _without(ids: list[int], end: int) -> list[int]:
+    """Some tokenizers close every text with EOS; a prompt goes on."""
+    return ids[:-1] if ids[-1:] == [end] else ids
+
+
+def pick_device(wish: str) -> torch.device:
+    """The device for a wish of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: CUDA is asked for and not there.
+    """
+    if wish == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but PyTorch sees no CUDA device; use device=cpu or install a CUDA build of torch")
+    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def pick_precision(wish: str, device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies bf16 matrices (GPUs, CPUs with avx512_bf16 or amx), fp32 elsewhere."""
+    if wish != "auto":
+        return torch.bfloat16 if wish == "bf16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.is_file() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def scratch(settings: Scratch, texts: Iterable[str], seed: int, device: torch.device, precision: torch.dtype) -> Policy:
+    """Make a small Llama with random weights and a byte-level BPE learned from ``texts``."""
+    tokenizer = _train_tokenizer(texts, settings.vocabulary)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden,
+        intermediate_size=8 * settings.hidden // 3 // 16 * 16,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        attention_dropout=settings.dropout,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._attn_implementation = "sdpa"
+    model = LlamaForCausalLM(config)
+    return Policy(_moved(model, device), tokenizer, precision)
+
+
+def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    torch.nn.Module.to(model, device)  # the wrapper of transformers has no types
+    return model
+
+
+def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def load_huggingface(settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
+    """Load a model of the hub or a folder and give it fresh adapters if the settings ask for them.
+
+    Raises:
+        UserError: the model or its tokenizer cannot be loaded; the message says from where.
+    """
+    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(settings.path, **source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no tokenizer could be loaded from {settings.path}: {_first_line(error)}") from error
+    # frozen weights may be bf16; weights that are trained stay fp32 under autocast, small updates would be lost
+    dtype = precision if settings.lora else torch.float32
+    options: dict[str, Any] = source | {"dtype": dtype, "attn_implementation": "sdpa"}
+    if not settings.allow_pickle:
+        options["use_safetensors"] = True
+    if settings.quantize:
+        options["quantization_config"] = _nf4(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(settings.path, **options)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"no causal language model could be loaded from {settings.path}: {_first_line(error)}"
+        ) from error
+    if not settings.quantize:
+        _moved(model, device)
+    policy = Policy(model, tokenizer, precision)
+    if settings.lora:
+        policy.model = adapt(model, settings.lora)
+    return policy
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _nf4(device: torch.device) -> BitsAndBytesConfig:
+    if device.type != "cuda":
+        raise UserError("backbone.quantize=nf4 needs a CUDA device; drop it or run on a GPU")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise UserError("backbone.quantize=nf4 needs bitsandbytes: pip install 'sprec[qlora]'") from error
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+
+
+def adapt(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """Wrap a model in fresh low-rank adapters.
+
+    Raises:
+        UserError: none of the target layers exists in this architecture.
+    """
+    targets: str | list[str] = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(
+            f"the model has none of the layers {', '.join(lora.targets)}; set backbone.lora.targets=[all-linear]"
+        ) from error
+
+
+def load_saved(folder: Path, device: torch.device, precision: torch.dtype, trainable: bool = False) -> Policy:
+    """Load what :meth:`Policy.save` wrote: a whole model, or an adapter whose base is found by its name."""
+    if not (folder / "adapter_config.json").is_file():
+        settings = HuggingFace(path=str(folder), lora=None)
+        return load_huggingface(settings, device, precision)
+    base = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
+    policy = load_huggingface(HuggingFace(path=base, lora=None), device, precision)
+    policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=trainable)
+    return policy

@@ -1,0 +1,278 @@
+"""Completing prompts: greedy, sampled and beam search, batched by length, each prompt read once.
+
+The engine knows token ids only. Prompts are sorted by length and padded on the left; tokens that all prompts start
+with are read once for the whole batch; finished rows leave the batch. Beams are ranked by the plain sum of
+log-probabilities, without length normalisation.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from sprec.engine.backbone import CausalLM
+from sprec.engine.groups import token_budget_batches
+from sprec.progress import bar
+
+_MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to complete a prompt.
+
+    Attributes:
+        mode: the most probable next token, a draw, or beam search.
+        count: completions per prompt: draws, or the best so many beams; greedy gives one.
+        beams: width of the beam search; at least ``count``.
+        temperature: of the draws.
+        seed: of the draws; draw j of prompt i depends on (seed, i, j) only, not on the batch it shares.
+    """
+
+    mode: Literal["greedy", "sample", "beam"] = "greedy"
+    max_new_tokens: int = 32
+    count: int = 1
+    beams: int = 1
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Generated token ids without the end token, their summed log-probability (the end token's included), and
+    whether the end token was reached.
+    """
+
+    tokens: tuple[int, ...]
+    log_prob: float
+    finished: bool
+
+
+class Prefilled:
+    """The state of B prompts that have been read: key-value cache, mask, next positions and next-token logits."""
+
+    def __init__(self, model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
+        self.model = model
+        shared = common_prefix(prompts)
+        rest = [prompt[shared:] for prompt in prompts]
+        width = max(map(len, rest))
+        tokens = np.zeros((len(rest), width), dtype=np.int64)
+        seen = np.zeros((len(rest), shared + width), dtype=bool)
+        seen[:, :shared] = True
+        for row, prompt in enumerate(rest):
+            tokens[row, width - len(prompt) :] = prompt
+            seen[row, shared + width - len(prompt) :] = True
+        self.cache = DynamicCache(config=model.config)
+        if shared:
+            prefix = torch.tensor([prompts[0][:shared]], device=device)
+            model(input_ids=prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            self.cache.batch_repeat_interleave(len(rest))
+        self.seen = torch.from_numpy(seen).to(device)
+        positions = (self.seen.long().cumsum(1) - 1).clamp(min=0)
+        self.logits = self._forward(torch.from_numpy(tokens).to(device), positions[:, shared:], width)
+        self.next_position = positions[:, -1] + 1
+
+    def _forward(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+        """Logits of the last column, (B, V) float32, for new tokens (B, width) whose columns are in ``seen``."""
+        columns = torch.arange(self.seen.shape[1], device=tokens.device)
+        causal = columns[None, :] <= columns[-width:, None]
+        own = columns[None, :] == columns[-width:, None]  # padding sees itself: a softmax needs something
+        mask = (causal & self.seen[:, None, :]) | own
+        output = self.model(
+            input_ids=tokens,
+            attention_mask=mask[:, None],
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Read one more token per row, (B,), and return the next logits (B, V)."""
+        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
+        logits = self._forward(tokens[:, None], self.next_position[:, None], 1)
+        self.next_position = self.next_position + 1
+        return logits
+
+    def select(self, rows: Tensor) -> None:
+        """Keep (or repeat, or reorder) rows of the batch."""
+        self.cache.batch_select_indices(rows)
+        self.seen = self.seen[rows]
+        self.next_position = self.next_position[rows]
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts start with, at least one token of each left over; 0 if not worth it."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the extremes in lexical order differ first
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+    shared = min(shared, min(map(len, prompts)) - 1)
+    return shared if shared >= _MIN_PREFIX else 0
+
+
+@torch.no_grad()
+def generate(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    *,
+    end: int,
+    budget: int = 8192,
+    autocast: Callable[[], Any],
+    description: str = "generate",
+) -> list[list[Completion]]:
+    """Complete prompts.
+
+    Args:
+        prompts: token ids, at least one each.
+        end: the token that ends a completion.
+        budget: tokens per batch, all rows and new tokens included.
+
+    Returns:
+        Per prompt its completions, best log-probability first (draws: in the order of their numbers).
+    """
+    device = next(model.parameters()).device
+    results: list[list[Completion]] = [[] for _ in prompts]
+    rows_each = decoding.beams if decoding.mode == "beam" else decoding.count if decoding.mode == "sample" else 1
+    sizes = [(len(prompt) + decoding.max_new_tokens) * rows_each for prompt in prompts]
+    training = model.training
+    model.eval()
+    with bar(description, len(prompts)) as progress:
+        for rows in token_budget_batches(sizes, budget):
+            with autocast():
+                state = Prefilled(model, [list(prompts[row]) for row in rows], device)
+                if decoding.mode == "beam":
+                    found = beam_search(state, decoding, end)
+                else:
+                    found = list(_follow(state, rows, decoding, end))
+            for row, completions in zip(rows, found, strict=True):
+                results[row] = completions
+            progress.advance(len(rows))
+    model.train(training)
+    return results
+
+
+def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
+    """One number in [0, 1) per row, draw and step, (B * count, max_new_tokens): a function of (seed, row) alone."""
+    shape = (decoding.count, decoding.max_new_tokens)
+    return np.concatenate([np.random.default_rng([decoding.seed, row]).random(shape) for row in rows])
+
+
+def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> Iterator[list[Completion]]:
+    """Greedy or sampled completions of a prefilled batch: one path per row, finished rows leave the batch."""
+    count = decoding.count if decoding.mode == "sample" else 1
+    logits, device = state.logits, state.logits.device
+    uniforms = None
+    if decoding.mode == "sample":
+        uniforms = torch.from_numpy(_uniforms(rows, decoding)).to(device)
+        repeated = torch.arange(len(rows), device=device).repeat_interleave(count)
+        state.select(repeated)
+        logits = logits[repeated]
+    total = len(rows) * count
+    tokens = torch.full((total, decoding.max_new_tokens), end, device=device)
+    log_probs = torch.zeros(total, device=device)
+    finished = torch.zeros(total, dtype=torch.bool, device=device)
+    live = torch.arange(total, device=device)
+    for step in range(decoding.max_new_tokens):
+        log_p = logits.log_softmax(-1)
+        chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[live, step], decoding)
+        tokens[live, step] = chosen
+        log_probs[live] += log_p.gather(1, chosen[:, None])[:, 0]
+        ended = chosen == end
+        finished[live[ended]] = True
+        going = (~ended).nonzero()[:, 0]
+        if not len(going) or step + 1 == decoding.max_new_tokens:
+            break
+        if len(going) < len(live):
+            state.select(going)
+        live = live[going]
+        logits = state.step(chosen[going])
+    flat = [
+        _completion(row, value, done, end)
+        for row, value, done in zip(tokens.tolist(), log_probs.tolist(), finished.tolist(), strict=True)
+    ]
+    return (flat[start : start + count] for start in range(0, total, count))
+
+
+def _completion(tokens: list[int], log_prob: float, finished: bool, end: int) -> Completion:
+    kept = tokens[: tokens.index(end)] if finished else tokens
+    return Completion(tuple(kept), log_prob, finished)
+
+
+def _draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
+    """Sample by inverting the distribution function at given numbers, (B,): reproducible row by row."""
+    cumulative = (logits.double() / decoding.temperature).softmax(-1).cumsum(-1)
+    chosen = torch.searchsorted(cumulative, (uniform[:, None] * cumulative[:, -1:]).contiguous(), right=True)
+    return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Completion]]:
+    """Beam search over a prefilled batch of n prompts.
+
+    A beam that ends leaves for the finished pool; a prompt is done when its pool holds ``beams`` completions that no
+    live beam can beat (log-probabilities only fall). What still runs at the limit is returned as unfinished.
+    """
+    n, width, device = len(state.logits), decoding.beams, state.logits.device
+    pools: list[list[Completion]] = [[] for _ in range(n)]
+    scores = torch.full((n, width), -torch.inf, device=device)
+    scores[:, 0] = 0.0
+    state.select(torch.arange(n, device=device).repeat_interleave(width))
+    logits = state.logits.repeat_interleave(width, dim=0)
+    paths = torch.zeros(n, width, 0, dtype=torch.long, device=device)
+    live = list(range(n))
+    for _ in range(decoding.max_new_tokens):
+        scores, origin, token = _expand(scores, logits, width)
+        paths = torch.cat([paths.gather(1, origin[..., None].expand(-1, -1, paths.shape[2])), token[..., None]], 2)
+        ends = token == end
+        _collect(pools, live, paths, scores, ends)
+        scores = scores.masked_fill(ends, -torch.inf)
+        best, order = scores.topk(width, dim=1)
+        scores, paths = best, paths.gather(1, order[..., None].expand(-1, -1, paths.shape[2]))
+        origin, token = origin.gather(1, order), token.gather(1, order)
+        keep = [i for i, row in enumerate(live) if not _settled(pools[row], width, best[i, 0].item())]
+        if not keep:
+            return [_ranked(pool, decoding.count) for pool in pools]
+        kept = torch.tensor(keep, device=device)
+        rows = (kept[:, None] * width + origin[kept]).flatten()
+        live, scores, paths, token = [live[i] for i in keep], scores[kept], paths[kept], token[kept]
+        state.select(rows)
+        logits = state.step(token.flatten())
+    for i, row in enumerate(live):
+        reached = scores[i] > -torch.inf
+        pools[row] += [
+            Completion(tuple(path), value, finished=False)
+            for path, value in zip(paths[i][reached].tolist(), scores[i][reached].tolist(), strict=True)
+        ]
+    return [_ranked(pool, decoding.count) for pool in pools]
+
+
+def _expand(scores: Tensor, logits: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The 2 x width best extensions of each prompt: scores, beam of origin and token, each (n, 2 * width)."""
+    n, vocabulary = len(scores), logits.shape[-1]
+    total = scores[..., None] + logits.log_softmax(-1).view(n, width, vocabulary)
+    best, flat = total.flatten(1).topk(min(2 * width, width * vocabulary), dim=1)
+    return best, flat // vocabulary, flat % vocabulary
+
+
+def _collect(pools: list[list[Completion]], live: list[int], paths: Tensor, scores: Tensor, ends: Tensor) -> None:
+    reached = ends & (scores > -torch.inf)
+    for i, j in reached.nonzero().tolist():
+        pools[live[i]].append(Completion(tuple(paths[i, j, :-1].tolist()), scores[i, j].item(), finished=True))
+
+
+def _settled(pool: list[Completion], width: int, best_live: float) -> bool:
+    if len(pool) < width:
+        return best_live == -float("inf")
+    return sorted((done.log_prob for done in pool), reverse=True)[width - 1] >= best_live
+
+
+def _ranked(pool: list[Completion], count: int) -> list[Completion]:
+    return sorted(pool, key=lambda done: -done.log_prob)[:count]

@@ -1,0 +1,46 @@
+"""The method table: every method of the paper is the same loop with other settings.
+
+A row holds only what the method is; samples, rates and sizes stay with the recipe. A new method is a new row, plus
+at most one pure function (an objective, a negative sampler or a weight rule).
+"""
+
+from typing import Any
+
+_SFT_ONLY: dict[str, Any] = {"loop": {"iterations": 0}}
+_ONE_ROUND: dict[str, Any] = {"iterations": 1, "sft_step": False}
+_SELF_PLAY: dict[str, Any] = {"source": "self-play"}
+
+METHODS: dict[str, dict[str, Any]] = {
+    "bigrec": _SFT_ONLY,
+    "rw": _SFT_ONLY | {"sft": {"weights": "correct"}},
+    "d3": _SFT_ONLY | {"recommend": {"protocol": "d3"}},
+    "dpo": {"loop": _ONE_ROUND, "negatives": {"source": "uniform"}, "prefer": {"objective": "dpo"}},
+    "dmpo": {
+        "loop": _ONE_ROUND,
+        "negatives": {"source": "uniform", "count": 3},
+        "prefer": {"objective": "dmpo"},
+    },
+    "sdpo": {
+        "loop": _ONE_ROUND,
+        "negatives": {"source": "uniform", "count": 3},
+        "prefer": {"objective": "sdpo"},
+    },
+    "rosepo": {
+        "loop": _ONE_ROUND,
+        "negatives": {"source": "semantic"},
+        "prefer": {"objective": "smoothed-dpo", "smoothing": True},
+    },
+    "sprec": {"loop": {"iterations": 5}, "negatives": _SELF_PLAY},
+    "sprec-nosft": {"loop": {"iterations": 5, "sft_step": False}, "negatives": _SELF_PLAY},
+    "sprec-nodpo": {"loop": {"iterations": 5, "dpo_step": False}},
+    "sprec-rn": {"loop": {"iterations": 5}, "negatives": {"source": "uniform"}},
+    "sprec-weighted": {
+        "loop": {"iterations": 5},
+        "negatives": {"source": "uniform"},
+        "prefer": {"objective": "weighted-dpo"},
+    },
+}
+"""Method name to the settings that make it (DESIGN: one loop, every method a row; paper, Tables 2 and 3).
+
+``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
+"""

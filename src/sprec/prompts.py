@@ -1,0 +1,95 @@
+"""The first of the two doors between items and text: example to prompt, item to response, generated text to title."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sprec.data import Catalog, Wording
+
+Style = Literal["unified", "official", "compact"]
+Stage = Literal["sft", "prefer", "generate"]
+
+EMPTY_TITLE = "NAN"
+"""What an empty answer is grounded as (official evaluation code)."""
+
+_HEADER = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request."
+)
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Writes the prompts of one domain in one style.
+
+    ``unified`` uses one Alpaca template for SFT, rollout and preference step. ``official`` repeats the research code:
+    an indented template with the loss on all tokens and no EOS in the SFT, an unindented one for generating, and bare
+    instruction + input for the preference step (methods.md, section 2). ``compact`` shows titles only, one a line.
+    """
+
+    catalog: Catalog
+    wording: Wording
+    style: Style = "unified"
+    history: int = 10
+
+    def prompt(self, history: Sequence[int], stage: Stage = "generate") -> str:
+        """The text before the response, for a history of item ids, oldest first."""
+        titles = [f'"{self.catalog.titles[item]}"' for item in history[-self.history :]]
+        if self.style == "compact":
+            return "".join(f"{title}\n" for title in titles)
+        text = self.wording.prefix + ", ".join(titles) + self.wording.suffix
+        if self.style == "unified":
+            return _alpaca(self.wording.instruction, text, indent="", gap=" ")
+        if stage == "prefer":
+            return self.wording.instruction + text
+        if stage == "sft":
+            return _alpaca(self.wording.instruction, text, indent=" " * 16, gap="")
+        return _alpaca(self.wording.instruction, text, indent="", gap="  ")
+
+    def response(self, item: int, stage: Stage = "generate") -> str:
+        """The text of an answer that names this item."""
+        return self.respond(self.catalog.titles[item], stage)
+
+    def respond(self, title: str, stage: Stage = "generate") -> str:
+        """The text of an answer that names this title: quoted, then a newline."""
+        tail = "\n" + " " * 16 if self.style == "official" and stage == "sft" else ""
+        return f'"{title}"\n{tail}'
+
+    @property
+    def trains_prompt(self) -> bool:
+        """Whether the SFT loss covers the prompt's tokens too (official code)."""
+        return self.style == "official"
+
+    def ends_with_eos(self, stage: Stage) -> bool:
+        """Whether EOS follows the response in training (the official SFT never trains it)."""
+        return not (self.style == "official" and stage == "sft")
+
+
+def _alpaca(instruction: str, text: str, indent: str, gap: str) -> str:
+    lines = ["", "### Instruction:", instruction, "", "### Input:", text, "", "### Response:", ""]
+    return f"{_HEADER}{gap}\n" + "\n".join(indent + line if line or indent else line for line in lines)
+
+
+def parse_title(text: str) -> str:
+    """The title in a generated text, for evaluation: what stands between the first double quote and its closing one.
+
+    The closing quote is the first one that ends the line or precedes a comma (so that titles that contain quotes
+    survive), else simply the next one. Without a closing quote everything after the first quote counts, without any
+    quote the first line; an empty answer becomes ``NAN`` (methods of the official evaluation).
+    """
+    line = text.strip().split("\n", 1)[0]
+    _, quote, after = line.partition('"')
+    return (_quoted(after) or (after if quote else line)).strip(' "') or EMPTY_TITLE
+
+
+def parse_negative(text: str) -> str | None:
+    """The title in a rollout, or None when it has no quoted one (the pair is then left out)."""
+    after = text.strip().split("\n", 1)[0].partition('"')[2]
+    return _quoted(after) or None
+
+
+def _quoted(after: str) -> str:
+    """What stands before the closing quote of a text that follows an opening quote; empty without one."""
+    closing = re.search(r'"(?=\s*(,|$))', after) or re.search('"', after)
+    return after[: closing.start()].strip() if closing else ""
