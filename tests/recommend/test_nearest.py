@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sprec.recommend import nearest as module
+from sprec.recommend.nearest import nearest
+
+
+def brute_force(queries: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """All rows by (float64 distance, row number): stable argsort of the full distance matrix."""
+    distances = (queries.double().numpy()[:, None] - rows.double().numpy()[None]) ** 2
+    distances = distances.sum(2)
+    order = np.argsort(distances, axis=1, kind="stable")
+    return order, np.take_along_axis(distances, order, 1)
+
+
+@given(
+    n=st.integers(0, 5), m=st.integers(1, 60), d=st.integers(1, 4), levels=st.integers(1, 4), seed=st.integers(0, 999)
+)
+def test_equals_brute_force_with_many_ties(n: int, m: int, d: int, levels: int, seed: int) -> None:
+    """On a small grid most distances tie, and more rows tie than are proposed."""
+    g = torch.Generator().manual_seed(seed)
+    queries, rows = (torch.randint(levels, (size, d), generator=g).float() for size in (n, m))
+    for k in {1, min(5, m), m}:
+        indices, distances = nearest(queries, rows, k)
+        order, expected = brute_force(queries, rows)
+        assert indices.tolist() == order[:, :k].tolist()
+        np.testing.assert_array_equal(distances.numpy(), expected[:, :k])
+
+
+def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", 2000)
+    monkeypatch.setattr(module, "_QUERIES", 16)
+    g = torch.Generator().manual_seed(0)
+    queries, rows = torch.randn(40, 24, generator=g), torch.randn(3000, 24, generator=g)
+    indices, _ = nearest(queries, rows, 7)
+    assert indices.tolist() == brute_force(queries, rows)[0][:, :7].tolist()
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999))
+def test_rounding_of_the_matrix_product_does_not_show(seed: int) -> None:
+    """Rows far from the origin and close together: |row|^2 - 2 query.row has no correct digit left in float32."""
+    g = torch.Generator().manual_seed(seed)
+    rows = 1000 + 1e-2 * torch.randn(200, 8, generator=g)
+    queries = 1000 + 1e-2 * torch.randn(3, 8, generator=g)
+    indices, distances = nearest(queries, rows, 5)
+    order, expected = brute_force(queries, rows)
+    assert indices.tolist() == order[:, :5].tolist()
+    np.testing.assert_allclose(distances.numpy(), expected[:, :5], rtol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_same_result_on_a_gpu() -> None:
+    g = torch.Generator().manual_seed(0)
+    queries, rows = torch.randn(50, 64, generator=g), torch.randn(5000, 64, generator=g)
+    indices, _ = nearest(queries.cuda(), rows.cuda(), 5)
+    assert indices.tolist() == nearest(queries, rows, 5)[0].tolist()
