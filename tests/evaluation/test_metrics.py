@@ -199,9 +199,7 @@ def runs(draw: st.DrawFn) -> Run:
     targets = rng.integers(-1, items, n)
     targets[0] = abs(targets[0])
     histories = [rng.integers(0, items, rng.integers(1, 4)).tolist() for _ in range(n)]
-    genres = [
-        set(np.flatnonzero(rng.random(size) < 0.7).tolist()) | {int(rng.integers(size))} for _ in range(items)
-    ]
+    genres = [set(np.flatnonzero(rng.random(size) < 0.7).tolist()) | {int(rng.integers(size))} for _ in range(items)]
     return recs, targets, histories, genres, size
 
 
@@ -214,9 +212,7 @@ def matrix_of(genres: list[set[int]], size: int) -> np.ndarray:
 def test_equals_the_published_loops(run: Run, k: int) -> None:
     recs, targets, histories, genres, size = run
     values = measure(recs, targets.tolist(), histories, matrix_of(genres, size), ks=(k,))
-    assert values == pytest.approx(
-        brute_force(recs.tolist(), targets.tolist(), histories, genres, size, k), abs=1e-12
-    )
+    assert values == pytest.approx(brute_force(recs.tolist(), targets.tolist(), histories, genres, size, k), abs=1e-12)
 
 
 @given(runs(), st.integers(0, 2**32))
@@ -300,7 +296,5 @@ def test_exact_title_share() -> None:
 def test_entropy_counts_effective_items() -> None:
     assert math.exp(entropy([[0], [1], [2], [3]], 1)) == pytest.approx(4)
     assert entropy([[0, 1], [0, 2]], 1) == 0
-    assert entropy([[0, 1], [0, -1]], 2) == pytest.approx(
-        -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)
-    )
+    assert entropy([[0, 1], [0, -1]], 2) == pytest.approx(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
     assert math.isnan(entropy([[-1]], 1))

@@ -1,19 +1,45 @@
 from sprec.evaluation.metrics import (
     Cases,
     accumulate,
+    direction,
     entropy,
     evaluate,
     exact_title_share,
     genre_unfairness,
     replicates,
 )
+from sprec.evaluation.statistics import (
+    Bootstrap,
+    Difference,
+    Interval,
+    bootstrap,
+    compare,
+    marks,
+    plain_marks,
+    randomisation_p,
+)
+from sprec.evaluation.tables import PAPER_METRICS, Cell, Table, table_of_methods, table_of_values
 
 __all__ = [
+    "PAPER_METRICS",
+    "Bootstrap",
     "Cases",
+    "Cell",
+    "Difference",
+    "Interval",
+    "Table",
     "accumulate",
+    "bootstrap",
+    "compare",
+    "direction",
     "entropy",
     "evaluate",
     "exact_title_share",
     "genre_unfairness",
+    "marks",
+    "plain_marks",
+    "randomisation_p",
     "replicates",
+    "table_of_methods",
+    "table_of_values",
 ]

@@ -22,6 +22,8 @@ Ints = NDArray[np.int64]
 OVER_RECOMMENDED = 3
 """How many of the most recommended items ORRatio adds up (paper, definition of ORRatio)."""
 
+_DIRECTIONS = {"HR": 1, "NDCG": 1, "DivRatio": 1, "ExactTitles": 1, "ORRatio": -1, "MGU": -1, "DGU": -1}
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -31,7 +33,7 @@ class Cases:
         ks: the cut-offs.
         ranks: position of the target in its list, 0 = first, (n,); max k where it does not occur.
         known: whether the target is known, (n,).
-        lists: recommended items as codes 0..m-1, -1 = no item, (n, max k); all -1 if the target is unknown.
+        lists: the first items of each list, -1 = no item, (n, max k); all -1 where the target is unknown.
         histories: genre mass of each history, (n, |G|).
         recommended: genre mass of the first k items of each list, one (n, |G|) array per cut-off.
     """
@@ -45,6 +47,11 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.ranks)
+
+
+def direction(name: str) -> int:
+    """1 where a higher value of the metric is better, -1 where a lower one is, 0 where neither holds."""
+    return _DIRECTIONS.get(name.partition("@")[0], 0)
 
 
 def evaluate(
@@ -108,9 +115,7 @@ def accumulate(
     histories = np.zeros((len(wanted), genre_matrix.shape[1]))
     np.add.at(histories, owners, _masses(items, genre_matrix))
     masses = np.cumsum(_masses(recs, genre_matrix), axis=1)
-    codes = np.unique(recs, return_inverse=True)[1].reshape(recs.shape)
-    codes = codes - int((recs < 0).any())  # "no item" sorts first and becomes -1 again
-    return Cases(tuple(ks), ranks, known, codes, histories, tuple(masses[:, k - 1] for k in ks))
+    return Cases(tuple(ks), ranks, known, recs, histories, tuple(masses[:, k - 1] for k in ks))
 
 
 def replicates(cases: Cases, weights: ArrayLike | None = None) -> dict[str, Floats]:
@@ -200,7 +205,7 @@ def _normalised(mass: Floats) -> Floats:
 def _concentration(lists: Ints, weights: Floats) -> tuple[Floats, Floats]:
     """Distinct items, and slots of the most frequent items, for each row of weights."""
     rows, columns = np.nonzero(lists >= 0)
-    codes = lists[rows, columns]
+    codes = np.unique(lists[rows, columns], return_inverse=True)[1]  # short count vectors, any catalogue
     distinct, largest = np.zeros(len(weights)), np.zeros(len(weights))
     for b, weight in enumerate(weights):
         counts = np.bincount(codes, weight[rows])

@@ -1,0 +1,281 @@
+"""How sure a metric is: bootstrap intervals over test cases and training seeds, paired differences, marks.
+
+What is estimated is the expected value of the metric on a test set of the same size n, averaged over training
+seeds. The size belongs to the definition because DivRatio and ORRatio depend on it.
+
+*Cases* are resampled with replacement, the same draw for all seeds and all methods, so that differences are paired.
+Two corrections make this right for the set-level metrics:
+
+* The plain bootstrap is wrong for a distinct count. A resample holds only 63% of the cases, so DivRatio falls far
+  below its value on the data (bias), and the spread comes out too small as well. Here a case that is drawn w times
+  stands for w different users: the items that no other case received count w times. This is the first-order
+  (Hájek) expansion of the count. Its variance is that of the delete-one jackknife, which by the Efron-Stein
+  inequality (Efron & Stein, Annals of Statistics 1981) is on average not too small. Subsampling m < n cases
+  would estimate DivRatio at another n, and the delete-half jackknife has a larger upward bias.
+* The largest counts of ORRatio and the absolute values of MGU are larger in a resample than in the data. The
+  replicates are therefore moved back to the value of the data before quantiles are taken, by as much as their
+  mean is off beyond its Monte Carlo error: an error-sized move would turn ties with zero into differences.
+
+*Seeds* are too few (3, usually) to be resampled: three values underestimate their own spread. Instead each
+replicate adds a draw from Student's t with S-1 degrees of freedom times the standard error of the mean over seeds.
+With one seed the interval speaks about the test cases only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprec.evaluation.metrics import Cases, Floats, Ints, direction, replicates
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric, averaged over seeds, and the bounds of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One method minus another on the same cases and seeds.
+
+    Attributes:
+        value: the difference of the metric, with the bounds ``low`` and ``high`` of its 95% interval.
+        relative: the difference divided by the other method's value.
+        effect: the difference in standard deviations of what one case contributes to it (Cohen's d_z).
+        p: two-sided bootstrap p-value of no difference.
+    """
+
+    value: float
+    low: float
+    high: float
+    relative: float
+    effect: float
+    p: float
+
+    @property
+    def real(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """One method's metrics and how they vary over resampled cases.
+
+    Attributes:
+        n: number of test cases.
+        seed: seed of the resampling; methods resampled with the same seed are paired.
+        per_seed: metric name to its value for every training seed, shape (S,).
+        replicates: metric name to its mean over seeds in every resample, shape (B,).
+    """
+
+    n: int
+    seed: int
+    per_seed: Mapping[str, Floats]
+    replicates: Mapping[str, Floats]
+
+    def interval(self, name: str) -> Interval:
+        """The 95% interval of a metric."""
+        value, samples = _samples(self.per_seed[name], self.replicates[name], self.seed)
+        low, high = _bounds(samples)
+        if name.startswith(("HR@", "NDCG@")) and not self.per_seed[name].any():
+            high = 1 - ((1 - LEVEL) / 2) ** (1 / self.n)  # no hit at all: the exact binomial bound
+        return Interval(value, max(low, 0.0), high)
+
+
+def bootstrap(runs: Sequence[Cases], resamples: int = 2000, seed: int = 0) -> Bootstrap:
+    """Resample the test cases of one method.
+
+    Args:
+        runs: the method's cases, one element per training seed, all over the same test cases in the same order.
+        resamples: number of replicates B.
+        seed: seed of the resampling; give all methods the same one.
+
+    Raises:
+        ValueError: no run, or runs over different numbers of cases.
+    """
+    n = _common_length(runs)
+    points = [{name: value[0] for name, value in replicates(cases).items()} for cases in runs]
+    per_seed = {name: np.array([point[name] for point in points]) for name in points[0]}
+    rng = np.random.default_rng(seed)
+    chunks = [_chunk(runs, rng.multinomial(n, np.full(n, 1 / n), size)) for size in _chunk_sizes(resamples, n)]
+    means = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in per_seed}
+    return Bootstrap(n, seed, per_seed, means)
+
+
+def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
+    """Paired differences ``method - other`` of every metric; seeds are paired in order, a single seed with all.
+
+    Raises:
+        ValueError: the two were not resampled alike (other cases, another seed or number of replicates).
+    """
+    _check_paired(method, other)
+    return {name: _difference(method, other, name) for name in method.per_seed}
+
+
+def randomisation_p(
+    method: Sequence[Cases], other: Sequence[Cases], resamples: int = 2000, seed: int = 0
+) -> dict[str, float]:
+    """Exact two-sided p-values of "the two methods are exchangeable on every case" (paired randomisation test).
+
+    The lists of the two methods are swapped case by case at random, jointly over seeds, and both sides are
+    measured again. Makes no assumption about the metric, but speaks only about these cases and these seeds.
+
+    Raises:
+        ValueError: numbers of seeds or of cases that differ.
+    """
+    n = _common_length([*method, *other])
+    both = [_stack(a, b) for a, b in zip(method, other, strict=True)]
+    rng = np.random.default_rng(seed)
+    swaps = np.concatenate([np.zeros((1, n), np.int64), rng.integers(0, 2, (resamples, n))])
+    sides = [_mean_over(both, np.concatenate(pair, axis=1)) for pair in ((1 - swaps, swaps), (swaps, 1 - swaps))]
+    return {name: _share_as_extreme(sides[0][name] - sides[1][name]) for name in sides[0]}
+
+
+def marks(methods: Mapping[str, Bootstrap], name: str) -> dict[str, str]:
+    """Mark "best" the method that is really better than every other one, and "second" the next, likewise.
+
+    Unlike the usual marking of the largest number, nothing is marked where the interval of the leader's
+    difference to some other method includes zero; "second" is given only behind a marked "best".
+    """
+    order = sorted(
+        (method for method, sample in methods.items() if not np.isnan(sample.per_seed[name]).any()),
+        key=lambda method: -direction(name) * float(methods[method].per_seed[name].mean()),
+    )
+    given = dict.fromkeys(methods, "")
+    for place, mark in enumerate(("best", "second")):
+        leader, rest = order[place : place + 1], order[place + 1 :]
+        if not rest or not all(_difference(methods[leader[0]], methods[other], name).real for other in rest):
+            break
+        given[leader[0]] = mark
+    return given
+
+
+def plain_marks(values: Mapping[str, float], name: str) -> dict[str, str]:
+    """The paper's marking: the best value and the second best value, whatever their uncertainty; ties share."""
+    ranking = sorted({value for value in values.values() if not np.isnan(value)}, reverse=direction(name) > 0)
+    mark = dict(zip(ranking, ("best", "second"), strict=False))
+    return {method: mark.get(value, "") for method, value in values.items()}
+
+
+def _common_length(runs: Sequence[Cases]) -> int:
+    lengths = {len(cases) for cases in runs}
+    if len(lengths) != 1:
+        raise ValueError(f"runs must share their test cases, got runs over {sorted(lengths)} cases")
+    return lengths.pop()
+
+
+def _chunk_sizes(resamples: int, n: int) -> list[int]:
+    """Split the replicates so that the weights of a chunk stay under 32 MiB."""
+    size = max(1, (1 << 22) // n)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _chunk(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
+    means = _mean_over(runs, weights)
+    for k in runs[0].ks:
+        means[f"DivRatio@{k}"] = np.mean([_linear_diversity(cases, k, weights) for cases in runs], axis=0)
+    return means
+
+
+def _mean_over(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
+    measured = [replicates(cases, weights) for cases in runs]
+    return {name: np.mean([values[name] for values in measured], axis=0) for name in measured[0]}
+
+
+def _linear_diversity(cases: Cases, k: int, weights: Ints) -> Floats:
+    """DivRatio where each copy of a case brings the items that only this case has, shape (B,)."""
+    lists = cases.lists[:, :k]
+    rows, columns = np.nonzero(lists >= 0)
+    items, codes = np.unique(lists[rows, columns], return_inverse=True)
+    first, last = np.full(len(items), len(cases)), np.zeros(len(items), np.int64)
+    np.minimum.at(first, codes, rows)
+    np.maximum.at(last, codes, rows)
+    own = np.bincount(first[first == last], minlength=len(cases))
+    slots = cases.known.sum() * k
+    diversity: Floats = (len(items) + (weights - 1) @ own) / (slots if slots else np.nan)
+    return diversity
+
+
+def _stack(a: Cases, b: Cases) -> Cases:
+    """The cases of two methods behind each other, for weightings that choose one of the two for each case."""
+    return Cases(
+        a.ks,
+        np.concatenate([a.ranks, b.ranks]),
+        np.concatenate([a.known, b.known]),
+        np.concatenate([a.lists, b.lists]),
+        np.concatenate([a.histories, b.histories]),
+        tuple(np.concatenate(pair) for pair in zip(a.recommended, b.recommended, strict=True)),
+    )
+
+
+def _share_as_extreme(differences: Floats) -> float:
+    """Share of differences at least as far from 0 as the first, the observed one."""
+    if np.isnan(differences[0]):
+        return float("nan")
+    return float(np.mean(np.abs(differences) >= abs(differences[0]) - 1e-12))
+
+
+def _check_paired(a: Bootstrap, b: Bootstrap) -> None:
+    sizes = [(s.n, s.seed, s.replicates.keys(), next(iter(s.replicates.values())).shape) for s in (a, b)]
+    if sizes[0] != sizes[1]:
+        raise ValueError("the methods must be resampled over the same cases, metrics, seed and number of replicates")
+
+
+def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
+    per_seed = method.per_seed[name] - other.per_seed[name]
+    drawn = method.replicates[name] - other.replicates[name]
+    value, samples = _samples(per_seed, drawn, method.seed)
+    low, high = _bounds(samples)
+    reference = float(other.per_seed[name].mean())
+    spread = float(np.std(drawn) * np.sqrt(method.n))
+    return Difference(
+        value,
+        low,
+        high,
+        relative=value / reference if reference else float("nan"),
+        effect=value / spread if spread else 0.0,
+        p=_two_sided(samples),
+    )
+
+
+def _samples(per_seed: Floats, drawn: Floats, seed: int) -> tuple[float, Floats]:
+    """The mean over training seeds, and draws of what it could have been, shape (B,); undefined ones left out."""
+    value = float(per_seed.mean())
+    defined = drawn[~np.isnan(drawn)]
+    if np.isnan(value) or not len(defined):
+        return float("nan"), np.empty(0)
+    bias, error = defined.mean() - value, 3 * defined.std() / np.sqrt(len(defined))
+    centred = defined - np.sign(bias) * max(abs(bias) - error, 0.0)
+    noise = _seed_noise(per_seed, len(defined), seed)
+    return value, np.round(centred + noise, 12)  # equal methods differ by exactly 0
+
+
+def _seed_noise(per_seed: Floats, size: int, seed: int) -> Floats:
+    """Draws of the error that a mean over few training seeds carries, shape (size,)."""
+    count = len(per_seed)
+    if count < 2:
+        return np.zeros(size)
+    draws = np.random.default_rng([seed, count]).standard_t(count - 1, size)
+    noise: Floats = draws * per_seed.std(ddof=1) / np.sqrt(count)
+    return noise
+
+
+def _bounds(samples: Floats) -> tuple[float, float]:
+    if not len(samples):
+        return float("nan"), float("nan")
+    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _two_sided(samples: Floats) -> float:
+    if not len(samples):
+        return float("nan")
+    tail = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
+    return min(1.0, 2 * (tail + 1) / (len(samples) + 1))

@@ -1,0 +1,187 @@
+"""Tables of metrics: one small type and its forms for the terminal, Markdown, CSV, JSON and LaTeX."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape as rich_text
+from rich.table import Table as RichTable
+
+from sprec.evaluation.metrics import direction
+from sprec.evaluation.statistics import Bootstrap, marks, plain_marks
+
+PAPER_METRICS = (
+    "DivRatio@1",
+    "DivRatio@5",
+    "ORRatio@1",
+    "ORRatio@5",
+    "MGU@1",
+    "MGU@5",
+    "HR@5",
+    "NDCG@5",
+)
+"""The columns of the paper's Tables 2 and 3, in its order."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number, with the bounds of its interval and a mark ("best", "second" or "") when there are any."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of metrics.
+
+    Attributes:
+        title: what the table shows; empty for none.
+        labels: names of the leading columns, such as ("dataset", "method").
+        metrics: names of the other columns.
+        rows: for each row its labels and its cells, metric name to cell; a metric may be missing.
+        digits: decimal places in print; CSV and JSON keep the full numbers.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], Mapping[str, Cell]], ...]
+    digits: int = 4
+
+    def rich(self) -> RichTable:
+        """The table for the terminal: best in bold, second best underlined."""
+        styles = {"best": "[bold]{}[/bold]", "second": "[underline]{}[/underline]", "": "{}"}
+        table = RichTable(title=self.title or None)
+        for label in self.labels:
+            table.add_column(label)
+        for name in self.metrics:
+            table.add_column(_header(name), justify="right")
+        for row in self._printed(styles, interval=" \\[{}, {}]", escape=rich_text):
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown: best in bold, second best in italics."""
+        header = [*self.labels, *map(_header, self.metrics)]
+        rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
+        body = self._printed({"best": "**{}**", "second": "*{}*", "": "{}"}, escape=_markdown_text)
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
+        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines]) + "\n"
+
+    def latex(self) -> str:
+        """A ``tabular`` for booktabs: best in bold, second best underlined."""
+        marked = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+        arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
+        names = [_header(name).replace("↑", arrows["↑"]).replace("↓", arrows["↓"]) for name in self.metrics]
+        header = [*map(_latex_text, self.labels), *names]
+        body = self._printed(marked, missing="--", escape=_latex_text)
+        lines = [" & ".join(cells) + r" \\" for cells in (header, *body)]
+        columns = "l" * len(self.labels) + "r" * len(self.metrics)
+        top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+        return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+    def csv(self) -> str:
+        """One line per number (labels, metric, value, low, high, mark), the layout of the published tables."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*self.labels, "metric", "value", "low", "high", "mark"])
+        for labels, cells in self.rows:
+            for name in self.metrics:
+                if name in cells:
+                    cell = cells[name]
+                    writer.writerow([*labels, name, *map(_plain, (cell.value, cell.low, cell.high)), cell.mark])
+        return text.getvalue()
+
+    def json(self) -> str:
+        """The title and one object per row; undefined numbers are null."""
+        rows = [
+            {
+                **dict(zip(self.labels, labels, strict=True)),
+                "metrics": {name: _record(cells[name]) for name in self.metrics if name in cells},
+            }
+            for labels, cells in self.rows
+        ]
+        return json.dumps({"title": self.title, "rows": rows}, indent=2, ensure_ascii=False) + "\n"
+
+    def _printed(
+        self,
+        styles: Mapping[str, str],
+        interval: str = " [{}, {}]",
+        missing: str = "–",
+        escape: Callable[[str], str] = str,
+    ) -> list[list[str]]:
+        return [
+            [*map(escape, labels), *(self._number(cells.get(name), styles, interval, missing) for name in self.metrics)]
+            for labels, cells in self.rows
+        ]
+
+    def _number(self, cell: Cell | None, styles: Mapping[str, str], interval: str, missing: str) -> str:
+        if cell is None or math.isnan(cell.value):
+            return missing
+        text = styles[cell.mark].format(f"{cell.value:.{self.digits}f}")
+        if cell.low is None or cell.high is None:
+            return text
+        return text + interval.format(f"{cell.low:.{self.digits}f}", f"{cell.high:.{self.digits}f}")
+
+
+def table_of_values(
+    values: Mapping[str, Mapping[str, float]],
+    title: str = "",
+    metrics: Sequence[str] = PAPER_METRICS,
+    mark: bool = True,
+) -> Table:
+    """Methods by metrics without uncertainty, marked as the paper does unless ``mark`` is off."""
+    given = {
+        name: plain_marks({method: row[name] for method, row in values.items() if name in row}, name)
+        for name in metrics
+    }
+    rows = tuple(
+        (
+            (method,),
+            {name: Cell(row[name], mark=given[name][method] if mark else "") for name in metrics if name in row},
+        )
+        for method, row in values.items()
+    )
+    return Table(title, ("method",), tuple(metrics), rows)
+
+
+def table_of_methods(
+    methods: Mapping[str, Bootstrap], title: str = "", metrics: Sequence[str] = PAPER_METRICS
+) -> Table:
+    """Methods by metrics with 95% intervals; only real differences are marked."""
+    given = {name: marks(methods, name) for name in metrics}
+    rows = []
+    for method, sample in methods.items():
+        intervals = {name: sample.interval(name) for name in metrics}
+        cells = {name: Cell(i.value, i.low, i.high, given[name][method]) for name, i in intervals.items()}
+        rows.append(((method,), cells))
+    return Table(title, ("method",), tuple(metrics), tuple(rows))
+
+
+def _header(name: str) -> str:
+    return name + {1: " ↑", -1: " ↓", 0: ""}[direction(name)]
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _latex_text(text: str) -> str:
+    escapes = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(escapes.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else repr(float(value))
+
+
+def _record(cell: Cell) -> dict[str, float | str | None]:
+    numbers = {"value": cell.value, "low": cell.low, "high": cell.high}
+    defined = {key: None if value is None or math.isnan(value) else float(value) for key, value in numbers.items()}
+    return {**defined, "mark": cell.mark}
