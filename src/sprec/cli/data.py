@@ -1,4 +1,6 @@
-"""``sprec data``: make datasets and look at them. Nothing here needs torch; polars is imported when a command runs."""
+"""``sprec data``: make datasets and look at them. Nothing here needs torch; polars is imported when a command
+runs.
+"""
 
 import json
 from pathlib import Path
@@ -23,15 +25,9 @@ def import_(
     name: Annotated[
         str | None, typer.Option(help="Name of the dataset; which one, where the source has several.")
     ] = None,
-    genre: Annotated[
-        list[str] | None, typer.Option(help="A genre of the fairness metrics; repeat it.")
-    ] = None,
-    drop_repeats: Annotated[
-        bool, typer.Option(help="Drop items that follow themselves in a history.")
-    ] = False,
-    drop_seen_targets: Annotated[
-        bool, typer.Option(help="Drop rows whose target is in the history.")
-    ] = False,
+    genre: Annotated[list[str] | None, typer.Option(help="A genre of the fairness metrics; repeat it.")] = None,
+    drop_repeats: Annotated[bool, typer.Option(help="Drop items that follow themselves in a history.")] = False,
+    drop_seen_targets: Annotated[bool, typer.Option(help="Drop rows whose target is in the history.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read files in a known FORMAT and write a dataset."""

@@ -4,15 +4,16 @@ A dataset is a directory: ``items.parquet`` (item_id, title, genres, source_id),
 history, target: item ids) and ``dataset.json`` (name, wording, genres, counts, source, warnings, hashes).
 """
 
+import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, overload
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -88,7 +89,11 @@ class Split(Sequence[Example]):
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
         """The examples at these rows, in this order."""
-        return Split.of((self.history(int(row)).tolist(), int(self.targets[row])) for row in rows)
+        chosen = np.asarray(rows, dtype=np.int64)
+        lengths = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Split(self.items[np.repeat(self.offsets[chosen], lengths) + within], offsets, self.targets[chosen])
 
     def __add__(self, other: "Split") -> "Split":
         return Split(
@@ -99,11 +104,15 @@ class Split(Sequence[Example]):
 
     def frame(self, name: str) -> pl.DataFrame:
         """The split as a table: split, history, target."""
-        histories = [self.history(row).tolist() for row in range(len(self))]
+        flat, bounds = self.items.tolist(), self.offsets.tolist()
+        histories = [flat[start:end] for start, end in itertools.pairwise(bounds)]
         return pl.DataFrame(
             {"split": [name] * len(self), "history": histories, "target": self.targets},
             schema={"split": pl.String, "history": pl.List(pl.Int64), "target": pl.Int64},
         )
+
+
+_EMPTY = Split.of([])
 
 
 @dataclass(frozen=True)
@@ -130,22 +139,22 @@ class Dataset:
     @property
     def train(self) -> Split:
         """The training examples of the SFT."""
-        return self.splits["train"]
+        return self.splits.get("train", _EMPTY)
 
     @property
     def valid(self) -> Split:
         """The validation examples: for choosing epochs and hyper-parameters."""
-        return self.splits["valid"]
+        return self.splits.get("valid", _EMPTY)
 
     @property
     def test(self) -> Split:
         """The test cases."""
-        return self.splits["test"]
+        return self.splits.get("test", _EMPTY)
 
     @property
     def extra(self) -> Split:
         """Further training sequences (pre-training, SASRec)."""
-        return self.splits.get("extra", Split.of([]))
+        return self.splits.get("extra", _EMPTY)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> "Dataset":
         """Write the dataset directory: all of it or nothing. Returns the dataset with its hash.
@@ -155,25 +164,21 @@ class Dataset:
         """
         path = Path(path)
         if path.exists() and not (overwrite and (path / "dataset.json").is_file()):
-            raise UserError(
-                f"{path} already exists" + ("" if overwrite else "; pass --overwrite to replace it")
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            raise UserError(f"{path} already exists" + ("" if overwrite else "; pass --overwrite to replace it"))
+        scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
         try:
+            scratch.mkdir(parents=True)
             self._write(scratch)
-            if path.exists():
-                shutil.rmtree(path)
-            scratch.rename(path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+            _replace(path, scratch)
+        except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
+            raise UserError(f"cannot write {path}: {error}") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return Dataset.load(path)
 
     def _write(self, folder: Path) -> None:
         self.catalog.frame().write_parquet(folder / "items.parquet")
-        frames = [self.splits.get(name, Split.of([])).frame(name) for name in SPLITS]
+        frames = [self.splits.get(name, _EMPTY).frame(name) for name in SPLITS]
         pl.concat(frames).write_parquet(folder / "sequences.parquet")
         files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in _TABLES}
         about = {
@@ -181,8 +186,7 @@ class Dataset:
             "name": self.name,
             "wording": asdict(self.wording),
             "genres": list(self.genres),
-            "counts": {"items": len(self.catalog)}
-            | {name: len(split) for name, split in self.splits.items()},
+            "counts": {"items": len(self.catalog)} | {name: len(split) for name, split in self.splits.items()},
             "warnings": dict(self.warnings),
             "meta": dict(self.meta),
             "sha256": files,
@@ -223,6 +227,17 @@ class Dataset:
 _TABLES = ("items.parquet", "sequences.parquet")
 
 
+def _replace(path: Path, scratch: Path) -> None:
+    """Put the finished ``scratch`` where ``path`` is; what was there survives until its successor is complete."""
+    if not path.exists():
+        scratch.rename(path)
+        return
+    old = scratch.with_name(scratch.name + ".old")
+    path.rename(old)
+    scratch.rename(path)
+    shutil.rmtree(old)
+
+
 def _read_about(path: Path) -> dict[str, Any]:
     file = path / "dataset.json"
     if not file.is_file():
@@ -245,12 +260,10 @@ def _check_file(file: Path, expected: str, digest: Any) -> None:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
     digest.update(content)
     if sha256(content).hexdigest() != expected:
-        raise UserError(
-            f"{file} does not match the hash in dataset.json: damaged or edited; import the dataset again"
-        )
+        raise UserError(f"{file} does not match the hash in dataset.json: damaged or edited; import the dataset again")
 
 
 def _split_of(frame: pl.DataFrame) -> Split:
     lengths = frame["history"].list.len().to_numpy()
-    items = frame["history"].explode(empty_as_null=False) if len(frame) else frame["target"].head(0)
+    items = frame["history"].explode().drop_nulls()  # an empty history explodes to a null
     return Split(items.to_numpy(), np.concatenate([[0], np.cumsum(lengths)]), frame["target"].to_numpy())

@@ -1,7 +1,8 @@
 """A dataset without a download: real film titles, simulated users.
 
-Nobody watched anything here. The users are drawn so that the bias which self-play removes has something to grow on:
-a few hits and one franchise are watched by everyone, and who saw one part of a franchise often goes on with it.
+Nobody watched anything here. The users are drawn so that the bias which self-play removes has something to
+grow on: a few hits and one franchise are watched by everyone, and who saw one part of a franchise often goes
+on with it.
 """
 
 import csv
@@ -48,12 +49,15 @@ def demo(
 ) -> Dataset:
     """Simulate one example per user: ``history`` films and the one that came next, no film twice.
 
-    The next film is drawn from a softmax over unseen films of: fame, the user's taste in genres, the franchise seen
-    last (its next part most of all), the franchise the user is a fan of.
+    The next film is drawn from a softmax over unseen films of: fame, the user's taste in genres, the
+    franchise seen last (its next part most of all), the franchise the user is a fan of.
 
     Args:
         seed: the same seed gives the same dataset.
-        train, valid, test, extra: examples per split.
+        train: examples in this split, and so on.
+        valid: see ``train``.
+        test: see ``train``.
+        extra: see ``train``.
         history: films per history.
 
     Raises:
@@ -68,8 +72,7 @@ def demo(
     watched = _watch(films, sum(sizes.values()), history + 1, np.random.default_rng(seed))
     ends = np.cumsum(list(sizes.values()))
     splits = {
-        name: _split(watched[end - size : end])
-        for (name, size), end in zip(sizes.items(), ends.tolist(), strict=True)
+        name: _split(watched[end - size : end]) for (name, size), end in zip(sizes.items(), ends.tolist(), strict=True)
     }
     return Dataset(
         name="demo (simulated users)",
@@ -77,7 +80,7 @@ def demo(
         splits=splits,
         genres=select_genres(count_genres(films.catalog, splits["train"])),
         wording=Wording(
-            instruction="Given a list of movies the user has watched before, recommend a new movie to the user.",
+            instruction="Given a list of movies the user has watched, recommend a new movie to the user.",
             prefix="The user has watched the following movies before: ",
             suffix="\n",
             noun="movies",
@@ -117,14 +120,16 @@ def _likes(films: _Films, users: int, rng: np.random.Generator) -> np.ndarray:
     fits = (taste / taste.max(axis=1, keepdims=True)) @ films.catalog.genre_matrix(kinds).T
     fan_of = rng.integers(len(films.names), size=users)
     fan_of[rng.random(users) < 1 / 3] = films.names.index(FAVOURITE)
-    return FAME_STEP * films.fame + TASTE * fits + FAN * (films.franchise == fan_of[:, None])
+    logits: np.ndarray = FAME_STEP * films.fame + TASTE * fits + FAN * (films.franchise == fan_of[:, None])
+    return logits
 
 
 def _pull(films: _Films, last: np.ndarray) -> np.ndarray:
     """What the film seen last adds to the log-weights, shape (users, n)."""
     same = (films.franchise == films.franchise[last][:, None]) & (films.franchise[last] >= 0)[:, None]
     follows = same & (np.arange(len(films.fame)) == last[:, None] + 1)
-    return SAME_FRANCHISE * same + NEXT_PART * follows
+    pull: np.ndarray = SAME_FRANCHISE * same + NEXT_PART * follows
+    return pull
 
 
 def _split(watched: np.ndarray) -> Split:

@@ -41,7 +41,5 @@ def check_genres(catalog: Catalog, genres: Sequence[str]) -> tuple[str, ...]:
     for genre in genres:
         if genre not in known:
             most = ", ".join(name for name, _ in known.most_common(12))
-            raise UserError(
-                f'no item has the genre "{genre}"; ' + (f"genres: {most}" if most else "none are known")
-            )
+            raise UserError(f'no item has the genre "{genre}"; ' + (f"genres: {most}" if most else "none are known"))
     return tuple(dict.fromkeys(genres))

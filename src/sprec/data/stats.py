@@ -53,9 +53,9 @@ def popularity(targets: np.ndarray, n: int) -> dict[str, float]:
     """How unevenly targets fall on the ``n`` items of a catalog.
 
     Returns:
-        ``top3`` and ``top1pct``: share of the targets that are among the 3 items, or the 1% of the items (at least
-        one), with most of them; ``gini`` over all items, those without a target included (0 even, towards 1 all on
-        one); ``distinct``: items that are a target. Shares are nan without targets.
+        ``top3`` and ``top1pct``: share of the targets that are among the 3 items, or the 1% of the items (at
+        least one), with most of them; ``gini`` over all items, those without a target included (0 even,
+        towards 1 all on one); ``distinct``: items that are a target. Shares are nan without targets.
     """
     counts = np.sort(np.bincount(targets, minlength=n))
     total = int(counts.sum())
@@ -71,12 +71,13 @@ def popularity(targets: np.ndarray, n: int) -> dict[str, float]:
 
 
 def genre_coverage(catalog: Catalog, genres: tuple[str, ...], train: Split) -> dict[str, Any]:
-    """Share of items, and of the training targets, that have a selected genre; each genre's share of the targets.
+    """Share of items, and of the training targets, that have a selected genre; each genre's share of the
+    targets.
 
     An item with several selected genres is shared between them (methods: GH and GP of the MGU metric).
     """
     matrix = catalog.genre_matrix(genres)
-    covered = matrix.any(axis=1)
+    covered = matrix.sum(axis=1) > 0
     mass = matrix[train.targets].sum(axis=0)
     shares = mass / mass.sum() if mass.sum() else mass
     return {
@@ -113,12 +114,13 @@ def _runs(split: Split, length: int) -> tuple[np.ndarray, np.ndarray]:
 def table(facts: dict[str, Any]) -> str:
     """Render :func:`stats` as text."""
     lines = [facts["name"] + ("  (simulated users, not real behaviour)" if facts["simulated"] else ""), ""]
-    lines += _columns(facts["table1"]) + [""] + _columns(facts["splits"]) + [""]
+    lines += [*_columns(facts["table1"]), "", *_columns(facts["splits"]), ""]
     lengths, popular, leak = facts["history_length"], facts["popularity"], facts["leakage"]
     lines += [
         f"history      {lengths['min']} to {lengths['max']} items, mean {lengths['mean']:.2f}",
-        f"popularity   top 3 items {popular['top3']:.1%} of the training targets, top 1% {popular['top1pct']:.1%}, "
-        f"Gini {popular['gini']:.3f}, {popular['distinct']:,} of {facts['catalog']:,} items are a target",
+        f"popularity   top 3 items {popular['top3']:.1%} of the training targets, "
+        f"top 1% {popular['top1pct']:.1%}, Gini {popular['gini']:.3f}, "
+        f"{popular['distinct']:,} of {facts['catalog']:,} items are a target",
         f"leakage      {leak['share']:.1%} of the test rows share {leak['run']} items in a row with a training row",
     ]
     lines += _genre_lines(facts["genres"])

@@ -1,7 +1,8 @@
 """SPRec's records (instruction, input, output): the texts of a row, and matching the titles in them to items.
 
-Titles stand in double quotes and may contain quotes and commas themselves, so nothing is cut at quotes: the text
-between the first and the last quote is cut at ``", "`` and the longest run of pieces that is a title is taken.
+Titles stand in double quotes and may contain quotes and commas themselves, so nothing is cut at quotes: the
+text between the first and the last quote is cut at ``", "`` and the longest run of pieces that is a title is
+taken.
 """
 
 import re
@@ -122,9 +123,8 @@ class TitleMatcher:
         decoded = repair_encoding(text)
         if decoded in self._items:
             return self._items[decoded], "double_encoded_titles"
-        return self._respelled.get(_plain(decoded)), "respelled_titles" if _plain(
-            decoded
-        ) in self._respelled else ""
+        plain = _plain(decoded)
+        return (self._respelled[plain], "respelled_titles") if plain in self._respelled else (None, "")
 
 
 def _plain(title: str) -> str:

@@ -1,7 +1,9 @@
-"""The official SPRec layout: ``data/<D>/{train,valid,test,valid_4096}.json`` and ``eval/<D>/{id2name,...}.json``.
+"""The official SPRec layout: ``data/<D>/{train,valid,test,valid_4096}.json`` and
+``eval/<D>/{id2name,...}.json``.
 
-Without an ``eval`` folder the catalog is made of the titles in the records. Every fault of the files is repaired or
-its row dropped, and counted in ``Dataset.warnings``; a key that ends in ``_kept`` was only noticed.
+Without an ``eval`` folder the catalog is made of the titles in the records. Every fault of the files is
+repaired or its row dropped, and counted in ``Dataset.warnings``; a key that ends in ``_kept`` was only
+noticed.
 """
 
 from collections import Counter
@@ -22,7 +24,7 @@ from sprec.data.readers.records import (
     read_records,
     wording_of,
 )
-from sprec.data.titles import clean_title, is_junk, repair_scraped
+from sprec.data.titles import clean_title, is_junk, repair_encoding, repair_scraped
 from sprec.errors import UserError
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
@@ -42,7 +44,8 @@ def read(
     ``extra`` is ``valid_4096.json`` without the rows of ``valid.json``.
 
     Args:
-        source: the folder that holds ``data/<name>`` and perhaps ``eval/<name>``, or the folder of the records.
+        source: the folder that holds ``data/<name>`` and perhaps ``eval/<name>``, or the folder of the
+            records.
         name: the dataset; may be left out where ``source`` holds only one.
         genres: the genres of the fairness metrics; by default those of ``genre_dict.json``, else the 10 most
             frequent ones of the training set.
@@ -58,9 +61,7 @@ def read(
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
     matcher = TitleMatcher(items, faults)
     rules = _Rules(drop_repeats, drop_seen_targets)
-    splits = {
-        split: rules.apply(_match(rows, matcher, split, faults), faults) for split, rows in records.items()
-    }
+    splits = {split: rules.apply(_match(rows, matcher, split, faults), faults) for split, rows in records.items()}
     for split in ("train", "test"):
         if not len(splits[split]):
             raise UserError(f"{folder / FILES[split]}: no row is left whose target is in the catalog")
@@ -116,9 +117,7 @@ def _catalog_of_files(facts: Path, faults: Counter[str]) -> tuple[Catalog, dict[
     titles: dict[str, str] = {}
     for source_id, title in names.items():
         if not isinstance(title, str):
-            raise UserError(
-                f"{facts / 'id2name.json'}: the title of {source_id} must be text, found {title!r:.40}"
-            )
+            raise UserError(f"{facts / 'id2name.json'}: the title of {source_id} must be text, found {title!r:.40}")
         if is_junk(title):
             faults["catalog_junk_titles_dropped"] += 1
         elif title in titles:
@@ -161,7 +160,9 @@ def _catalog_of_records(
     titles = dict(targets)
     for row in rows:
         titles.update(dict.fromkeys(_titles_in(row.pieces, targets, most)))
-    clean = [_clean(title, faults) for title in titles]
+    decoded = [repair_encoding(title) for title in titles]
+    faults["double_encoded_titles"] += sum(title != good for title, good in zip(titles, decoded, strict=True))
+    clean = [_clean(title, faults) for title in decoded]
     catalog = Catalog.of(dict.fromkeys(clean))
     return catalog, {title: catalog.by_title[name] for title, name in zip(titles, clean, strict=True)}
 
@@ -212,9 +213,7 @@ class _Rules:
         return Split.of(kept)
 
 
-def _select(
-    catalog: Catalog, train: Split, genres: Sequence[str] | None, facts: Path | None
-) -> tuple[str, ...]:
+def _select(catalog: Catalog, train: Split, genres: Sequence[str] | None, facts: Path | None) -> tuple[str, ...]:
     if genres:
         return check_genres(catalog, genres)
     if facts and (facts / "genre_dict.json").exists():
