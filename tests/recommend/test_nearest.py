@@ -32,7 +32,8 @@ def test_equals_brute_force_with_many_ties(n: int, m: int, d: int, levels: int, 
 
 
 def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 2000)
+    monkeypatch.setattr(module, "_PROPOSALS", 2000)
+    monkeypatch.setattr(module, "_DIFFERENCES", 2000)
     monkeypatch.setattr(module, "_QUERIES", 16)
     g = torch.Generator().manual_seed(0)
     queries, rows = torch.randn(40, 24, generator=g), torch.randn(3000, 24, generator=g)

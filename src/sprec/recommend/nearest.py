@@ -5,7 +5,8 @@ from torch import Tensor
 
 _SLACK = 16  # candidates beyond k, so that rounding of the proposal almost never leaves a doubt
 _QUERIES = 1024
-_BLOCK = 1 << 23  # numbers held at once by a step: 32 MiB of float32 proposals, 64 MiB of float64 differences
+_PROPOSALS = 1 << 24  # float32 numbers held at once by the matrix product: 64 MiB
+_DIFFERENCES = 1 << 22  # float64 numbers held at once by the exact distances: 32 MiB
 
 
 def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tens
     """The ``m`` rows with the smallest |row|^2 - 2 query.row in float32, and these values, ascending."""
     values = queries.new_empty(len(queries), 0)
     indices = values.long()
-    step = max(1, _BLOCK // max(len(queries), 1))
+    step = max(1, _PROPOSALS // len(queries))
     for start in range(0, len(rows), step):
         chunk = torch.addmm(norms[start : start + step], queries, rows[start : start + step].T, alpha=-2)
         best, where = chunk.topk(min(m, chunk.shape[1]), dim=1, largest=False)
@@ -71,7 +72,7 @@ def _doubtful(queries: Tensor, values: Tensor, norms: Tensor, k: int, rows: int)
 
 def _distances(queries: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
     """Squared distances of each query to its own candidates in float64, shape of ``indices``."""
-    step = max(1, _BLOCK // (indices.shape[1] * rows.shape[1]))
+    step = max(1, _DIFFERENCES // (indices.shape[1] * rows.shape[1]))
     parts = [
         (query[:, None].double() - rows[index].double()).square().sum(2)
         for query, index in zip(torch.split(queries, step), torch.split(indices, step), strict=True)
@@ -81,7 +82,7 @@ def _distances(queries: Tensor, rows: Tensor, indices: Tensor) -> Tensor:
 
 def _distances_to_all(query: Tensor, rows: Tensor) -> Tensor:
     """Squared distances of one query to all rows in float64, shape (m,)."""
-    step = max(1, _BLOCK // rows.shape[1])
+    step = max(1, _DIFFERENCES // rows.shape[1])
     return torch.cat([(chunk.double() - query.double()).square().sum(1) for chunk in torch.split(rows, step)])
 
 
