@@ -32,7 +32,7 @@ def test_equals_brute_force_with_many_ties(n: int, m: int, d: int, levels: int, 
 
 
 def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PROPOSALS", 2000)
+    monkeypatch.setattr(module, "_PROPOSALS", 16 * 500)
     monkeypatch.setattr(module, "_DIFFERENCES", 2000)
     monkeypatch.setattr(module, "_QUERIES", 16)
     g = torch.Generator().manual_seed(0)

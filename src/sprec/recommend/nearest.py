@@ -24,9 +24,6 @@ def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     norms = rows.square().sum(1)
     parts = [_nearest_block(block, rows, norms, k) for block in torch.split(queries, _QUERIES)]
-    if not parts:
-        empty = torch.empty(0, k, device=rows.device)
-        return empty.long(), empty.double()
     indices, distances = zip(*parts, strict=True)
     return torch.cat(indices), torch.cat(distances)
 
@@ -47,7 +44,7 @@ def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tens
     """The ``m`` rows with the smallest |row|^2 - 2 query.row in float32, and these values, ascending."""
     values = queries.new_empty(len(queries), 0)
     indices = values.long()
-    step = max(1, _PROPOSALS // len(queries))
+    step = _PROPOSALS // max(len(queries), 1)
     for start in range(0, len(rows), step):
         chunk = torch.addmm(norms[start : start + step], queries, rows[start : start + step].T, alpha=-2)
         best, where = chunk.topk(min(m, chunk.shape[1]), dim=1, largest=False)
