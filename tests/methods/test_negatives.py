@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from sprec.data import Split
 from sprec.errors import UserError
-from sprec.methods.negatives import MISSING, mix, popularity, semantic, uniform
+from sprec.methods.negatives import mix, popularity, semantic, uniform
+from sprec.methods.sampling import MISSING
 
 ITEMS = 12
 SPLITS = st.lists(
@@ -62,9 +63,7 @@ def test_uniform_pairs_are_all_equally_likely() -> None:
 def test_popularity_follows_the_counts_of_what_is_left() -> None:
     counts = np.array([5, 1, 4, 0, 10, 2])
     drawn = popularity(np.random.default_rng(2), Split.of([([4], 0)] * 20_000), counts, 1)
-    assert (
-        chi_square(Counter(drawn[:, 0].tolist()), {1: 1 / 7, 2: 4 / 7, 5: 2 / 7}) < 13.8
-    )  # p = .001 at 2 df
+    assert chi_square(Counter(drawn[:, 0].tolist()), {1: 1 / 7, 2: 4 / 7, 5: 2 / 7}) < 13.8  # p = .001 at 2 df
 
 
 def test_second_popular_negative_follows_the_counts_without_the_first() -> None:
@@ -84,7 +83,7 @@ def test_same_seed_same_negatives() -> None:
 
 def test_catalog_too_small_is_one_clear_line() -> None:
     split = Split.of([([0, 1], 2), ([0, 1, 1], 1)])
-    with pytest.raises(UserError, match=r"cannot draw 3 negatives: of the catalog's 5 items only 2 are"):
+    with pytest.raises(UserError, match=r"cannot draw 3 different items: of the catalog's 5 only 2 are"):
         uniform(np.random.default_rng(0), split, 5, 3)
     assert uniform(np.random.default_rng(0), split, 5, 2)[0].tolist() in ([3, 4], [4, 3])
 
@@ -121,7 +120,7 @@ def test_semantic_draws_evenly_from_the_top() -> None:
 
 
 def test_semantic_pool_larger_than_the_catalog_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="cannot draw 20 negatives"):
+    with pytest.raises(UserError, match="cannot draw 20 different items"):
         semantic(Split.of([([0], 1)]), VECTORS, top=20, rng=np.random.default_rng(0))
 
 
@@ -138,9 +137,7 @@ def test_mix_replaces_every_case_equally_often() -> None:
     own, other = np.zeros((4, 1), dtype=np.int64), np.ones((4, 1), dtype=np.int64)
     rng = np.random.default_rng(6)
     hits = sum(mix(rng, own, other, 0.25)[:, 0] for _ in range(8000))
-    assert (
-        chi_square(Counter(dict(enumerate(np.asarray(hits).tolist()))), dict.fromkeys(range(4), 0.25)) < 16.3
-    )
+    assert chi_square(Counter(dict(enumerate(np.asarray(hits).tolist()))), dict.fromkeys(range(4), 0.25)) < 16.3
 
 
 def test_ratio_counts_as_people_write_it() -> None:

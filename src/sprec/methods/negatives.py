@@ -7,15 +7,13 @@ from the generator that is passed in and from nowhere else.
 import numpy as np
 
 from sprec.data import Split
-from sprec.errors import UserError
+from sprec.methods.ranking import top_columns
+from sprec.methods.sampling import draw, excluded_items, require_room
 
-MISSING = -1
 _BLOCK = 1 << 24  # scores held at once by the semantic sampler: 64 MiB of float32
 
 
-def uniform(
-    rng: np.random.Generator, split: Split, items: int, k: int, exclude_history: bool = True
-) -> np.ndarray:
+def uniform(rng: np.random.Generator, split: Split, items: int, k: int, exclude_history: bool = True) -> np.ndarray:
     """Draw ``k`` different items per example, all equally likely; never the target, shape (n, k).
 
     Args:
@@ -49,15 +47,9 @@ def popularity(
     Raises:
         UserError: the catalog has fewer than ``k`` items left for some example.
     """
-    excluded = _excluded(split, len(counts), exclude_history)
-    _require_room(excluded, len(counts), k)
-    weights = np.append(counts, 0).astype(np.int64)
-    drawn = np.empty((len(split), k), dtype=np.int64)
-    for column in range(k):
-        drawn[:, column] = _draw_one(rng, excluded, weights)
-        taken = np.where(drawn[:, column] == MISSING, len(counts), drawn[:, column])
-        excluded = np.sort(np.column_stack([excluded, taken]), axis=1)
-    return drawn
+    excluded = excluded_items(split, len(counts), history=exclude_history, target=True)
+    require_room(excluded, len(counts), k)
+    return draw(rng, excluded, counts, k)
 
 
 def semantic(
@@ -86,8 +78,8 @@ def semantic(
         UserError: the catalog has fewer than ``k`` (or ``top``) items left for some example.
     """
     items, pool = len(embeddings), top or k
-    excluded = np.full((len(split), 1), items) if least else _excluded(split, items, True)
-    _require_room(excluded, items, pool)
+    excluded = excluded_items(split, items, history=not least, target=not least)
+    require_room(excluded, items, pool)
     unit = np.vstack([_unit_rows(embeddings), np.zeros_like(embeddings[:1])])  # the padding of `excluded`
     best = np.empty((len(split), pool), dtype=np.int64)
     step = max(1, _BLOCK // items)
@@ -95,7 +87,7 @@ def semantic(
         rows = slice(start, start + step)
         scores = _mean_history(split[rows], unit) @ (-unit.T if least else unit.T)
         np.put_along_axis(scores, excluded[rows], -np.inf, axis=1)
-        best[rows] = _top(scores[:, :items], pool)
+        best[rows] = top_columns(scores[:, :items], pool)
     if top is None:
         return best
     if rng is None or top < k:
@@ -118,45 +110,6 @@ def mix(rng: np.random.Generator, own: np.ndarray, uniform: np.ndarray, ratio: f
     return mixed
 
 
-def _excluded(split: Split, items: int, exclude_history: bool) -> np.ndarray:
-    """Sorted distinct items that an example must not draw, padded with ``items``, shape (n, width)."""
-    lengths = np.diff(split.offsets) * exclude_history
-    width = int(lengths.max(initial=0))
-    inside = np.arange(width) < lengths[:, None]
-    histories = np.full((len(split), width), items)
-    if exclude_history:
-        histories[inside] = split.items
-    rows = np.sort(np.column_stack([histories, split.targets]), axis=1)
-    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = items
-    return np.sort(rows, axis=1)
-
-
-def _require_room(excluded: np.ndarray, items: int, k: int) -> None:
-    room = items - int((excluded < items).sum(1).max(initial=0))
-    if room < k:
-        raise UserError(
-            f"cannot draw {k} negatives: of the catalog's {items} items only {room} are neither history "
-            "nor target of some example; ask for fewer negatives"
-        )
-
-
-def _draw_one(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Draw one item per row with p proportional to ``weights``, given that it is not excluded, shape (n,).
-
-    Think of the items as segments of their weight on a line. A point of the line without the excluded
-    segments is drawn, then shifted to the right past every excluded segment that starts at or before it:
-    exact, no rejection.
-    """
-    starts = np.cumsum(weights) - weights
-    widths = weights[excluded]
-    before = np.cumsum(widths, axis=1) - widths
-    room = weights.sum() - widths.sum(1)
-    point = rng.integers(0, np.maximum(room, 1))
-    passed = starts[excluded] - before <= point[:, None]
-    item = np.searchsorted(np.cumsum(weights), point + (widths * passed).sum(1), side="right")
-    return np.where(room > 0, item, MISSING)
-
-
 def _unit_rows(embeddings: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit: np.ndarray = embeddings / np.maximum(norms, np.finfo(embeddings.dtype).tiny)
@@ -169,13 +122,3 @@ def _mean_history(split: Split, unit: np.ndarray) -> np.ndarray:
     sums = np.zeros((len(split), unit.shape[1]), dtype=unit.dtype)
     np.add.at(sums, np.repeat(np.arange(len(split)), lengths), unit[split.items])
     return np.divide(sums, np.maximum(lengths, 1)[:, None], dtype=unit.dtype)
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the ``k`` highest scores of each row, best first, ties by column, shape (n, k)."""
-    bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
-    rows, columns = np.nonzero(scores >= bar)
-    order = np.lexsort((columns, -scores[rows, columns], rows))
-    first = np.searchsorted(rows, np.arange(len(scores)))
-    kept: np.ndarray = columns[order[first[:, None] + np.arange(k)]]
-    return kept

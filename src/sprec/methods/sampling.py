@@ -1,0 +1,72 @@
+"""Drawing items without rejection: exclusions per example, weights per item."""
+
+import numpy as np
+
+from sprec.data import Split
+from sprec.errors import UserError
+from sprec.methods.histories import longest, padded
+
+MISSING = -1
+
+
+def excluded_items(split: Split, items: int, *, history: bool, target: bool) -> np.ndarray:
+    """Sorted distinct items that an example must not get, padded with ``items``, shape (n, width)."""
+    parts = [np.full((len(split), 1), items)]
+    if history:
+        parts.append(padded(split, longest(split), items))
+    if target:
+        parts.append(split.targets[:, None])
+    rows = np.sort(np.concatenate(parts, axis=1), axis=1)
+    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = items
+    return np.sort(rows, axis=1)
+
+
+def require_room(excluded: np.ndarray, items: int, k: int) -> None:
+    """Check that every example has ``k`` items left.
+
+    Raises:
+        UserError: one has not.
+    """
+    room = items - int((excluded < items).sum(1).max(initial=0))
+    if room < k:
+        raise UserError(
+            f"cannot draw {k} different items: of the catalog's {items} only {room} are not excluded as history "
+            "or target of some example; ask for fewer"
+        )
+
+
+def draw(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
+    """Draw ``k`` different items per row, each with p proportional to its weight among those left, shape
+    (n, k).
+
+    Args:
+        rng: source of randomness.
+        excluded: see :func:`excluded_items`.
+        weights: integer weight of each item, shape (items,). Where no item with a weight is left, -1 is
+            drawn.
+        k: items per row.
+    """
+    items = len(weights)
+    weights = np.append(weights, 0).astype(np.int64)  # the padding of `excluded` weighs nothing
+    drawn = np.empty((len(excluded), k), dtype=np.int64)
+    for column in range(k):
+        drawn[:, column] = _draw_one(rng, excluded, weights)
+        taken = np.where(drawn[:, column] == MISSING, items, drawn[:, column])
+        excluded = np.sort(np.column_stack([excluded, taken]), axis=1)
+    return drawn
+
+
+def _draw_one(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Draw one item per row, shape (n,).
+
+    Think of the items as segments of their weight on a line. A point of the line without the excluded
+    segments is drawn, then shifted to the right past every excluded segment that starts at or before it.
+    """
+    starts = np.cumsum(weights) - weights
+    widths = weights[excluded]
+    before = np.cumsum(widths, axis=1) - widths
+    room = weights.sum() - widths.sum(1)
+    point = rng.integers(0, np.maximum(room, 1))
+    passed = starts[excluded] - before <= point[:, None]
+    item = np.searchsorted(np.cumsum(weights), point + (widths * passed).sum(1), side="right")
+    return np.where(room > 0, item, MISSING)
