@@ -18,7 +18,7 @@ from sprec.evaluation.statistics import (
     plain_marks,
     randomisation_p,
 )
-from sprec.evaluation.tables import PAPER_METRICS, Cell, Table, table_of_methods, table_of_values
+from sprec.evaluation.tables import PAPER_METRICS, Cell, Table, table_of_methods, table_of_values, with_arrow
 
 __all__ = [
     "PAPER_METRICS",
@@ -42,4 +42,5 @@ __all__ = [
     "replicates",
     "table_of_methods",
     "table_of_values",
+    "with_arrow",
 ]

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.markup import escape as rich_text
 from rich.table import Table as RichTable
@@ -61,14 +62,14 @@ class Table:
         for label in self.labels:
             table.add_column(label)
         for name in self.metrics:
-            table.add_column(_header(name), justify="right")
+            table.add_column(with_arrow(name), justify="right")
         for row in self._printed(styles, interval=" \\[{}, {}]", escape=rich_text):
             table.add_row(*row)
         return table
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown: best in bold, second best in italics."""
-        header = [*self.labels, *map(_header, self.metrics)]
+        header = [*self.labels, *map(with_arrow, self.metrics)]
         rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
         body = self._printed({"best": "**{}**", "second": "*{}*", "": "{}"}, escape=_markdown_text)
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
@@ -78,7 +79,7 @@ class Table:
         """A ``tabular`` for booktabs: best in bold, second best underlined."""
         marked = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
         arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
-        names = [_header(name).replace("↑", arrows["↑"]).replace("↓", arrows["↓"]) for name in self.metrics]
+        names = [with_arrow(name).replace("↑", arrows["↑"]).replace("↓", arrows["↓"]) for name in self.metrics]
         header = [*map(_latex_text, self.labels), *names]
         body = self._printed(marked, missing="--", escape=_latex_text)
         lines = [" & ".join(cells) + r" \\" for cells in (header, *body)]
@@ -98,16 +99,17 @@ class Table:
                     writer.writerow([*labels, name, *map(_plain, (cell.value, cell.low, cell.high)), cell.mark])
         return text.getvalue()
 
+    def record(self) -> dict[str, Any]:
+        """The title and one object per row, for JSON; undefined numbers are None."""
+        rows = []
+        for labels, cells in self.rows:
+            metrics = {name: _record(cells[name]) for name in self.metrics if name in cells}
+            rows.append({**dict(zip(self.labels, labels, strict=True)), "metrics": metrics})
+        return {"title": self.title, "rows": rows}
+
     def json(self) -> str:
-        """The title and one object per row; undefined numbers are null."""
-        rows = [
-            {
-                **dict(zip(self.labels, labels, strict=True)),
-                "metrics": {name: _record(cells[name]) for name in self.metrics if name in cells},
-            }
-            for labels, cells in self.rows
-        ]
-        return json.dumps({"title": self.title, "rows": rows}, indent=2, ensure_ascii=False) + "\n"
+        """:meth:`record` as text."""
+        return json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n"
 
     def _printed(
         self,
@@ -128,6 +130,11 @@ class Table:
         if cell.low is None or cell.high is None:
             return text
         return text + interval.format(f"{cell.low:.{self.digits}f}", f"{cell.high:.{self.digits}f}")
+
+
+def with_arrow(name: str) -> str:
+    """The metric's name and the direction in which it gets better, if it has one: "HR@5 ↑"."""
+    return name + {1: " ↑", -1: " ↓", 0: ""}[direction(name)]
 
 
 def table_of_values(
@@ -162,10 +169,6 @@ def table_of_methods(
         cells = {name: Cell(i.value, i.low, i.high, given[name][method]) for name, i in intervals.items()}
         rows.append(((method,), cells))
     return Table(title, ("method",), tuple(metrics), tuple(rows))
-
-
-def _header(name: str) -> str:
-    return name + {1: " ↑", -1: " ↓", 0: ""}[direction(name)]
 
 
 def _markdown_text(text: str) -> str:

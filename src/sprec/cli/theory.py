@@ -1,0 +1,48 @@
+"""``sprec theory``: check Theorem 1 of the paper and what follows from it, and draw Figure 2."""
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sprec.report.theory import Finding
+
+
+def theory(
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for Figure 2 and theory.json.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Check the theory by computation: tables, largest deviations, and Figure 2 with --out."""
+    from sprec.progress import bar, say
+    from sprec.report.theory import CHECKS, draw
+
+    files = [] if out is None else draw(out)  # first, so that a missing extra or a bad folder shows at once
+    found = []
+    with bar("theory", len(CHECKS)) as progress:
+        for check in CHECKS:
+            found.append(check())
+            progress.advance()
+    text = json_format.dumps([finding.record() for finding in found], indent=2, ensure_ascii=False)
+    if json:
+        typer.echo(text)
+    else:
+        _print(found)
+    if out is not None:
+        files.append(out / "theory.json")
+        files[-1].write_text(text + "\n", "utf-8")
+        say(f"wrote {', '.join(map(str, files))}")
+    if not all(finding.holds for finding in found):
+        raise typer.Exit(1)
+
+
+def _print(found: "list[Finding]") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for finding in found:
+        console.print(finding.table.rich())
+        sign = "[green]✓[/green]" if finding.holds else "[red]✗[/red]"
+        size = f"largest deviation {finding.deviation:.1e}, allowed {finding.tolerance:.0e}"
+        console.print(f"{sign} {finding.claim} ({size})\n", soft_wrap=True)

@@ -1,0 +1,85 @@
+"""Figures: what is drawn, that nothing is lost, and the same bytes every time."""
+
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sprec.errors import UserError
+from sprec.report.figures import Series, curves, genre_bars, sharpening_and_self_play
+
+Draw = Callable[[Path], list[Path]]
+
+
+def bars(stem: Path) -> list[Path]:
+    return genre_bars(["fiction", "history, biography"], {"bigrec": [0.1, -0.2], "sprec": [0.05, 0.1]}, stem, "Books")
+
+
+def lines(stem: Path) -> list[Path]:
+    x = np.arange(4)
+    panels = {
+        "HR@5": {"sprec": Series(x, [0.1, 0.2, 0.3, 0.4], [0, 0.1, 0.2, 0.3], [0.2, 0.3, 0.4, 0.5])},
+        "ORRatio@1": {"sprec": Series(x, x / 10), "sprec-rn": Series(x, x / 5)},
+    }
+    return curves(panels, "iteration", stem, columns=1)
+
+
+def theory(stem: Path) -> list[Path]:
+    p = np.array([0.6, 0.3, 0.1])
+    return sharpening_and_self_play(p, {"beta = 1": p**2 / (p**2).sum()}, {"iteration 1": p}, stem)
+
+
+def texts(svg: Path) -> set[str]:
+    """Labels of a figure: matplotlib draws text as shapes and leaves the words as comments."""
+    return set(re.findall(r"<!-- (.*?) -->", svg.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("draw", [bars, lines, theory])
+def test_files_are_complete_and_byte_for_byte_the_same(draw: Draw, tmp_path: Path) -> None:
+    first, second = draw(tmp_path / "a" / "fig.v1"), draw(tmp_path / "b" / "fig.v1")
+    assert [file.name for file in first] == ["fig.v1.svg", "fig.v1.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    svg, png = first[0].read_text("utf-8"), first[1].read_bytes()
+    assert "<dc:date>" not in svg
+    assert svg.rstrip().endswith("</svg>")
+    width, height = struct.unpack(">II", png[16:24])
+    assert width >= 580
+    assert height >= 500
+
+
+def test_bars_name_genres_and_methods(tmp_path: Path) -> None:
+    found = texts(bars(tmp_path / "f")[0])
+    assert {"fiction", "bigrec", "sprec", "Books"} <= found
+
+
+def test_curves_have_a_panel_per_metric_and_all_methods_in_the_legend(tmp_path: Path) -> None:
+    found = texts(lines(tmp_path / "f")[0])
+    assert {"HR@5 ↑", "ORRatio@1 ↓", "iteration", "sprec", "sprec-rn"} <= found
+
+
+def test_theory_has_two_panels(tmp_path: Path) -> None:
+    found = texts(theory(tmp_path / "f")[0])
+    assert {"(a) DPO with uniform negatives", "(b) self-play", "data p", "beta = 1", "iteration 1"} <= found
+
+
+def test_an_interval_is_drawn_only_where_it_is_given(tmp_path: Path) -> None:
+    x = [0.0, 1.0]
+    plain = curves({"HR@5": {"m": Series(x, x)}}, "r", tmp_path / "plain")[0].read_text()
+    shaded = curves({"HR@5": {"m": Series(x, x, [0, 0.9], [0.1, 1])}}, "r", tmp_path / "shaded")[0].read_text()
+    assert "FillBetween" not in plain
+    assert "FillBetween" in shaded
+
+
+def test_nine_methods_still_have_a_look_each(tmp_path: Path) -> None:
+    series = {f"m{i}": Series([0, 1], [i, i]) for i in range(9)}
+    assert {f"m{i}" for i in range(9)} <= texts(curves({"HR@5": series}, "r", tmp_path / "f")[0])
+
+
+def test_a_folder_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write figures to .*file: File exists"):
+        bars(tmp_path / "file" / "fig")
