@@ -1,6 +1,8 @@
 """Metrics against hand-computed fractions, a brute-force count, directions and invariants."""
 
 import math
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from itertools import chain
@@ -298,3 +300,8 @@ def test_entropy_counts_effective_items() -> None:
     assert entropy([[0, 1], [0, 2]], 1) == 0
     assert entropy([[0, 1], [0, -1]], 2) == pytest.approx(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
     assert math.isnan(entropy([[-1]], 1))
+
+
+def test_the_evaluation_room_needs_no_torch() -> None:
+    code = "import sys, sprec.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,6 +15,7 @@ from sprec.evaluation import (
     accumulate,
     bootstrap,
     direction,
+    table_of_differences,
     table_of_methods,
     table_of_values,
 )
@@ -111,22 +112,39 @@ def test_table_of_values_marks_as_the_paper_does() -> None:
     assert all(cell.mark == "" for _, cells in table_of_values(values, mark=False).rows for cell in cells.values())
 
 
+def sample_of(recs: np.ndarray) -> Bootstrap:
+    """400 cases whose lists start with these items and go on with their neighbours; the target is item 0."""
+    lists = np.stack([(recs + shift) % 450 for shift in range(5)], axis=1)
+    cases = accumulate(lists, np.zeros(400), np.arange(400), range(401), np.ones((450, 1)))
+    return bootstrap([cases], resamples=400)
+
+
+METHODS = {"narrow": sample_of(np.arange(400) % 3), "wide": sample_of(np.arange(400))}
+
+
 def test_table_of_methods_has_intervals_and_honest_marks() -> None:
-    ids = np.arange(400)
-    genres = np.ones((450, 1))
-
-    def sample(recs: np.ndarray) -> Bootstrap:
-        lists = np.stack([(recs + shift) % 450 for shift in range(5)], axis=1)
-        return bootstrap([accumulate(lists, np.zeros(400), ids, range(401), genres)], resamples=400)
-
-    methods = {"narrow": sample(ids % 3), "wide": sample(ids)}
-    table = table_of_methods(methods, title="demo")
+    table = table_of_methods(METHODS, title="demo")
     assert table.metrics == PAPER_METRICS
     wide = dict(table.rows)[("wide",)]
     assert wide["DivRatio@1"].value == 1
     assert wide["DivRatio@1"].mark == wide["ORRatio@1"].mark == "best"
     assert wide["MGU@1"].mark == ""
-    narrow = dict(table.rows)[("narrow",)]["ORRatio@1"]
+    narrow = dict(table.rows)[("narrow",)]["HR@5"]
     assert narrow.low is not None
     assert narrow.high is not None
-    assert narrow.low <= narrow.value <= narrow.high
+    assert narrow.low < narrow.value < narrow.high
+
+
+def test_table_of_differences_marks_improvements_and_deteriorations() -> None:
+    rows = dict(table_of_differences(METHODS, "narrow", metrics=("ORRatio@1", "HR@5", "MGU@1")).rows)
+    assert set(rows[("narrow", "HR@5 ↑")]) == {"value"}
+    over = rows[("wide", "ORRatio@1 ↓")]
+    assert over["value"].value == pytest.approx(3 / 400)
+    assert over["difference"].value == pytest.approx(3 / 400 - 1)
+    assert over["relative"].value == pytest.approx(3 / 400 - 1)
+    assert over["difference"].mark == "best"
+    hits = rows[("wide", "HR@5 ↑")]
+    assert hits["difference"].value == pytest.approx((1 - 134) / 400)
+    assert hits["difference"].mark == "second"
+    assert hits["p"].value < 0.01
+    assert rows[("wide", "MGU@1 ↓")]["difference"].mark == ""

@@ -18,7 +18,15 @@ from sprec.evaluation.statistics import (
     plain_marks,
     randomisation_p,
 )
-from sprec.evaluation.tables import PAPER_METRICS, Cell, Table, table_of_methods, table_of_values, with_arrow
+from sprec.evaluation.tables import (
+    PAPER_METRICS,
+    Cell,
+    Table,
+    table_of_differences,
+    table_of_methods,
+    table_of_values,
+    with_arrow,
+)
 
 __all__ = [
     "PAPER_METRICS",
@@ -40,6 +48,7 @@ __all__ = [
     "plain_marks",
     "randomisation_p",
     "replicates",
+    "table_of_differences",
     "table_of_methods",
     "table_of_values",
     "with_arrow",

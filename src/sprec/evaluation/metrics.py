@@ -59,7 +59,7 @@ def evaluate(
     targets: ArrayLike,
     history_items: ArrayLike,
     history_offsets: ArrayLike,
-    genre_matrix: Floats,
+    genre_matrix: ArrayLike,
     ks: Sequence[int] = (1, 5),
 ) -> dict[str, float]:
     """Measure top-k lists: ``{"HR@1": ..., "NDCG@1": ..., "DivRatio@1": ..., ...}`` for every cut-off.
@@ -100,21 +100,22 @@ def accumulate(
     targets: ArrayLike,
     history_items: ArrayLike,
     history_offsets: ArrayLike,
-    genre_matrix: Floats,
+    genre_matrix: ArrayLike,
     ks: Sequence[int] = (1, 5),
 ) -> Cases:
     """Reduce lists, targets and histories to per-case sums; arguments and errors as in :func:`evaluate`."""
     recs, wanted = np.asarray(recommendations, np.int64), np.asarray(targets, np.int64)
     items, offsets = np.asarray(history_items, np.int64), np.asarray(history_offsets, np.int64)
-    _check(recs, wanted, items, offsets, len(genre_matrix), ks)
+    genres = np.asarray(genre_matrix, np.float64)
+    _check(recs, wanted, items, offsets, len(genres), ks)
     known, width = wanted >= 0, max(ks)
     recs = np.where(known[:, None], recs[:, :width], -1)
     hits = (recs == wanted[:, None]) & known[:, None]
     ranks = np.where(hits.any(axis=1), hits.argmax(axis=1), width)
     owners = np.repeat(np.arange(len(wanted)), np.diff(offsets))
-    histories = np.zeros((len(wanted), genre_matrix.shape[1]))
-    np.add.at(histories, owners, _masses(items, genre_matrix))
-    masses = np.cumsum(_masses(recs, genre_matrix), axis=1)
+    histories = np.zeros((len(wanted), genres.shape[1]))
+    np.add.at(histories, owners, _masses(items, genres))
+    masses = np.cumsum(_masses(recs, genres), axis=1)
     return Cases(tuple(ks), ranks, known, recs, histories, tuple(masses[:, k - 1] for k in ks))
 
 

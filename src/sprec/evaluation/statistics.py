@@ -86,7 +86,8 @@ class Bootstrap:
         low, high = _bounds(samples)
         if name.startswith(("HR@", "NDCG@")) and not self.per_seed[name].any():
             high = 1 - ((1 - LEVEL) / 2) ** (1 / self.n)  # no hit at all: the exact binomial bound
-        return Interval(value, max(low, 0.0), high)
+        largest = 2.0 if name.startswith("DGU@") else 1.0
+        return Interval(value, max(low, 0.0), min(high, largest))
 
 
 def bootstrap(runs: Sequence[Cases], resamples: int = 2000, seed: int = 0) -> Bootstrap:

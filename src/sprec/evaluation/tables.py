@@ -12,7 +12,7 @@ from rich.markup import escape as rich_text
 from rich.table import Table as RichTable
 
 from sprec.evaluation.metrics import direction
-from sprec.evaluation.statistics import Bootstrap, marks, plain_marks
+from sprec.evaluation.statistics import Bootstrap, Difference, compare, marks, plain_marks
 
 PAPER_METRICS = (
     "DivRatio@1",
@@ -130,6 +130,36 @@ class Table:
         if cell.low is None or cell.high is None:
             return text
         return text + interval.format(f"{cell.low:.{self.digits}f}", f"{cell.high:.{self.digits}f}")
+
+
+def table_of_differences(
+    methods: Mapping[str, Bootstrap], reference: str, title: str = "", metrics: Sequence[str] = PAPER_METRICS
+) -> Table:
+    """Every method against the reference, metric by metric; real differences carry the mark "best" or "second".
+
+    "best" is a real improvement and "second" a real deterioration in the metric's direction.
+    """
+    columns = ("value", "difference", "relative", "effect", "p")
+    rows = []
+    for method, sample in methods.items():
+        found = compare(sample, methods[reference]) if method != reference else {}
+        for name in metrics:
+            cells = {"value": Cell(sample.interval(name).value)}
+            if name in found:
+                cells |= _difference_cells(found[name], direction(name))
+            rows.append(((method, with_arrow(name)), cells))
+    return Table(title, ("method", "metric"), columns, tuple(rows))
+
+
+def _difference_cells(difference: Difference, sign: int) -> dict[str, Cell]:
+    better = difference.value * sign > 0
+    mark = ("best" if better else "second") if difference.real else ""
+    return {
+        "difference": Cell(difference.value, difference.low, difference.high, mark),
+        "relative": Cell(difference.relative),
+        "effect": Cell(difference.effect),
+        "p": Cell(difference.p),
+    }
 
 
 def with_arrow(name: str) -> str:
