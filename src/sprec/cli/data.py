@@ -1,55 +1,153 @@
-"""``sprec data``: make datasets and look at them. Nothing here needs torch; polars is imported when a command
-runs.
-"""
+"""``sprec data``: make datasets and look at them. Nothing here needs torch; polars is imported when a command runs."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from sprec.cli import data_options as opt
 
 if TYPE_CHECKING:
     from sprec.data import Dataset
 
 app = typer.Typer(help="Make datasets and look at them.", no_args_is_help=True)
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="Where the dataset directory is written.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")]
+_FOR_RECORDS = {"format", "source", "output", "overwrite", "name", "genre", "repeats", "drop_seen_targets"}
 
 
 @app.command("import")
 def import_(
-    format: Annotated[str, typer.Argument(help="Format of the source: sprec.")],
+    context: typer.Context,
+    format: Annotated[opt.Formats, typer.Argument(help="Format of the source.")],
     source: Annotated[Path, typer.Argument(help="File or folder to read.")],
-    output: Output,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the dataset; which one, where the source has several.")
-    ] = None,
-    genre: Annotated[list[str] | None, typer.Option(help="A genre of the fairness metrics; repeat it.")] = None,
-    drop_repeats: Annotated[bool, typer.Option(help="Drop items that follow themselves in a history.")] = False,
-    drop_seen_targets: Annotated[bool, typer.Option(help="Drop rows whose target is in the history.")] = False,
-    overwrite: Overwrite = False,
+    output: opt.Output,
+    overwrite: opt.Overwrite = False,
+    name: opt.Name = None,
+    history: opt.History = 10,
+    min_history: opt.MinHistory = None,
+    min_length: opt.MinLength = 10,
+    min_rating: opt.MinRating = None,
+    core: opt.Core = 0,
+    repeats: opt.Repeats = "keep",
+    drop_seen_targets: opt.DropSeenTargets = False,
+    windows: opt.Windows = "sliding",
+    split: opt.SplitBy = "time",
+    shares: opt.Shares = "8:1:1",
+    train: opt.Train = 4096,
+    valid: opt.Valid = 512,
+    test: opt.Test = 1000,
+    extra: opt.Extra = 4096,
+    seed: opt.Seed = 0,
+    genre: opt.Genre = None,
+    top_genres: opt.TopGenres = 10,
+    exclude_genre: opt.ExcludeGenre = None,
+    keep_parents: opt.Parents = False,
+    max_title: opt.MaxTitle = 200,
+    distinguish: opt.Distinguish = "no",
+    unseen: opt.Unseen = None,
+    noun: opt.Noun = None,
+    verb: opt.Verb = None,
+    items: opt.Items = None,
+    columns: opt.ColumnNames = "",
+    genre_separator: opt.GenreSeparator = "|",
 ) -> None:
-    """Read files in a known FORMAT and write a dataset."""
+    """Read files in a known FORMAT and write a dataset.
+
+    sprec are the records of the SPRec repository, windows already; all other formats are logs of interactions.
+    """
+    if format == "sprec":
+        _save(_records(context), output, overwrite)
+    else:
+        _save(_log(context.params), output, overwrite)
+
+
+def _records(context: typer.Context) -> "Dataset":
     from sprec.data.readers.sprec import read
     from sprec.errors import UserError
 
-    if format != "sprec":
-        raise UserError(f'unknown format "{format}"; formats: sprec')
-    dataset = read(source, name, genres=genre, drop_repeats=drop_repeats, drop_seen_targets=drop_seen_targets)
-    _report(dataset.save(output, overwrite=overwrite), output)
+    options = context.params
+    for name in options:
+        given = context.get_parameter_source(name)
+        if given is not None and given.name == "COMMANDLINE" and name not in _FOR_RECORDS:
+            raise UserError(f"--{name.replace('_', '-')} does not apply to sprec: its records are windows already")
+    if options["repeats"] == "first":
+        raise UserError("--repeats first does not apply to sprec; use consecutive")
+    return read(
+        options["source"],
+        options["name"],
+        genres=options["genre"],
+        drop_repeats=options["repeats"] == "consecutive",
+        drop_seen_targets=options["drop_seen_targets"],
+    )
+
+
+def _log(options: dict[str, Any]) -> "Dataset":
+    from sprec.data.logs import Cleaning, import_log
+    from sprec.data.readers.table import Columns
+    from sprec.data.windows import Protocol, Sizes
+
+    def chosen(kind: type) -> dict[str, Any]:
+        return {field.name: options[field.name] for field in fields(kind) if field.name in options}
+
+    sizes = Sizes(**chosen(Sizes))
+    protocol = Protocol(**chosen(Protocol) | {"sizes": sizes, "shares": _shares(options["shares"])})
+    cleaning = Cleaning(
+        **chosen(Cleaning),
+        genres=options["genre"],
+        top=options["top_genres"],
+        exclude=options["exclude_genre"] or (),
+        drop_parents=not options["keep_parents"],
+        unseen_items=options["unseen"],
+    )
+    return import_log(
+        options["format"],
+        options["source"],
+        options["name"],
+        protocol,
+        cleaning,
+        items=options["items"],
+        columns=Columns(**_names(options["columns"]), separator=options["genre_separator"]),
+        noun=options["noun"],
+        verb=options["verb"],
+    )
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    from sprec.errors import UserError
+
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        parts = []
+    if len(parts) != 3 or not sum(parts) > 0:
+        raise UserError(f"--shares takes train:valid:test like 8:1:1, got {text!r}")
+    return tuple(part / sum(parts) for part in parts)
+
+
+def _names(text: str) -> dict[str, str]:
+    from sprec.data.readers.table import Columns
+    from sprec.errors import UserError
+
+    names = dict(part.partition("=")[::2] for part in text.split(",") if part)
+    known = {field.name for field in fields(Columns)} - {"separator"}
+    for ours, theirs in names.items():
+        if ours not in known or not theirs:
+            raise UserError(f"--columns takes {', '.join(sorted(known))}, each =NAME; got {ours}={theirs}")
+    return names
 
 
 @app.command()
 def demo(
-    output: Output,
+    output: opt.Output,
     seed: Annotated[int, typer.Option(help="Another seed simulates other users.")] = 0,
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """Write the demo dataset: real film titles, simulated users."""
     from sprec.data.demo import demo as simulate
 
-    _report(simulate(seed).save(output, overwrite=overwrite), output)
+    _save(simulate(seed), output, overwrite)
 
 
 @app.command()
@@ -66,10 +164,13 @@ def stats(
     typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if as_json else table(facts))
 
 
-def _report(dataset: "Dataset", output: Path) -> None:
+def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
     from sprec.progress import say
 
-    for fault, count in dataset.warnings.items():
+    saved = dataset.save(output, overwrite=overwrite)
+    for line in saved.meta.get("malformed", []):
+        say(f"malformed: {line}")
+    for fault, count in saved.warnings.items():
         say(f"warning: {fault.replace('_', ' ')}: {count:,}")
-    counts = ", ".join(f"{name} {len(split):,}" for name, split in dataset.splits.items())
-    say(f"{dataset.name}: {len(dataset.catalog):,} items, {counts} -> {output}")
+    counts = ", ".join(f"{name} {len(split):,}" for name, split in saved.splits.items())
+    say(f"{saved.name}: {len(saved.catalog):,} items, {counts} -> {output}")

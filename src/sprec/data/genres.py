@@ -1,5 +1,6 @@
 """Which genres the fairness metrics look at: a given list, or the most frequent ones of the training set."""
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
@@ -29,6 +30,29 @@ def select_genres(counts: Mapping[str, int], top: int = 10, exclude: Collection[
     """
     ranked = sorted(counts, key=lambda genre: (-counts[genre], genre))
     return tuple(genre for genre in ranked if genre not in exclude)[:top]
+
+
+def hierarchical_parents(catalog: Catalog, share: float = 0.99) -> set[str]:
+    """Genres that only repeat what finer genres say: parents of a hierarchy, like ``CDs & Vinyl`` among music genres.
+
+    A genre is inside a more frequent one if at least ``share`` of its items have both; a genre is a parent if at least
+    ``share`` of its own items also have a genre inside it. (The paper removes "hierarchically related" categories
+    without giving a rule.)
+    """
+    kinds = Counter(frozenset(genres) for genres in catalog.genres)
+    counts: Counter[str] = Counter()
+    both: Counter[tuple[str, str]] = Counter()
+    for genres, items in kinds.items():
+        counts.update(dict.fromkeys(genres, items))
+        both.update(dict.fromkeys(itertools.permutations(genres, 2), items))
+    inside: dict[str, set[str]] = {genre: set() for genre in counts}
+    for (outer, inner), items in both.items():
+        if counts[inner] < counts[outer] and items >= share * counts[inner]:
+            inside[outer].add(inner)
+    refined: Counter[str] = Counter()
+    for genres, items in kinds.items():
+        refined.update({genre: items for genre in genres if genres & inside[genre]})
+    return {genre for genre, items in refined.items() if items >= share * counts[genre]}
 
 
 def check_genres(catalog: Catalog, genres: Sequence[str]) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 import html
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 _SCRAPED_TAIL = '" />'
 _FIELD = re.compile(",(?! )")
@@ -33,3 +35,22 @@ def repair_encoding(title: str) -> str:
         return title.encode("latin-1").decode("utf-8")
     except (UnicodeEncodeError, UnicodeDecodeError):
         return title
+
+
+def shorten(title: str, limit: int) -> str:
+    """Cut a title at a word so that it has at most ``limit`` characters, the ellipsis included."""
+    if len(title) <= limit:
+        return title
+    head = title[: limit - 1]
+    return (head.rsplit(" ", 1)[0] if " " in head else head).rstrip(" ,;:-") + "…"
+
+
+def distinguish(titles: Sequence[str], details: Sequence[str | None], ids: Sequence[str]) -> list[str]:
+    """Make titles unique: those that several items share get their detail, those that still are shared their id."""
+    detailed = _suffixed(titles, [f" ({detail})" if detail else "" for detail in details])
+    return _suffixed(detailed, [f" [{id_}]" for id_ in ids])
+
+
+def _suffixed(titles: Sequence[str], suffixes: Sequence[str]) -> list[str]:
+    shared = {title for title, items in Counter(titles).items() if items > 1}
+    return [title + suffix if title in shared else title for title, suffix in zip(titles, suffixes, strict=True)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
-from sprec.data.genres import NO_GENRE, check_genres, count_genres, select_genres
+from sprec.data.genres import NO_GENRE, check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers.files import read_json_object
 from sprec.data.readers.records import (
     SEPARATOR,
@@ -218,4 +218,4 @@ def _select(catalog: Catalog, train: Split, genres: Sequence[str] | None, facts:
         return check_genres(catalog, genres)
     if facts and (facts / "genre_dict.json").exists():
         return check_genres(catalog, list(read_json_object(facts / "genre_dict.json")))
-    return select_genres(count_genres(catalog, train))
+    return select_genres(count_genres(catalog, train), exclude=hierarchical_parents(catalog))

@@ -1,0 +1,66 @@
+"""The options of ``sprec data import``, in the order in which they work: source, log to windows, splits, titles."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from typer import Option
+
+
+def _option(*declarations: str, panel: str, help: str) -> Any:
+    return Option(*declarations, help=help, rich_help_panel=panel)
+
+
+_LOG, _SPLIT, _TITLES, _TABLE = "From log to windows", "Splits", "Titles and genres", "Format table"
+
+Formats = Literal["sprec", "movielens", "goodreads", "amazon", "steam", "recbole", "table"]
+Output = Annotated[Path, Option("-o", "--output", help="Where the dataset directory is written.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace a dataset that is there.")]
+Name = Annotated[str | None, Option(help="Name of the dataset; for sprec, which of several.")]
+
+History = Annotated[int, _option(panel=_LOG, help="Longest history.")]
+MinHistory = Annotated[int | None, _option(panel=_LOG, help="Shortest history of a window (default: --history).")]
+MinLength = Annotated[int, _option(panel=_LOG, help="Leave out users with fewer interactions.")]
+MinRating = Annotated[float | None, _option(panel=_LOG, help="Leave out interactions rated lower.")]
+Core = Annotated[int, _option(panel=_LOG, help="Keep users and items with this many interactions each; 0 for all.")]
+Repeats = Annotated[
+    Literal["keep", "consecutive", "first"],
+    _option(panel=_LOG, help="Keep repeated items, drop those that follow themselves, or keep only the first."),
+]
+DropSeenTargets = Annotated[
+    bool, _option("--drop-seen-targets", panel=_LOG, help="Leave out windows whose target is in their history.")
+]
+Windows = Annotated[Literal["sliding", "last"], _option(panel=_LOG, help="One window per position, or per user.")]
+
+SplitBy = Annotated[
+    Literal["time", "leave-one-out", "user"], _option("--split", panel=_SPLIT, help="What the splits are cut by.")
+]
+Shares = Annotated[str, _option(panel=_SPLIT, help="train:valid:test, for splits by time or user.")]
+Train = Annotated[int, _option(panel=_SPLIT, help="Training examples to draw.")]
+Valid = Annotated[int, _option(panel=_SPLIT, help="Validation examples to draw.")]
+Test = Annotated[int, _option(panel=_SPLIT, help="Test cases to draw.")]
+Extra = Annotated[int, _option(panel=_SPLIT, help="Further training examples, for pre-training and SASRec.")]
+Seed = Annotated[int, _option(panel=_SPLIT, help="Seed of the draws.")]
+
+Genre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre of the fairness metrics; repeat it.")]
+TopGenres = Annotated[int, _option(panel=_TITLES, help="How many genres to select where none are given.")]
+ExcludeGenre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre never to select; repeat it.")]
+Parents = Annotated[
+    bool, _option("--keep-parents/--drop-parents", panel=_TITLES, help="Select genres that only contain others, too.")
+]
+MaxTitle = Annotated[int, _option(panel=_TITLES, help="Cut longer titles, in characters; 0 for no limit.")]
+Distinguish = Annotated[
+    Literal["no", "detail", "id"],
+    _option(panel=_TITLES, help="Tell items with one title apart by year or author (then id), or by id."),
+]
+Unseen = Annotated[
+    bool | None,
+    _option("--unseen/--no-unseen", panel=_TITLES, help="Items that nobody chose stay in the catalog (default: by format)."),
+]
+Noun = Annotated[str | None, _option(panel=_TITLES, help="What prompts call the items: books, films (default: by format).")]
+Verb = Annotated[str | None, _option(panel=_TITLES, help="What users did with them: read, watched (default: by format).")]
+
+Items = Annotated[Path | None, _option(panel=_TABLE, help="The file of items, with titles.")]
+ColumnNames = Annotated[
+    str, _option(panel=_TABLE, help="Names of columns: user=customer,item=sku,time=at,title=name,genres=type.")
+]
+GenreSeparator = Annotated[str, _option(panel=_TABLE, help="What stands between genres in one text.")]

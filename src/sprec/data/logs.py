@@ -1,0 +1,229 @@
+"""From a log to a dataset: read it, tidy titles, apply the protocol, select genres, and tell what was done."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from sprec.data.catalog import Catalog
+from sprec.data.dataset import Dataset, Split, Wording
+from sprec.data.events import Events, collect, core, drop_repeats, long_enough
+from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
+from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
+from sprec.data.readers.log import Faults, Log
+from sprec.data.readers.table import Columns
+from sprec.data.readers.table import read as read_table
+from sprec.data.titles import clean_title, distinguish, is_junk, repair_scraped, shorten
+from sprec.data.windows import Protocol, assign, draw, examples, find_windows, late_training_targets
+from sprec.errors import UserError
+
+READERS: dict[str, Callable[[Path, Faults], Log]] = {
+    "movielens": movielens.read,
+    "goodreads": goodreads.read,
+    "amazon": amazon.read,
+    "steam": steam.read,
+    "recbole": recbole.read,
+}
+"""Readers of published logs; anyone's own tables are read by :func:`sprec.data.readers.table.read`."""
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What to do with titles and genres.
+
+    Attributes:
+        max_title: longer titles are cut at a word, in characters; 0 for no limit.
+        distinguish: tell items apart that share a title: by ``detail`` (year, author; then by id), by ``id``, or not.
+        unseen_items: keep items that nobody chose; None for the reader's choice.
+        genres: the selected genres; None for the most frequent ones of the training examples.
+        top: how many.
+        exclude: genres that are never selected.
+        drop_parents: leave out genres that contain others (see :func:`sprec.data.genres.hierarchical_parents`).
+    """
+
+    max_title: int = 200
+    distinguish: Literal["no", "detail", "id"] = "no"
+    unseen_items: bool | None = None
+    genres: Sequence[str] | None = None
+    top: int = 10
+    exclude: Collection[str] = ()
+    drop_parents: bool = True
+
+
+def import_log(
+    format: str,
+    source: Path,
+    name: str | None = None,
+    protocol: Protocol | None = None,
+    cleaning: Cleaning | None = None,
+    *,
+    items: Path | None = None,
+    columns: Columns | None = None,
+    noun: str | None = None,
+    verb: str | None = None,
+) -> Dataset:
+    """Read a log and make a dataset of it.
+
+    Args:
+        format: a key of :data:`READERS`, or ``table``.
+        source: file or folder.
+        name: of the dataset; by default that of the source.
+        protocol: from log to windows and splits.
+        cleaning: of titles and genres.
+        items: the list of items (``table`` only).
+        columns: names of columns (``table`` only).
+        noun: what prompts call the items, if not as the format does.
+        verb: what users did with them.
+
+    Raises:
+        UserError: what is wrong with the files or the settings, in one line.
+    """
+    if format not in READERS and format != "table":
+        raise UserError(f'unknown format "{format}"; formats: {", ".join([*READERS, "table"])}')
+    source, faults = Path(source), Faults()
+    log = read_table(source, items, faults, columns) if format == "table" else READERS[format](source, faults)
+    log = replace(log, noun=noun or log.noun, verb=verb or log.verb)
+    title = name or source.resolve().name.split(".")[0]
+    dataset = build(log, title, protocol or Protocol(), cleaning or Cleaning(), faults)
+    return replace(dataset, meta={**dataset.meta, "source": {"format": format, "path": str(source)}})
+
+
+def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: Faults) -> Dataset:
+    """Apply a protocol to a log.
+
+    ``Dataset.warnings`` counts everything that was dropped or repaired, ``Dataset.meta`` holds the counts of the whole
+    log (``log``: rows read, users, items, interactions, windows = ``sequences``), of its parts, and the settings.
+
+    Raises:
+        UserError: nothing is left at some step, the log and the items do not fit together, or a genre is unknown.
+    """
+    events, rows = collect(log.events, protocol.min_rating)
+    faults.add("interactions_dropped_low_rating", count=rows - len(events))
+    keep_unseen = log.whole_catalog if cleaning.unseen_items is None else cleaning.unseen_items
+    items = _tidy(_chosen(log.items, events, keep_unseen, faults), cleaning, faults)
+    events = _filter(_titled(events, items, faults), protocol, faults)
+    catalog, item_ids = _catalog(items, events, keep_unseen and not protocol.core)
+    windows = find_windows(events, protocol)
+    parts = assign(events, windows, protocol)
+    late = late_training_targets(events, parts)
+    if late:
+        faults.add("training_targets_later_than_first_test_target", count=late)
+    targets = draw(events, parts, protocol)
+    splits = {split: examples(events, chosen, protocol.history, item_ids) for split, chosen in targets.items()}
+    return Dataset(
+        name=name,
+        catalog=catalog,
+        splits=splits,
+        genres=_genres(catalog, splits["train"], cleaning),
+        wording=wording(log.noun, log.verb),
+        warnings=faults.nonzero(),
+        meta=_meta(rows, events, catalog, parts)
+        | {"options": _options(protocol, cleaning), "malformed": faults.examples.get("malformed_lines", [])},
+    )
+
+
+def wording(noun: str, verb: str) -> Wording:
+    """How prompts speak of items that users have ``verb`` (watched, read, bought)."""
+    return Wording(
+        instruction=f"Given a list of {noun} the user has {verb} before, recommend new {noun} that the user may like.",
+        prefix=f"The user has {verb} the following {noun} before: ",
+        suffix="\n",
+        noun=noun,
+    )
+
+
+def _chosen(items: pl.DataFrame, events: Events, keep_unseen: bool, faults: Faults) -> pl.DataFrame:
+    """The items that are worth tidying, each id once, in the order of the ids."""
+    once = items.unique("item", keep="first", maintain_order=True)
+    faults.add("items_listed_twice", count=len(items) - len(once))
+    if not keep_unseen:
+        once = once.join(pl.DataFrame({"item": events.items.cast(pl.String)}), on="item", how="semi")
+    number = pl.col("item").cast(pl.UInt64, strict=False)
+    return once.sort(number, "item", nulls_last=True)
+
+
+def _tidy(items: pl.DataFrame, cleaning: Cleaning, faults: Faults) -> pl.DataFrame:
+    """Clean titles; items without a usable one are dropped."""
+    before = [title or "" for title in items["title"].to_list()]
+    after = [clean_title(repair_scraped(title)) for title in before]
+    faults.add("titles_tidied", count=sum(old != new for old, new in zip(before, after, strict=True)))
+    good = [not is_junk(title) for title in after]
+    faults.add("items_dropped_without_title", count=good.count(False))
+    if cleaning.max_title:
+        faults.add("titles_shortened", count=sum(len(title) > cleaning.max_title for title in after))
+        after = [shorten(title, cleaning.max_title) for title in after]
+    tidied = items.with_columns(title=pl.Series(after, dtype=pl.String)).filter(pl.Series(good, dtype=pl.Boolean))
+    if cleaning.distinguish == "no":
+        return tidied
+    details = tidied["detail"].to_list() if cleaning.distinguish == "detail" else [None] * len(tidied)
+    return tidied.with_columns(
+        title=pl.Series(distinguish(tidied["title"].to_list(), details, tidied["item"].to_list()))
+    )
+
+
+def _titled(events: Events, items: pl.DataFrame, faults: Faults) -> Events:
+    known = events.items.cast(pl.String).is_in(items["item"].implode()).to_numpy()
+    kept = events.where(known[events.item])
+    if not len(kept):
+        raise UserError(
+            f"none of the {len(known):,} items of the log has a title; the log has ids like {events.items[0]!r}, "
+            f"the list of items {'like ' + repr(items['item'][0]) if len(items) else 'has none with a title'}"
+        )
+    faults.add("interactions_dropped_item_without_title", count=len(events) - len(kept))
+    return kept
+
+
+def _filter(events: Events, protocol: Protocol, faults: Faults) -> Events:
+    unique = drop_repeats(events, protocol.repeats)
+    faults.add("interactions_dropped_repeated", count=len(events) - len(unique))
+    dense = core(unique, protocol.core) if protocol.core else unique
+    faults.add("interactions_dropped_outside_core", count=len(unique) - len(dense))
+    kept = long_enough(dense, protocol.min_length)
+    faults.add("interactions_dropped_short_sequence", count=len(dense) - len(kept))
+    if not len(kept):
+        raise UserError(f"no user has {protocol.min_length} interactions; use a smaller min_length")
+    return kept
+
+
+def _catalog(items: pl.DataFrame, events: Events, keep_unseen: bool) -> tuple[Catalog, np.ndarray]:
+    """The catalog, and its id of each item of the log (-1 for items that left it), shape (|items of the log|,)."""
+    seen = events.items.cast(pl.String).filter(pl.Series(np.bincount(events.item, minlength=len(events.items)) > 0))
+    kept = items if keep_unseen else items.filter(pl.col("item").is_in(seen.implode()))
+    numbered = kept.select("item").with_row_index("id")
+    ids = pl.DataFrame({"item": events.items.cast(pl.String)}).join(
+        numbered, on="item", how="left", maintain_order="left"
+    )
+    genres = tuple(tuple(own or ()) for own in kept["genres"].to_list())
+    catalog = Catalog(tuple(kept["title"].to_list()), genres, tuple(kept["item"].to_list()))
+    return catalog, ids["id"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def _genres(catalog: Catalog, train: Split, cleaning: Cleaning) -> tuple[str, ...]:
+    if cleaning.genres:
+        return check_genres(catalog, cleaning.genres)
+    parents = hierarchical_parents(catalog) if cleaning.drop_parents else set()
+    return select_genres(count_genres(catalog, train), cleaning.top, parents | set(cleaning.exclude))
+
+
+def _meta(rows: int, events: Events, catalog: Catalog, parts: np.ndarray) -> dict[str, Any]:
+    windows = np.bincount(parts, minlength=4)[:3].tolist()
+    return {
+        "log": {
+            "rows": rows,
+            "users": int(np.count_nonzero(np.diff(events.bounds()))),
+            "items": len(catalog),
+            "interactions": len(events),
+            "sequences": sum(windows),
+        },
+        "windows": dict(zip(("train", "valid", "test"), windows, strict=True)),
+        "time": {"first": int(events.time.min()), "last": int(events.time.max())},
+    }
+
+
+def _options(protocol: Protocol, cleaning: Cleaning) -> dict[str, Any]:
+    return (
+        asdict(protocol) | {"shares": list(protocol.shares)} | asdict(cleaning) | {"exclude": sorted(cleaning.exclude)}
+    )

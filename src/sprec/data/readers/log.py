@@ -1,0 +1,58 @@
+"""What every reader of raw logs hands over: batches of interactions, a table of items, and what was wrong."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import polars as pl
+
+ITEMS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "item": pl.String,
+    "title": pl.String,
+    "genres": pl.List(pl.String),
+    "detail": pl.String,
+}
+"""The table of items; ``detail`` (a year, an author) can tell items apart that share a title."""
+
+EXAMPLES = 3
+"""How many faulty lines of each kind are shown."""
+
+
+@dataclass
+class Faults:
+    """Counts of what a reader repaired or dropped, and the first few places of each kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, where: str = "", count: int = 1) -> None:
+        """Count a fault; ``where`` (file, line and why) is kept for the first few."""
+        if count:
+            self.counts[kind] += count
+        if where and len(self.examples.setdefault(kind, [])) < EXAMPLES:
+            self.examples[kind].append(where)
+
+    def nonzero(self) -> dict[str, int]:
+        """The counts by name, without those that stayed zero."""
+        return {kind: count for kind, count in sorted(self.counts.items()) if count}
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log of interactions as its files give it, not yet in memory.
+
+    Attributes:
+        events: batches with the columns ``user`` and ``item`` (integers or text), ``time`` (milliseconds since
+            1970) and, where there are ratings, ``rating``; to be read once.
+        items: the columns of :data:`ITEMS`.
+        noun: what the items are called in prompts.
+        verb: what users did with them ("The user has watched ...").
+        whole_catalog: whether ``items`` is the catalog of a platform, kept whole although nobody chose some of the
+            items (MovieLens), or a larger dump of metadata of which only the items in the log count (Amazon).
+    """
+
+    events: Iterator[pl.DataFrame]
+    items: pl.DataFrame
+    noun: str = "items"
+    verb: str = "chosen"
+    whole_catalog: bool = False

@@ -1,0 +1,178 @@
+"""MovieLens in all its layouts, from a folder or a zip: ``ratings.dat``/``movies.dat`` (1M, 10M), ``ratings.csv``/
+``movies.csv`` (20M, 25M, 32M, latest) and ``u.data``/``u.item`` (100K).
+"""
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+
+from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.log import ITEMS, Faults, Log
+from sprec.data.readers.tables import batches, scan_text
+from sprec.errors import UserError
+
+GENRES_100K = (
+    "unknown",
+    "Action",
+    "Adventure",
+    "Animation",
+    "Children's",
+    "Comedy",
+    "Crime",
+    "Documentary",
+    "Drama",
+    "Fantasy",
+    "Film-Noir",
+    "Horror",
+    "Musical",
+    "Mystery",
+    "Romance",
+    "Sci-Fi",
+    "Thriller",
+    "War",
+    "Western",
+)
+"""The flags at the end of a line of ``u.item``, in the order of ``u.genre``."""
+
+_INTEGERS = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
+_COLONS = {  # "1::122::5::838985046" cut at single colons: every other field is empty
+    "user": pl.Int64,
+    "": pl.String,
+    "item": pl.Int64,
+    " ": pl.String,
+    "rating": pl.Float64,
+    "  ": pl.String,
+    "time": pl.Int64,
+}
+
+
+def read(source: Path, faults: Faults) -> Log:
+    """Open a MovieLens folder or zip.
+
+    Raises:
+        UserError: it holds no ratings of a known layout, or no movies.
+    """
+    files = _Files(source)
+    if "ratings.dat" in files:
+        table = scan_text(files["ratings.dat"], separator=":", quote=None, header=False, columns=_COLONS)
+        return _log(_events(table, "ratings.dat", faults), _movies_dat(files, faults))
+    if "ratings.csv" in files:
+        columns = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
+        table = scan_text(files["ratings.csv"], columns=columns).rename(dict(zip(columns, _INTEGERS, strict=True)))
+        return _log(_events(table, "ratings.csv", faults), _movies_csv(files, faults))
+    if "u.data" in files:
+        table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
+        return _log(_events(table, "u.data", faults), _u_item(files, faults))
+    raise UserError(f"{source} holds no MovieLens ratings (ratings.dat, ratings.csv or u.data)")
+
+
+def _log(events: Iterator[pl.DataFrame], items: pl.DataFrame) -> Log:
+    return Log(events, items, noun="movies", verb="watched", whole_catalog=True)
+
+
+def _events(table: pl.LazyFrame, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
+    for batch in batches(table, name, {column: column for column in _INTEGERS}):
+        yield to_events(batch, name, faults)
+
+
+class _Files:
+    """The files of a folder (or a folder in it) or of a zip, by their bare names."""
+
+    def __init__(self, source: Path) -> None:
+        self._archive = self._open_zip(source) if source.is_file() else None
+        if self._archive:
+            self._names = {PurePosixPath(name).name: name for name in self._archive.namelist()}
+        elif source.is_dir():
+            found = sorted([*source.glob("*"), *source.glob("*/*")], key=lambda path: -len(path.parts))
+            self._names = {path.name: str(path) for path in found if path.is_file()}
+        else:
+            raise UserError(f"{source} is missing; give a MovieLens folder or zip")
+        self._source = source
+
+    @staticmethod
+    def _open_zip(source: Path) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(source)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"{source} is not a readable zip: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Path | bytes:
+        """The file itself, or its content where it is in a zip."""
+        return self.content(name) if self._archive else self._filled(Path(self._names[name]))
+
+    def _filled(self, path: Path) -> Path:
+        if not path.stat().st_size:
+            raise UserError(f"{path} is empty")
+        return path
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            UserError: missing, empty or damaged.
+        """
+        if name not in self._names:
+            raise UserError(f"{self._source} holds no {name}")
+        try:
+            path = self._names[name]
+            content = self._archive.read(path) if self._archive else Path(path).read_bytes()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"cannot read {name} in {self._source}: {error}") from error
+        if not content:
+            raise UserError(f"{name} in {self._source} is empty")
+        return content
+
+    def text(self, name: str) -> io.StringIO:
+        """The text of a file: UTF-8 (10M and later), else Latin-1 (100K, 1M)."""
+        content = self.content(name)
+        try:
+            return io.StringIO(content.decode("utf-8"))
+        except UnicodeDecodeError:
+            return io.StringIO(content.decode("latin-1"))
+
+
+def _movies_dat(files: _Files, faults: Faults) -> pl.DataFrame:
+    rows = []
+    for number, line in enumerate(files.text("movies.dat"), 1):
+        fields = line.rstrip("\n").split("::")
+        if len(fields) < 3:
+            faults.add("malformed_lines", f"movies.dat:{number}: {line.strip()[:60]!r}")
+            continue
+        rows.append((fields[0], "::".join(fields[1:-1]), fields[-1]))
+    return _items(rows)
+
+
+def _movies_csv(files: _Files, faults: Faults) -> pl.DataFrame:
+    lines = csv.reader(files.text("movies.csv"))
+    next(lines, None)
+    rows = []
+    for number, fields in enumerate(lines, 2):
+        if len(fields) != 3:
+            faults.add("malformed_lines", f"movies.csv:{number}: {len(fields)} fields instead of 3")
+            continue
+        rows.append((fields[0], fields[1], fields[2]))
+    return _items(rows)
+
+
+def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
+    rows = []
+    for number, line in enumerate(files.text("u.item"), 1):
+        fields = line.rstrip("\n").split("|")
+        if len(fields) != 5 + len(GENRES_100K):
+            faults.add("malformed_lines", f"u.item:{number}: {len(fields)} fields instead of {5 + len(GENRES_100K)}")
+            continue
+        kinds = [genre for genre, flag in zip(GENRES_100K, fields[5:], strict=True) if flag == "1"]
+        rows.append((fields[0], fields[1], "|".join(genre for genre in kinds if genre != "unknown")))
+    return _items(rows)
+
+
+def _items(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String, "genres": pl.String}, orient="row")
+    return frame.with_columns(to_genres(frame["genres"]), detail=pl.lit(None, pl.String)).select(list(ITEMS))

@@ -1,0 +1,66 @@
+"""Tables of events and items out of files of one object a line (Goodreads, Amazon, Steam)."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sprec.data.readers.columns import to_events
+from sprec.data.readers.log import ITEMS, Faults
+from sprec.errors import UserError
+
+Row = tuple[int, Any, Any, Any, Any]
+"""Line, user, item, time, rating."""
+Item = tuple[str, str, list[str], str | None]
+"""Item, title, genres, detail."""
+
+BATCH = 200_000
+
+
+def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Batches of events from rows whose values are what the file holds (None where it holds nothing)."""
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, BATCH)):
+        line, user, item, time, rating = zip(*batch, strict=True)
+        texts = any(isinstance(value, str) for value in time)
+        frame = pl.DataFrame(
+            {
+                "line": pl.Series(line, dtype=pl.Int64),
+                "user": pl.Series(user, dtype=pl.String, strict=False),
+                "item": pl.Series(item, dtype=pl.String, strict=False),
+                "time": pl.Series(time, dtype=pl.String if texts else pl.Int64, strict=False),
+                "rating": pl.Series(rating, dtype=pl.Float64, strict=False),
+            }
+        )
+        yield to_events(frame, source.name, faults)
+
+
+def item_table(rows: Iterable[Item]) -> pl.DataFrame:
+    """The table of items; see :data:`~sprec.data.readers.log.ITEMS`."""
+    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+
+
+def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
+    """The one file of a folder that fits the first pattern that any file fits.
+
+    Raises:
+        UserError: none, or several; the message lists them.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source} is not a folder; give the one that holds the {what}")
+    for pattern in patterns:
+        found = sorted(path for path in source.glob(pattern) if path.is_file())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(
+                f"{source} holds several files of {what}: {', '.join(path.name for path in found)}; keep one"
+            )
+    raise UserError(f"{source} holds no {what} ({', '.join(patterns)})")
+
+
+def as_text(value: Any) -> str | None:
+    """A number or a text as text; None for anything else and for the empty text."""
+    return (str(value).strip() or None) if isinstance(value, str | int) and not isinstance(value, bool) else None
