@@ -2,30 +2,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data import Split
-from sprec.methods.histories import item_counts, longest, padded, with_prefixes
+from sprec.methods.histories import item_counts, longest, padded
 
 SPLITS = st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=6), st.integers(0, 9)), max_size=6).map(Split.of)
 SPLIT = Split.of([([1, 2, 3], 4), ([], 5), ([3], 3)])
 
 
 def test_padded_by_hand() -> None:
-    assert padded(SPLIT, 2, 9).tolist() == [[2, 3], [9, 9], [9, 3]]
-    assert padded(SPLIT, 4, -1).tolist() == [[-1, 1, 2, 3], [-1, -1, -1, -1], [-1, -1, -1, 3]]
+    assert padded(SPLIT, 2, 9).tolist() == [[2, 3], [9, 9], [3, 9]]
+    assert padded(SPLIT, 4, -1).tolist() == [[1, 2, 3, -1], [-1, -1, -1, -1], [3, -1, -1, -1]]
     assert longest(SPLIT) == 3
 
 
 def test_counts_by_hand() -> None:
     assert item_counts(SPLIT, 7).tolist() == [0, 1, 1, 3, 1, 1, 0]
-
-
-def test_prefixes_by_hand() -> None:
-    assert list(with_prefixes(SPLIT)) == [*SPLIT, ((1,), 2), ((1, 2), 3)]
-
-
-@given(SPLITS)
-def test_prefixes_are_all_beginnings(split: Split) -> None:
-    expected = [(h[:size], h[size]) for h, _ in split for size in range(1, len(h))]
-    assert list(with_prefixes(split)) == [*split, *expected]
 
 
 @given(SPLITS, st.integers(0, 8))
@@ -34,4 +24,4 @@ def test_padded_keeps_the_last_items(split: Split, width: int) -> None:
     assert rows.shape == (len(split), width)
     for (history, _), row in zip(split, rows.tolist(), strict=True):
         kept = list(history[max(len(history) - width, 0) :])
-        assert row == [-1] * (width - len(kept)) + kept
+        assert row == kept + [-1] * (width - len(kept))

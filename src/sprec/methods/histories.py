@@ -6,11 +6,11 @@ from sprec.data import Split
 
 
 def padded(split: Split, width: int, fill: int) -> np.ndarray:
-    """The last ``width`` items of each history, right-aligned, ``fill`` before the first one, shape (n, width)."""
-    place = split.offsets[1:, None] - width + np.arange(width)
-    inside = place >= split.offsets[:-1, None]
+    """The last ``width`` items of each history, ``fill`` behind the last one, shape (n, width)."""
+    starts, ends = split.offsets[:-1, None], split.offsets[1:, None]
+    place = np.maximum(ends - width, starts) + np.arange(width)
     items = np.append(split.items, fill)
-    rows: np.ndarray = items[np.where(inside, place, len(split.items))]
+    rows: np.ndarray = items[np.where(place < ends, place, len(split.items))]
     return rows
 
 
@@ -22,14 +22,3 @@ def longest(split: Split) -> int:
 def item_counts(split: Split, items: int) -> np.ndarray:
     """How often each item occurs in the histories and as target, shape (items,)."""
     return np.bincount(split.items, minlength=items) + np.bincount(split.targets, minlength=items)
-
-
-def with_prefixes(split: Split) -> Split:
-    """The split and, as further examples, every beginning of a history with the item that follows it."""
-    lengths = np.diff(split.offsets)
-    pieces = np.maximum(lengths - 1, 0)
-    sizes = np.concatenate([np.arange(1, pieces.max(initial=0) + 1)[:n] for n in pieces.tolist()] or [pieces])
-    starts = np.repeat(split.offsets[:-1], pieces)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - starts, sizes)
-    return split + Split(split.items[place], offsets, split.items[starts + sizes])

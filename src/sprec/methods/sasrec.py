@@ -1,0 +1,245 @@
+"""SASRec (Kang and McAuley, ICDM 2018): the sequential recommender of ids, and what D3 and RosePO consult.
+
+The form is that of the research group's code (DROS, MiniOneRec): the state at the last item of the history
+goes through an untied linear head to one logit per item; the loss is taken on the target only.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sprec.data import Split
+from sprec.errors import UserError
+from sprec.methods.histories import padded
+from sprec.methods.ranking import top_columns
+from sprec.methods.sampling import excluded_items, require_room
+from sprec.progress import bar
+
+_ROWS = 1024  # examples scored at once
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How SASRec is built and trained.
+
+    Attributes:
+        hidden: width of the embeddings.
+        blocks: attention blocks.
+        heads: attention heads; they divide ``hidden``.
+        history: items of the history that are read: the most recent ones.
+        loss: ``bce`` against one uniform negative, or ``ce`` over the whole catalog.
+        patience: epochs without a better validation NDCG before training stops.
+        augment: train on every beginning of a history too, as the original SASRec does.
+    """
+
+    hidden: int = 64
+    blocks: int = 1
+    heads: int = 1
+    history: int = 10
+    dropout: float = 0.1
+    lr: float = 4e-3
+    weight_decay: float = 1e-5
+    batch: int = 1024
+    loss: Literal["bce", "ce"] = "bce"
+    epochs: int = 200
+    patience: int = 20
+    augment: bool = False
+
+
+class Block(nn.Module):
+    """Causal attention with the residual on the normalised query, then a point-wise feed-forward layer."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        d = settings.hidden
+        self.heads, self.dropout = settings.heads, settings.dropout
+        self.before, self.after = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+        self.inner, self.outer = nn.Linear(d, d), nn.Linear(d, d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """States (B, L, d) to states of the same shape; padding at the end is never looked at."""
+        query = self.before(x)
+        parts = self.query(query), self.key(x), self.value(x)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
+        dropout = self.dropout if self.training else 0.0
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        x = self.after(query + seen.transpose(1, 2).flatten(2))
+        inner = nn.functional.dropout(nn.functional.relu(self.inner(x)), self.dropout, self.training)
+        return x + nn.functional.dropout(self.outer(inner), self.dropout, self.training)
+
+
+class SASRec(nn.Module):
+    """Histories of item ids to one logit per item of the catalog.
+
+    Args:
+        items: size of the catalog; the id ``items`` is padding.
+        settings: sizes and dropout.
+    """
+
+    def __init__(self, items: int, settings: Settings) -> None:
+        super().__init__()
+        self.items, self.settings = items, settings
+        self.item = nn.Embedding(items + 1, settings.hidden, padding_idx=items)
+        self.position = nn.Embedding(settings.history, settings.hidden)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
+        self.norm = nn.LayerNorm(settings.hidden)
+        self.head = nn.Linear(settings.hidden, items)
+        for embedding in (self.item, self.position):
+            nn.init.normal_(embedding.weight, std=0.01)
+
+    def states(self, histories: Tensor) -> Tensor:
+        """State after each item of the histories: ids (B, L), padded at the end, to (B, L, d)."""
+        real = histories != self.items
+        x = (self.item(histories) + self.position.weight) * real[..., None]
+        x = nn.functional.dropout(x, self.settings.dropout, self.training)
+        for block in self.blocks:
+            x = block(x) * real[..., None]
+        states: Tensor = self.norm(x)
+        return states
+
+    def batches(self, split: Split) -> Iterator[Tensor]:
+        """Logits of the examples in blocks, (up to 1024, items): for catalogs where all at once is too much."""
+        self.eval()
+        rows = torch.from_numpy(padded(split, self.settings.history, self.items))
+        with torch.no_grad():
+            for block in torch.split(rows, _ROWS) if len(split) else ():
+                histories = block.to(self.head.weight.device)
+                yield self.head(self.states(histories)[_ends(histories, self.items)])
+
+    def scores(self, split: Split) -> Tensor:
+        """Logits of all items for each example, float32 on the CPU, shape (n, items)."""
+        return torch.cat([torch.zeros(0, self.items), *(block.cpu() for block in self.batches(split))])
+
+    def top_k(self, split: Split, k: int, exclude_history: bool = False) -> np.ndarray:
+        """The ``k`` items with the highest logits, ties by item id, shape (n, k).
+
+        Raises:
+            UserError: the catalog has fewer than ``k`` items left for some example.
+        """
+        excluded = excluded_items(split, self.items, history=exclude_history, target=False)
+        require_room(excluded, self.items, k)
+        best = [np.zeros((0, k), dtype=np.int64)]
+        for number, block in enumerate(self.batches(split)):
+            banned = torch.from_numpy(excluded[number * _ROWS :][: len(block)]).to(block.device)
+            allowed = nn.functional.pad(block, (0, 1)).scatter_(1, banned, -torch.inf)[:, :-1]
+            best.append(top_columns(allowed.cpu().numpy(), k))
+        return np.concatenate(best)
+
+    def save(self, folder: Path) -> None:
+        """Write ``sasrec.safetensors`` and ``sasrec.json`` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.cpu() for name, tensor in self.state_dict().items()}, folder / "sasrec.safetensors")
+        about = {"items": self.items, "settings": asdict(self.settings)}
+        (folder / "sasrec.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "SASRec":
+        """Read what :meth:`save` wrote."""
+        about = json.loads((folder / "sasrec.json").read_text("utf-8"))
+        model = cls(about["items"], Settings(**about["settings"]))
+        model.load_state_dict(load_file(folder / "sasrec.safetensors"))
+        return model.eval()
+
+
+def train_sasrec(train: Split, valid: Split, items: int, settings: Settings, seed: int, device: str = "cpu") -> SASRec:
+    """Train with early stopping: the weights with the best validation NDCG are kept.
+
+    Args:
+        train: all training sequences there are.
+        valid: examples for early stopping.
+        items: size of the catalog.
+        settings: see :class:`Settings`.
+        seed: of the initial weights, the order of the examples, the negatives and the dropout.
+        device: where to train.
+
+    Raises:
+        UserError: no training or no validation examples.
+    """
+    if not len(train) or not len(valid):
+        raise UserError("SASRec needs training and validation examples; import a dataset that has both splits")
+    devices = [torch.device(device)] if device != "cpu" else []
+    with torch.random.fork_rng(devices), bar("SASRec", settings.epochs) as progress:
+        torch.manual_seed(seed)
+        model = SASRec(items, settings).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        best, best_ndcg, waited = _weights(model), -1.0, 0
+        for _ in range(settings.epochs):
+            _epoch(model, optimizer, train)
+            ndcg = validation_ndcg(model, valid)
+            progress.advance(1, f"NDCG {ndcg:.4f}")
+            waited = 0 if ndcg > best_ndcg else waited + 1
+            if not waited:
+                best, best_ndcg = _weights(model), ndcg
+            if waited == settings.patience:
+                break
+    model.load_state_dict(best)
+    return model.eval()
+
+
+def validation_ndcg(model: SASRec, split: Split) -> float:
+    """Mean of 1/log2(rank + 2) over the whole ranking (rank of the target, from 0, ties by item id).
+
+    Without a cut-off every example counts, so that the epochs can be told apart on a few hundred examples.
+    """
+    ids = torch.arange(model.items, device=model.head.weight.device)
+    ranks = []
+    for block, targets in zip(
+        model.batches(split), np.split(split.targets, range(_ROWS, len(split), _ROWS)), strict=True
+    ):
+        target = torch.from_numpy(targets).to(ids.device)[:, None]
+        score = block.gather(1, target)
+        ahead = (block > score) | ((block == score) & (ids < target))
+        ranks.append(ahead.sum(1).cpu())
+    return float((1 / torch.log2(torch.cat(ranks).double() + 2)).mean())
+
+
+def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split) -> None:
+    model.train()
+    device = model.head.weight.device
+    histories = torch.from_numpy(padded(examples, model.settings.history, model.items)).to(device)
+    targets = torch.from_numpy(examples.targets).to(device)
+    for rows in torch.split(torch.randperm(len(targets)).to(device), model.settings.batch):
+        optimizer.zero_grad()
+        torch.autograd.backward(training_loss(model, histories[rows], targets[rows]))
+        optimizer.step()
+
+
+def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss of a batch: ids (B, L), padded at the end, and targets (B,).
+
+    ``bce``: binary cross-entropy of the target's logit against 1 and of one uniform other item's against 0.
+    ``ce``: cross-entropy over the catalog. With ``augment``, the mean runs over all positions.
+    """
+    ends, states = _ends(histories, model.items), model.states(histories)
+    if model.settings.augment:
+        following, known = histories.roll(-1, dims=1), histories != model.items
+        following[ends], known[ends] = targets, True
+        states, targets = states[known], following[known]
+    else:
+        states = states[ends]
+    if model.settings.loss == "ce":
+        return nn.functional.cross_entropy(model.head(states), targets)
+    others = torch.randint_like(targets, model.items - 1)
+    others = others + (others >= targets)  # uniform over the items that are not the target
+    pair = torch.stack([targets, others], 1)
+    logits = torch.einsum("bd,bpd->bp", states, model.head.weight[pair]) + model.head.bias[pair]
+    wanted = torch.tensor([1.0, 0.0], device=logits.device).expand_as(logits)
+    return nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+
+
+def _ends(histories: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the last item of each history; column 0 where a history is empty."""
+    last = ((histories != padding).sum(1) - 1).clamp(min=0)
+    return torch.arange(len(histories), device=histories.device), last
+
+
+def _weights(model: SASRec) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
