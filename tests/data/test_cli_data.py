@@ -37,9 +37,82 @@ def test_demo_is_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='unknown format "csv"; formats: '):
-        run.invoke(app, ["import", "csv", str(tmp_path), "-o", str(tmp_path / "out")], catch_exceptions=False)
+    done = run.invoke(app, ["import", "csv", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "movielens" in done.output
     assert not (tmp_path / "out").exists()
+
+
+def shop(folder: Path) -> list[str]:
+    rows = [f"{user},{(user + i) % 7},{i},{i % 5}" for user in range(20) for i in range(14)]
+    (folder / "log.csv").write_text("customer,sku,at,stars\n" + "\n".join(rows) + "\nx,,,\n")
+    items = [f"{i},Thing {i},{'odd' if i % 2 else 'even'};all" for i in range(7)]
+    (folder / "items.csv").write_text("sku,name,kind\n" + "\n".join(items))
+    columns = "user=customer,item=sku,time=at,rating=stars,title=name,genres=kind"
+    return ["import", "table", str(folder / "log.csv"), "--items", str(folder / "items.csv"), "--columns", columns]
+
+
+def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
+    options = "--history 4 --min-history 2 --min-length 5 --min-rating 1 --core 3 --repeats first --drop-seen-targets"
+    options += " --windows sliding --split user --shares 6:2:2 --train 30 --valid 5 --test 6 --extra 7 --seed 3"
+    options += " --top-genres 2 --exclude-genre odd --keep-parents --max-title 50 --distinguish id --no-unseen"
+    options += " --noun tools --verb used --genre-separator ; --name shop"
+    command = [*shop(tmp_path), *options.split(), "-o", str(tmp_path / "out")]
+    done = run.invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.name == "shop"
+    assert dataset.genres == ("all", "even")
+    assert dataset.wording.prefix == "The user has used the following tools before: "
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 30,
+        "valid": 5,
+        "test": 6,
+        "extra": 7,
+    }
+    assert dataset.meta["options"] == {
+        "history": 4,
+        "min_history": 2,
+        "min_length": 5,
+        "min_rating": 1.0,
+        "core": 3,
+        "repeats": "first",
+        "drop_seen_targets": True,
+        "windows": "sliding",
+        "split": "user",
+        "shares": [0.6, 0.2, 0.2],
+        "sizes": {"train": 30, "valid": 5, "test": 6, "extra": 7},
+        "seed": 3,
+        "max_title": 50,
+        "distinguish": "id",
+        "unseen_items": False,
+        "genres": None,
+        "top": 2,
+        "exclude": ["odd"],
+        "drop_parents": False,
+    }
+    assert dataset.meta["malformed"] == ["log.csv:282: user='x', item=None, time=None"]
+    assert dataset.warnings["malformed_lines"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shares", "8:2"], "--shares takes train:valid:test like 8:1:1, got '8:2'"),
+        (["--columns", "buyer=customer"], "--columns takes detail, genres, item, .* got buyer=customer"),
+        (["--columns", "user=buyer,item=sku,time=at"], 'has no column "buyer"; columns: customer, sku, at, stars'),
+    ],
+)
+def test_impossible_options_are_one_line(tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run.invoke(app, [*shop(tmp_path), *options, "-o", str(tmp_path / "out")], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_logs_are_refused_for_records(tmp_path: Path) -> None:
+    command = ["import", "sprec", str(tmp_path), "-o", str(tmp_path / "out"), "--history", "5"]
+    with pytest.raises(UserError, match="--history does not apply to sprec"):
+        run.invoke(app, command, catch_exceptions=False)
 
 
 def test_looking_at_data_never_imports_torch(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def _log(options: dict[str, Any]) -> "Dataset":
     protocol = Protocol(**chosen(Protocol) | {"sizes": sizes, "shares": _shares(options["shares"])})
     cleaning = Cleaning(
         **chosen(Cleaning),
-        genres=options["genre"],
+        genres=options["genre"] or None,
         top=options["top_genres"],
         exclude=options["exclude_genre"] or (),
         drop_parents=not options["keep_parents"],

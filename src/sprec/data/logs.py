@@ -104,7 +104,7 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
     faults.add("interactions_dropped_low_rating", count=rows - len(events))
     keep_unseen = log.whole_catalog if cleaning.unseen_items is None else cleaning.unseen_items
     items = _tidy(_chosen(log.items, events, keep_unseen, faults), cleaning, faults)
-    events = _filter(_titled(events, items, faults), protocol, faults)
+    events = _filter(_titled(events, items, log.items, faults), protocol, faults)
     catalog, item_ids = _catalog(items, events, keep_unseen and not protocol.core)
     windows = find_windows(events, protocol)
     parts = assign(events, windows, protocol)
@@ -164,13 +164,15 @@ def _tidy(items: pl.DataFrame, cleaning: Cleaning, faults: Faults) -> pl.DataFra
     )
 
 
-def _titled(events: Events, items: pl.DataFrame, faults: Faults) -> Events:
+def _titled(events: Events, items: pl.DataFrame, listed: pl.DataFrame, faults: Faults) -> Events:
+    """The events of items with a usable title (``items``, of those that were ``listed``)."""
     known = events.items.cast(pl.String).is_in(items["item"].implode()).to_numpy()
     kept = events.where(known[events.item])
     if not len(kept):
+        example = f"ids like {listed['item'][0]!r}" if len(listed) else "no ids"
         raise UserError(
-            f"none of the {len(known):,} items of the log has a title; the log has ids like {events.items[0]!r}, "
-            f"the list of items {'like ' + repr(items['item'][0]) if len(items) else 'has none with a title'}"
+            f"none of the {len(known):,} items of the log has a title; the log has ids like "
+            f"{str(events.items[0])!r}, the list of items has {example}"
         )
     faults.add("interactions_dropped_item_without_title", count=len(events) - len(kept))
     return kept

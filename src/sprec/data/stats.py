@@ -93,12 +93,17 @@ def leakage(train: Split, test: Split, run: int = RUN) -> dict[str, float]:
     Returns:
         ``run``, the number of such ``rows`` and their ``share`` of the test rows.
     """
-    known, _ = _runs(train, run)
-    asked, row = _runs(test, run)
+    rows = int(overlapping(test, train, run).sum())
+    return {"run": run, "rows": rows, "share": rows / len(test) if len(test) else math.nan}
+
+
+def overlapping(split: Split, other: Split, run: int = RUN) -> np.ndarray:
+    """Which rows share a run of consecutive items (history and target) with a row of the other split, (n,) bool."""
+    known, _ = _runs(other, run)
+    asked, row = _runs(split, run)
     _, codes = np.unique(np.concatenate([known, asked]), axis=0, return_inverse=True)
     shared = np.isin(codes[len(known) :], codes[: len(known)])
-    rows = len(np.unique(row[shared]))
-    return {"run": run, "rows": rows, "share": rows / len(test) if len(test) else math.nan}
+    return np.bincount(row[shared], minlength=len(split)) > 0
 
 
 def _runs(split: Split, length: int) -> tuple[np.ndarray, np.ndarray]:

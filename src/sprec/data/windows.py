@@ -91,7 +91,8 @@ def find_windows(events: Events, protocol: Protocol) -> np.ndarray:
         for position in range(lowest):
             mask[(starts + position)[ends - starts > position]] = False
     if protocol.drop_seen_targets:
-        mask &= previous(events) < np.arange(len(events)) - protocol.history
+        before = previous(events)
+        mask &= (before < 0) | (before < np.arange(len(events)) - protocol.history)
     if not mask.any():
         raise UserError(f"no user has more than {lowest} interactions; use a smaller history or min_history")
     return mask

@@ -49,13 +49,14 @@ def to_id(values: pl.Series, source: str) -> pl.Series:
     if values.dtype.is_float():
         whole = values.is_not_nan() & (values == values.round())
         values = values.cast(pl.Int64, strict=False).set(~whole, None)
-    if values.dtype.is_integer():
-        lowest = values.min()
-        if isinstance(lowest, int) and lowest < 0:
-            raise UserError(f"{source}: {values.name} id {lowest} is negative; ids count from 0 or are text")
-        return values.cast(pl.Int64)
-    texts = values.cast(pl.String).str.strip_chars()
-    return texts.set(texts == "", None)
+    if not values.dtype.is_integer():
+        texts = values.cast(pl.String).str.strip_chars()
+        values = texts.set(texts == "", None)
+    numbers = values.cast(pl.Int64, strict=False)
+    lowest = numbers.min() if numbers.null_count() == values.null_count() else 0
+    if isinstance(lowest, int) and lowest < 0:
+        raise UserError(f"{source}: {values.name} id {lowest} is negative; ids count from 0 or are text")
+    return numbers if values.dtype.is_integer() else values
 
 
 def to_time(values: pl.Series, source: str) -> pl.Series:

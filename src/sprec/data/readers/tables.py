@@ -66,7 +66,7 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
         chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
         chosen += [pl.col("line")] if "line" in names else []
         yield from table.select(chosen).collect_batches(chunk_size=BATCH, maintain_order=True)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
 
 
@@ -83,7 +83,7 @@ def names_of(table: pl.LazyFrame, source: object) -> list[str]:
     """
     try:
         return [name for name in table.collect_schema().names() if name != "line"]
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
 
 

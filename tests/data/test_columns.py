@@ -1,0 +1,78 @@
+import datetime as dt
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sprec.data.readers.columns import to_events, to_genres, to_id, to_time
+from sprec.data.readers.log import Faults
+from sprec.errors import UserError
+
+NOON = 1_500_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1_500_000_000, 0], [NOON, 0]),
+        ([1_500_000_000_000], [NOON]),
+        ([1_500_000_000_000_000], [NOON]),
+        ([1_500_000_000_000_000_000], [NOON]),
+        ([1.5e9, 1.5000000005e9, None], [NOON, NOON + 500, None]),
+        (["1500000000", "881250949.0", "yesterday"], [NOON, 881_250_949_000, None]),
+        (["2017-07-14", "2017-07-14 02:40:00", None], [1_499_990_400_000, NOON, None]),
+        (["2017-07-14T02:40:00.250", "2017/07/14"], [NOON + 250, 1_499_990_400_000]),
+        (["2017-07-14T02:40:00Z", "2017-07-14T04:40:00+02:00"], [NOON, NOON]),
+        (["Thu Jul 13 19:40:00 -0700 2017"], [NOON]),
+        ([dt.date(2017, 7, 14)], [1_499_990_400_000]),
+        ([dt.datetime(2017, 7, 14, 2, 40)], [NOON]),
+        ([dt.datetime(2017, 7, 14, 2, 40, tzinfo=dt.UTC)], [NOON]),
+    ],
+)
+def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: list[int | None]) -> None:
+    assert to_time(pl.Series("time", values), "log").to_list() == expected
+
+
+@given(st.datetimes(min_value=dt.datetime(1975, 1, 1), max_value=dt.datetime(2100, 1, 1)))
+def test_a_date_and_its_number_are_the_same_time(moment: dt.datetime) -> None:
+    moment = moment.replace(microsecond=0)
+    seconds = int(moment.replace(tzinfo=dt.UTC).timestamp())
+    forms = [pl.Series([moment.isoformat()]), pl.Series([moment]), pl.Series([seconds]), pl.Series([seconds * 1000])]
+    assert {to_time(values, "log")[0] for values in forms} == {seconds * 1000}
+
+
+def test_times_that_nobody_can_read_are_one_line() -> None:
+    with pytest.raises(UserError, match="log: cannot read the time 'soon'; use numbers"):
+        to_time(pl.Series("time", ["soon", "later"]), "log")
+
+
+def test_ids_are_whole_numbers_or_text() -> None:
+    assert to_id(pl.Series("user", [1.0, 2.5, None]), "log").to_list() == [1, None, None]
+    assert to_id(pl.Series("user", [" a ", "", None]), "log").to_list() == ["a", None, None]
+    with pytest.raises(UserError, match="log: item id -3 is negative"):
+        to_id(pl.Series("item", [1, -3]), "log")
+
+
+def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
+    frame = pl.DataFrame(
+        {
+            "user": ["a", "", "b", "c"],
+            "item": ["1", "2", None, "4"],
+            "time": ["5", "6", "7", "soon"],
+            "rating": ["1", "x", "3", "4"],
+            "line": [2, 3, 4, 5],
+        }
+    )
+    faults = Faults()
+    events = to_events(frame, "log.csv", faults)
+    assert events.rows() == [("a", "1", 5000, 1.0)]
+    assert faults.counts == {"malformed_lines": 3}
+    assert faults.examples["malformed_lines"][0] == "log.csv:3: user='', item='2', time='6'"
+
+
+def test_genres_are_split_trimmed_and_unique() -> None:
+    texts = pl.Series(["Drama| Crime |Drama", "", None, "(no genres listed)"])
+    assert [kinds or [] for kinds in to_genres(texts).to_list()] == [["Drama", "Crime"], [], [], []]
+    assert to_genres(pl.Series([["b", " a"], ["a", "a"]])).to_list() == [["b", "a"], ["a"]]

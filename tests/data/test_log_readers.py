@@ -1,0 +1,341 @@
+import gzip
+import json
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from sprec.data.logs import READERS
+from sprec.data.readers.log import ITEMS, Faults, Log
+from sprec.data.readers.table import Columns
+from sprec.data.readers.table import read as read_table
+from sprec.errors import UserError
+
+Event = tuple[Any, ...]
+
+
+def events(log: Log) -> list[Event]:
+    return [row[:3] for batch in log.events for row in batch.select("user", "item", "time").rows()]
+
+
+def items(log: Log) -> list[tuple[Any, ...]]:
+    assert list(log.items.columns) == list(ITEMS)
+    return [(item, title, list(genres or ()), detail) for item, title, genres, detail in log.items.rows()]
+
+
+def write_gz(path: Path, records: Iterable[Any], write: Any = json.dumps) -> None:
+    path.write_bytes(gzip.compress("".join(write(record) + "\n" for record in records).encode()))
+
+
+# MovieLens -----------------------------------------------------------------------------------------------------------
+
+
+def ml_10m(folder: Path) -> None:
+    (folder / "ratings.dat").write_text("1::122::5::838985046\n1::185::4.5::838983525\n2::122::0.5::838983000\n")
+    movies = "122::Boomerang: The Film (1992)::Comedy|Romance\n185::Amélie (2001)::(no genres listed)\n"
+    (folder / "movies.dat").write_text(movies, "utf-8")
+
+
+def ml_1m(folder: Path) -> None:
+    ml_10m(folder)
+    (folder / "movies.dat").write_text((folder / "movies.dat").read_text("utf-8"), "latin-1")
+
+
+def ml_latest(folder: Path) -> None:
+    (folder / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,122,5.0,838985046\n1,185,4.5,838983525\n2,122,0.5,838983000\n"
+    )
+    (folder / "movies.csv").write_text(
+        "movieId,title,genres\r\n"
+        "122,Boomerang: The Film (1992),Comedy|Romance\r\n185,Amélie (2001),(no genres listed)\r\n",
+        "utf-8",
+    )
+
+
+def ml_100k(folder: Path) -> None:
+    (folder / "u.data").write_text("1\t122\t5\t838985046\n1\t185\t4\t838983525\n2\t122\t1\t838983000\n")
+    flags = {"122": {5, 14}, "185": {0}}
+    titles = {"122": "Boomerang: The Film (1992)", "185": "Amélie (2001)"}
+    lines = [
+        f"{item}|{title}|01-Jan-1992||http://x|{'|'.join(str(int(i in flags[item])) for i in range(19))}\n"
+        for item, title in titles.items()
+    ]
+    (folder / "u.item").write_text("".join(lines), "latin-1")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("layout", [ml_10m, ml_1m, ml_latest, ml_100k])
+def test_movielens_in_every_layout(tmp_path: Path, layout: Any, zipped: bool) -> None:
+    inner = tmp_path / "source" / "ml"
+    inner.mkdir(parents=True)
+    layout(inner)
+    source = tmp_path / "source"
+    if zipped:
+        source = tmp_path / "ml.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in inner.iterdir():
+                archive.write(path, f"ml/{path.name}")
+    faults = Faults()
+    log = READERS["movielens"](source, faults)
+    assert events(log) == [(1, 122, 838_985_046_000), (1, 185, 838_983_525_000), (2, 122, 838_983_000_000)]
+    assert items(log) == [
+        ("122", "Boomerang: The Film (1992)", ["Comedy", "Romance"], None),
+        ("185", "Amélie (2001)", [], None),
+    ]
+    assert log.whole_catalog
+    assert not faults.counts
+
+
+def test_malformed_movielens_lines_are_counted(tmp_path: Path) -> None:
+    ml_10m(tmp_path)
+    with (tmp_path / "ratings.dat").open("a") as file:
+        file.write("3::x::1::5\n4::122\n")
+    with (tmp_path / "movies.dat").open("a") as file:
+        file.write("9\n")
+    faults = Faults()
+    log = READERS["movielens"](tmp_path, faults)
+    assert len(events(log)) == 3
+    assert faults.counts == {"malformed_lines": 3}
+    assert [place.split(": ")[0] for place in faults.examples["malformed_lines"]] == [
+        "movies.dat:3",
+        "ratings.dat:4",
+        "ratings.dat:5",
+    ]
+
+
+# UCSD ----------------------------------------------------------------------------------------------------------------
+
+
+def test_goodreads(tmp_path: Path) -> None:
+    write_gz(
+        tmp_path / "goodreads_interactions_poetry.json.gz",
+        [
+            {"user_id": "u1", "book_id": "7", "rating": 5, "date_added": "Thu Jul 13 19:40:00 -0700 2017"},
+            {"user_id": "u1", "book_id": 8, "rating": 0, "date_added": "Thu Jul 13 19:40:01 -0700 2017"},
+            {"user_id": "u2", "book_id": "7", "rating": 3, "date_added": ""},
+        ],
+    )
+    books = [{"book_id": "7", "title": "Odes", "publication_year": "1819"}, {"book_id": "8", "title": ""}]
+    write_gz(tmp_path / "goodreads_books_poetry.json.gz", books)
+    genres = [{"book_id": "7", "genres": {"poetry": 9, "history, biography": 1}}, {"book_id": "8", "genres": {}}]
+    write_gz(tmp_path / "goodreads_book_genres_initial.json.gz", genres)
+    faults = Faults()
+    log = READERS["goodreads"](tmp_path, faults)
+    batches = list(log.events)
+    assert batches[0].rows() == [("u1", "7", 1_500_000_000_000, 5.0), ("u1", "8", 1_500_000_001_000, None)]
+    assert items(log) == [("7", "Odes", ["poetry", "history, biography"], "1819"), ("8", "", [], None)]
+    assert faults.examples == {
+        "malformed_lines": ["goodreads_interactions_poetry.json.gz:3: user='u2', item='7', time=''"]
+    }
+
+
+AMAZON = {
+    2014: (
+        {"reviewerID": "A1", "asin": "B1", "overall": 4.0, "unixReviewTime": 1_500_000_000},
+        {"asin": "B1", "title": 'It\'s "Live"', "categories": [["CDs", "Pop"], ["CDs", "Jazz"]], "brand": "Seal"},
+    ),
+    2018: (
+        {"reviewerID": "A1", "asin": "B1", "overall": 4.0, "unixReviewTime": 1_500_000_000},
+        {"asin": "B1", "title": 'It\'s "Live"', "category": ["CDs", "Pop", "Jazz"], "brand": "Seal"},
+    ),
+    2023: (
+        {"user_id": "A1", "asin": "B0", "parent_asin": "B1", "rating": 4.0, "timestamp": 1_500_000_000_000},
+        {"parent_asin": "B1", "title": 'It\'s "Live"', "categories": ["CDs", "Pop", "Jazz"], "store": "Seal"},
+    ),
+}
+
+
+@pytest.mark.parametrize("year", AMAZON)
+def test_amazon_of_all_years(tmp_path: Path, year: int) -> None:
+    review, item = AMAZON[year]
+    write_gz(tmp_path / "CDs_5.json.gz", [review, review])
+    write_gz(tmp_path / "meta_CDs.json.gz", [item], repr if year == 2014 else json.dumps)
+    log = READERS["amazon"](tmp_path, Faults())
+    assert next(iter(log.events)).rows() == [("A1", "B1", 1_500_000_000_000, 4.0)] * 2
+    assert items(log) == [("B1", 'It\'s "Live"', ["CDs", "Pop", "Jazz"], "Seal")]
+
+
+def python_2(record: dict[str, Any]) -> str:
+    """As Python 2 wrote it: u'' strings."""
+    fields = (f"u{key!r}: {'u' if isinstance(value, str) else ''}{value!r}" for key, value in record.items())
+    return "{" + ", ".join(fields) + "}"
+
+
+def steam_games(folder: Path) -> None:
+    games = [
+        {"id": "10", "app_name": "Counter-Strike", "genres": ["Action"], "release_date": "2000-11-01"},
+        {"id": "20", "title": "Team Fortress", "release_date": "soon"},
+        {"title": "no id"},
+    ]
+    write_gz(folder / "steam_games.json.gz", games, python_2)
+
+
+GAMES = [("10", "Counter-Strike", ["Action"], "2000"), ("20", "Team Fortress", [], "soon")]
+
+
+def test_steam_reviews(tmp_path: Path) -> None:
+    steam_games(tmp_path)
+    review = {"username": "Chaos", "product_id": "10", "date": "2017-07-14", "text": 'It\'s\n"good"'}
+    write_gz(tmp_path / "steam_reviews.json.gz", [review, {"username": "x"}], python_2)
+    faults = Faults()
+    log = READERS["steam"](tmp_path, faults)
+    assert events(log) == [("Chaos", "10", 1_499_990_400_000)]
+    assert items(log) == GAMES
+    assert faults.counts == {"malformed_lines": 1}
+
+
+def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
+    steam_games(tmp_path)
+    libraries = [{"user_id": "u", "items": [{"item_id": "20"}, {"item_id": "10"}, "?"]}, {"user_id": "v"}]
+    write_gz(tmp_path / "australian_users_items.json.gz", libraries, repr)
+    faults = Faults()
+    log = READERS["steam"](tmp_path, faults)
+    assert events(log) == [("u", "20", 0), ("u", "10", 86_400_000)]
+    assert faults.counts == {"malformed_lines": 2}
+
+
+# RecBole and tables --------------------------------------------------------------------------------------------------
+
+
+def recbole(folder: Path) -> None:
+    (folder / "shop.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu1\ti1\t5\t881250949\nu1\ti2\t\t881250950.5\n"
+    )
+    (folder / "shop.item").write_text(
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        'i1\tThe "Real" Thing\t1995\tDrama Sci-Fi\ni2\tOther\t\t\n'
+    )
+
+
+def test_recbole(tmp_path: Path) -> None:
+    recbole(tmp_path)
+    log = READERS["recbole"](tmp_path, Faults())
+    assert next(iter(log.events)).rows() == [("u1", "i1", 881_250_949_000, 5.0), ("u1", "i2", 881_250_950_500, None)]
+    assert items(log) == [("i1", 'The "Real" Thing', ["Drama", "Sci-Fi"], "1995"), ("i2", "Other", [], None)]
+
+
+SHOP = pl.DataFrame({"customer": ["a", "a", "b"], "sku": ["1", "02", "1"], "at": ["2017-07-14"] * 3})
+PRODUCTS = pl.DataFrame({"sku": ["1", "02"], "name": ["Tea, green", " Pot "], "kind": ["Food;Drink", None]})
+NAMES = Columns(user="customer", item="sku", time="at", title="name", genres="kind", separator=";")
+
+
+def write_table(frame: pl.DataFrame, path: Path) -> Path:
+    if path.name.endswith(".parquet"):
+        frame.write_parquet(path)
+    elif path.name.endswith(".jsonl"):
+        frame.write_ndjson(path)
+    else:
+        text = frame.write_csv(separator="\t" if ".tsv" in path.name else ",").encode()
+        path.write_bytes(gzip.compress(text) if path.name.endswith(".gz") else text)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".parquet", ".jsonl"])
+def test_tables_of_all_kinds(tmp_path: Path, suffix: str) -> None:
+    log_file = write_table(SHOP, tmp_path / f"log{suffix}")
+    item_file = write_table(PRODUCTS, tmp_path / f"items{suffix}")
+    log = read_table(log_file, item_file, Faults(), NAMES)
+    day = 1_499_990_400_000
+    assert events(log) == [("a", "1", day), ("a", "02", day), ("b", "1", day)]
+    assert items(log) == [("1", "Tea, green", ["Food", "Drink"], None), ("02", "Pot", [], None)]
+
+
+def test_a_log_can_carry_its_titles_or_use_ids_as_titles(tmp_path: Path) -> None:
+    titled = write_table(SHOP.with_columns(name=pl.col("sku") + " tea"), tmp_path / "titled.csv")
+    assert sorted(items(read_table(titled, None, Faults(), NAMES))) == [
+        ("02", "02 tea", [], None),
+        ("1", "1 tea", [], None),
+    ]
+    bare = write_table(SHOP, tmp_path / "bare.csv")
+    assert sorted(items(read_table(bare, None, Faults(), NAMES))) == [("02", "02", [], None), ("1", "1", [], None)]
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("movielens", r"holds no MovieLens ratings \(ratings.dat, ratings.csv or u.data\)"),
+        ("goodreads", "holds no Goodreads interactions"),
+        ("amazon", "holds no Amazon metadata"),
+        ("steam", "holds no Steam games"),
+        ("recbole", "holds no RecBole interactions"),
+    ],
+)
+def test_a_folder_of_another_format_is_one_line(tmp_path: Path, format: str, message: str) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=message):
+        READERS[format](tmp_path, Faults())
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_a_missing_source_is_one_line(tmp_path: Path, format: str) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        READERS[format](tmp_path / "nowhere", Faults())
+
+
+def test_a_broken_zip_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ml.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(UserError, match=r"ml.zip is not a readable zip"):
+        READERS["movielens"](tmp_path / "ml.zip", Faults())
+
+
+def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> None:
+    ml_10m(tmp_path)
+    (tmp_path / "movies.dat").write_text("")
+    with pytest.raises(UserError, match=r"movies.dat in .* is empty"):
+        READERS["movielens"](tmp_path, Faults())
+    (tmp_path / "movies.dat").unlink()
+    with pytest.raises(UserError, match=r"holds no movies.dat"):
+        READERS["movielens"](tmp_path, Faults())
+    (tmp_path / "ratings.dat").write_text("")
+    with pytest.raises(UserError, match=r"ratings.dat is empty"):
+        READERS["movielens"](tmp_path, Faults())
+
+
+def test_amazon_needs_one_file_of_reviews(tmp_path: Path) -> None:
+    write_gz(tmp_path / "meta_CDs.json.gz", [{}])
+    with pytest.raises(UserError, match=r"one file of reviews beside meta_CDs.json.gz, found none"):
+        READERS["amazon"](tmp_path, Faults())
+    write_gz(tmp_path / "meta_Books.json.gz", [{}])
+    with pytest.raises(UserError, match=r"several files of Amazon metadata: meta_Books.json.gz, meta_CDs.json.gz"):
+        READERS["amazon"](tmp_path, Faults())
+
+
+def test_recbole_headers_are_checked(tmp_path: Path) -> None:
+    recbole(tmp_path)
+    (tmp_path / "shop.item").write_text("item_id:token\tprice:float\n1\t2\n")
+    with pytest.raises(UserError, match="needs the columns item_id and title; columns: item_id, price"):
+        READERS["recbole"](tmp_path, Faults())
+    (tmp_path / "shop.item").write_text("item_id\ttitle\n1\tx\n")
+    with pytest.raises(UserError, match=r"shop.item:1: a RecBole header types its columns like item_id:token"):
+        READERS["recbole"](tmp_path, Faults())
+
+
+def damaged(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", b"", "log.csv is empty"),
+        ("log.csv", b"user,item\n1,2\n", 'log.csv has no column "time"; columns: user, item'),
+        ("log.csv", b"user,item,time\n\xff\xfe,1,2\n", "cannot read .*log.csv: .*[uU][tT][fF]"),
+        ("log.csv", b"user,item,time\n-5,1,2\n1,1,2\n", "log.csv: user id -5 is negative"),
+        ("log.csv", b"user,item,time\n1,1,soon\n", "log.csv: cannot read the time 'soon'"),
+        ("log.parquet", b"PAR1 is not enough", "cannot read .*log.parquet"),
+        ("log.jsonl", b"{not json", "cannot read .*log.jsonl"),
+        ("log.csv.gz", b"\x1f\x8b\x08 cut", "cannot read .*log.csv.gz"),
+    ],
+)
+def test_malformed_tables_are_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = damaged(tmp_path / name, content)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_table(path, None, Faults()).events)
+    assert "\n" not in str(caught.value)
