@@ -1,0 +1,174 @@
+"""A trie over token sequences as flat arrays: children by one gather, sequences below a node as one range.
+
+Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node
+needs no more than the number of its first child and their count. The sequences, sorted, lie below a node as
+one contiguous
+range: what a probability over sequences puts below a node is the difference of two prefix sums.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = 0
+
+
+class Children(NamedTuple):
+    """The children of B nodes, padded to the largest family: shapes (B, W).
+
+    Where ``mask`` is False, ``nodes`` is the root and ``tokens`` is 0.
+    """
+
+    nodes: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+
+class Rest(NamedTuple):
+    """The tokens that remain below B nodes of one sequence each, shape (B, L), with their mask."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Trie:
+    """N nodes over n token sequences. The sequences carry ids 0..n-1; equal sequences share a leaf.
+
+    Attributes:
+        token: the token that leads to each node (N,); 0 for the root.
+        depth: tokens from the root (N,).
+        first_child: number of the lowest child (N,).
+        branching: number of children (N,); 0 at a leaf.
+        start: where the ids below each node start in ``ids`` (N,).
+        stop: where they stop (N,).
+        single: whether only one sequence (of one or several ids) lies below (N,).
+        ids: the ids, sorted by their sequences, ties by id (n,).
+        tokens: all sequences behind each other.
+        begin: where the sequence of each entry of ``ids`` begins in ``tokens`` (n,).
+        length: its length (n,).
+    """
+
+    token: Tensor
+    depth: Tensor
+    first_child: Tensor
+    branching: Tensor
+    start: Tensor
+    stop: Tensor
+    single: Tensor
+    ids: Tensor
+    tokens: Tensor
+    begin: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> "Trie":
+        """Build the trie; sequence i carries the id i.
+
+        Raises:
+            ValueError: no sequences, an empty one, or one that is the beginning of another one: let all end
+                with
+                a token that occurs nowhere else.
+        """
+        lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
+        if not lengths.all() or not len(lengths):
+            raise ValueError("a trie needs at least one sequence, and sequences of at least one token")
+        tokens = np.fromiter(chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+        begin = np.cumsum(lengths) - lengths
+        token, parent, levels, leaf = _grow(tokens, begin, lengths)
+        branching = np.bincount(parent[1:], minlength=len(token))
+        if branching[leaf].any():
+            raise ValueError("a sequence is the beginning of another one; end all with a token of their own")
+        first_child = np.cumsum(branching) - branching + 1
+        start, stop = _ranges(np.bincount(leaf, minlength=len(token)), parent, levels)
+        leaves = _sum_below((branching == 0).astype(np.int64), parent, levels)
+        order = np.argsort(start[leaf], kind="stable")
+        depth = np.repeat(np.arange(len(levels) - 1), np.diff(levels))
+        nodes = (array.astype(np.int32) for array in (token, depth, first_child, branching, start, stop))
+        entries = (order, tokens.astype(np.int32), begin[order], lengths[order])
+        return cls(*map(torch.from_numpy, (*nodes, leaves == 1, *entries)))
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+    def to(self, device: torch.device | str) -> "Trie":
+        """The same trie on another device."""
+        return Trie(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def children(self, nodes: Tensor) -> Children:
+        """The children of nodes, (B,) to (B, W), W the largest number of children among them; siblings by token."""
+        branching = self.branching[nodes]
+        place = torch.arange(int(branching.max()) if len(nodes) else 0, device=nodes.device)
+        mask = place < branching[:, None]
+        child = torch.where(mask, self.first_child[nodes][:, None] + place, ROOT)
+        return Children(child, self.token[child].long(), mask)
+
+    def rest(self, nodes: Tensor) -> Rest:
+        """The tokens from nodes to the leaf of their one sequence; for nodes that are ``single``."""
+        entry, depth = self.start[nodes].long(), self.depth[nodes]
+        remaining = self.length[entry] - depth
+        place = torch.arange(int(remaining.max()) if len(nodes) else 0, device=nodes.device)
+        mask = place < remaining[:, None]
+        at = torch.where(mask, (self.begin[entry] + depth)[:, None] + place, 0)
+        return Rest(torch.where(mask, self.tokens[at].long(), 0), mask)
+
+    def ids_below(self, node: int) -> Tensor:
+        """All ids below a node; at a leaf, the ids that share its sequence, ascending."""
+        return self.ids[int(self.start[node]) : int(self.stop[node])]
+
+    def cumulative(self, values: Tensor) -> Tensor:
+        """Prefix sums of values per id, (B, n) to (B, n+1), for :meth:`mass`; float64, as small masses matter."""
+        sums = values[:, self.ids].double().cumsum(1)
+        return torch.nn.functional.pad(sums, (1, 0))
+
+    def mass(self, cumulative: Tensor, nodes: Tensor) -> Tensor:
+        """Sum of the values of all ids below nodes: case b of ``cumulative`` with nodes (B, ...) to (B, ...)."""
+        flat = nodes.flatten(1)
+        upper, lower = (cumulative.gather(1, bound[flat].long()) for bound in (self.stop, self.start))
+        return (upper - lower).clamp(min=0).view(nodes.shape)
+
+
+def _grow(
+    tokens: np.ndarray, begin: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Make the nodes level by level: token and parent of each, first node of each level, leaf of each sequence."""
+    vocabulary = int(tokens.max()) + 1
+    at = np.zeros(len(lengths), dtype=np.int64)  # the node that each sequence has reached
+    all_tokens, parents, levels = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)], [0, 1]
+    running = np.arange(len(lengths))
+    for depth in range(int(lengths.max())):
+        running = running[lengths[running] > depth]
+        branch = at[running] * vocabulary + tokens[begin[running] + depth]
+        new, which = np.unique(branch, return_inverse=True)
+        at[running] = levels[-1] + which
+        all_tokens.append(new % vocabulary)
+        parents.append(new // vocabulary)
+        levels.append(levels[-1] + len(new))
+    return np.concatenate(all_tokens), np.concatenate(parents), np.array(levels), at
+
+
+def _sum_below(own: np.ndarray, parent: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Sum of ``own`` over each node and all nodes below it."""
+    total = own.copy()
+    for low, high in zip(levels[-2:0:-1], levels[:1:-1], strict=True):
+        first = parent[low]
+        total[first : parent[high - 1] + 1] += np.bincount(parent[low:high] - first, weights=total[low:high]).astype(
+            np.int64
+        )
+    return total
+
+
+def _ranges(ids_at: np.ndarray, parent: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The range of sorted ids below each node: siblings share the parent's range in order, from its start."""
+    size = _sum_below(ids_at, parent, levels)
+    start = np.zeros_like(size)
+    for low, high in pairwise(levels[1:].tolist()):
+        before = np.cumsum(size[low:high]) - size[low:high]
+        eldest = np.searchsorted(parent[low:high], parent[low:high])
+        start[low:high] = start[parent[low:high]] + before - before[eldest]
+    return start, start + size

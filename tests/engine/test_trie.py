@@ -1,0 +1,138 @@
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sprec.engine.trie import ROOT, Trie
+
+END = 9
+TITLES = [(1, 2, END), (1, 2, 3, END), (4, END), (1, 2, END), (4, 5, 6, 7, END), (1, END)]
+SEQUENCES = st.lists(
+    st.lists(st.integers(0, 8), max_size=5).map(lambda tokens: (*tokens, END)), min_size=1, max_size=25
+)
+
+
+def nested(sequences: list[tuple[int, ...]]) -> dict[Any, Any]:
+    """The dict-of-dicts trie; the key "ids" of a node lists all ids below it."""
+    root: dict[Any, Any] = {"ids": []}
+    for number, sequence in enumerate(sequences):
+        node = root
+        node["ids"].append(number)
+        for token in sequence:
+            node = node.setdefault(token, {"ids": []})
+            node["ids"].append(number)
+    return root
+
+
+def walk(
+    trie: Trie, twin: dict[Any, Any], node: int = ROOT, depth: int = 0
+) -> Iterator[tuple[int, dict[Any, Any], int]]:
+    """All nodes with their twins in the dict-of-dicts trie."""
+    yield node, twin, depth
+    children = trie.children(torch.tensor([node]))
+    for child, token in zip(children.nodes[0].tolist(), children.tokens[0].tolist(), strict=True):
+        yield from walk(trie, twin[token], child, depth + 1)
+
+
+@given(SEQUENCES)
+def test_every_node_equals_its_twin_in_a_dict_of_dicts(sequences: list[tuple[int, ...]]) -> None:
+    trie, visited = Trie.of(sequences), 0
+    for node, twin, depth in walk(trie, nested(sequences)):
+        visited += 1
+        tokens = trie.children(torch.tensor([node])).tokens[0].tolist()
+        assert tokens == sorted(key for key in twin if key != "ids")
+        assert sorted(trie.ids_below(node).tolist()) == twin["ids"]
+        assert trie.depth[node] == depth
+        distinct = {sequences[number] for number in twin["ids"]}
+        assert trie.single[node].item() == (len(distinct) == 1)
+        if len(distinct) == 1:
+            rest = trie.rest(torch.tensor([node]))
+            assert rest.mask.all()
+            assert tuple(rest.tokens[0].tolist()) == distinct.pop()[depth:]
+    assert visited == len(trie)
+
+
+@given(SEQUENCES, st.integers(0, 99))
+def test_mass_below_nodes_is_the_sum_over_their_ids(sequences: list[tuple[int, ...]], seed: int) -> None:
+    trie = Trie.of(sequences)
+    g = torch.Generator().manual_seed(seed)
+    values = torch.rand(3, len(sequences), generator=g)
+    nodes = torch.randint(len(trie), (3, 2, 4), generator=g)
+    mass = trie.mass(trie.cumulative(values), nodes)
+    expected = [
+        [values[case, trie.ids_below(node)].double().sum().item() for node in row]
+        for case, row in enumerate(nodes.flatten(1).tolist())
+    ]
+    np.testing.assert_allclose(mass.flatten(1).numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_children_of_a_batch_are_padded() -> None:
+    trie = Trie.of(TITLES)
+    root = trie.children(torch.tensor([ROOT]))
+    assert root.tokens.tolist() == [[1, 4]]
+    one, four = root.nodes[0].tolist()
+    leaf = int(trie.children(torch.tensor([four])).nodes[0, 1])
+    batch = trie.children(torch.tensor([leaf, one, four]))
+    assert batch.tokens.tolist() == [[0, 0], [2, END], [5, END]]
+    assert batch.mask.tolist() == [[False, False], [True, True], [True, True]]
+    assert batch.nodes[0].tolist() == [ROOT, ROOT]
+    assert trie.children(torch.tensor([leaf])).nodes.shape == (1, 0)
+
+
+def test_equal_sequences_share_a_leaf_and_keep_all_ids() -> None:
+    trie = Trie.of(TITLES)
+    node = ROOT
+    for token in TITLES[0]:
+        children = trie.children(torch.tensor([node]))
+        node = int(children.nodes[0, children.tokens[0].tolist().index(token)])
+    assert trie.ids_below(node).tolist() == [0, 3]
+    assert trie.single[node]
+    assert trie.rest(torch.tensor([node])).tokens.shape == (1, 0)
+
+
+def test_rest_of_a_batch_is_padded() -> None:
+    trie = Trie.of(TITLES)
+    one, four = trie.children(torch.tensor([ROOT])).nodes[0]
+    five, four_end = trie.children(four[None]).nodes[0]
+    one_end = trie.children(one[None]).nodes[0, 1]
+    rest = trie.rest(torch.stack([one_end, five, four_end]))
+    assert rest.tokens.tolist() == [[0, 0, 0], [6, 7, END], [0, 0, 0]]
+    assert rest.mask.sum(1).tolist() == [0, 3, 0]
+
+
+def test_ids_are_sorted_by_their_sequences() -> None:
+    assert Trie.of(TITLES).ids.tolist() == sorted(range(6), key=lambda number: (TITLES[number], number))
+
+
+def test_small_masses_survive_the_prefix_sums() -> None:
+    trie = Trie.of([(0, END), (1, END), (2, END)])
+    cumulative = trie.cumulative(torch.tensor([[1.0, 1e-12, 1e-3]]))
+    nodes = trie.children(torch.tensor([ROOT])).nodes
+    assert trie.mass(cumulative, nodes)[0].tolist() == pytest.approx([1, 1e-12, 1e-3], rel=1e-3)
+
+
+def test_one_title_only() -> None:
+    trie = Trie.of([(5, END)])
+    assert len(trie) == 3
+    assert trie.single.all()
+    assert trie.rest(torch.tensor([ROOT])).tokens.tolist() == [[5, END]]
+
+
+@pytest.mark.parametrize(
+    ("sequences", "message"),
+    [([], "at least one"), ([(1, END), ()], "at least one"), ([(1, 2), (1, 2, 3)], "beginning of another")],
+)
+def test_impossible_sequences_are_refused(sequences: list[tuple[int, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trie.of(sequences)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_moves_to_a_gpu() -> None:
+    trie = Trie.of(TITLES).to("cuda")
+    assert trie.children(torch.tensor([ROOT], device="cuda")).tokens.tolist() == [[1, 4]]
