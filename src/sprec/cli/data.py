@@ -139,6 +139,18 @@ def _names(text: str) -> dict[str, str]:
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="ml-10m, goodreads-poetry, amazon-2014-CDs_and_Vinyl, steam, sprec, ...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")],
+) -> None:
+    """Download the public files of a log from their publishers; the same command again resumes."""
+    from sprec.data.fetch import fetch as download
+
+    for path in download(name, output):
+        typer.echo(path)
+
+
+@app.command()
 def demo(
     output: opt.Output,
     seed: Annotated[int, typer.Option(help="Another seed simulates other users.")] = 0,

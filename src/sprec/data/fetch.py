@@ -1,0 +1,215 @@
+"""Download public logs from their publishers: with progress, resumed where it stopped, checked by known checksums.
+
+Nothing is mirrored here: the files stay under their publishers' terms (GroupLens, UCSD, Zenodo), most of them for
+research only.
+"""
+
+import hashlib
+import http.client
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprec.errors import UserError
+from sprec.progress import bar, say
+
+TIMEOUT = 60
+"""Seconds without an answer after which a server counts as unreachable."""
+SUMS = "SHA256SUMS"
+"""Where the checksums of what was downloaded are kept, in the form that ``sha256sum -c`` reads."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to download: its address, the name it gets and its MD5 where the publisher tells it."""
+
+    url: str
+    name: str
+    md5: str = ""
+
+    @classmethod
+    def at(cls, url: str, md5: str = "") -> "File":
+        """A file that keeps the name it has at the publisher."""
+        return cls(url, url.rsplit("/", 1)[-1], md5)
+
+
+_MOVIELENS = "https://files.grouplens.org/datasets/movielens/"
+_UCSD = "https://mcauleylab.ucsd.edu/public_datasets/"
+_STEAM_GAMES = File.at("https://cseweb.ucsd.edu/~wckang/steam_games.json.gz")
+
+SOURCES: dict[str, tuple[File, ...]] = {
+    "ml-100k": (File.at(_MOVIELENS + "ml-100k.zip", "0e33842e24a9c977be4e0107933c0723"),),
+    "ml-1m": (File.at(_MOVIELENS + "ml-1m.zip", "c4d9eecfca2ab87c1945afe126590906"),),
+    "ml-10m": (File.at(_MOVIELENS + "ml-10m.zip", "ce571fd55effeba0271552578f2648bd"),),
+    "ml-20m": (File.at(_MOVIELENS + "ml-20m.zip", "cd245b17a1ae2cc31bb14903e1204af3"),),
+    "ml-25m": (File.at(_MOVIELENS + "ml-25m.zip", "6b51fb2759a8657d3bfcbfc42b592ada"),),
+    "ml-32m": (File.at(_MOVIELENS + "ml-32m.zip"),),
+    "ml-latest-small": (File.at(_MOVIELENS + "ml-latest-small.zip"),),  # changes with time: no fixed checksum
+    "steam": (File.at("https://cseweb.ucsd.edu/~wckang/steam_reviews.json.gz"), _STEAM_GAMES),
+    "steam-australia": (File.at(_UCSD + "data/steam/australian_users_items.json.gz"), _STEAM_GAMES),
+}
+"""Names and files; besides, there are the families of :data:`PATTERNS` and ``sprec``."""
+
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "goodreads-{}": (
+        _UCSD + "gdrive/goodreads/byGenre/goodreads_interactions_{}.json.gz",
+        _UCSD + "gdrive/goodreads/byGenre/goodreads_books_{}.json.gz",
+        _UCSD + "gdrive/goodreads/goodreads_book_genres_initial.json.gz",
+    ),
+    "amazon-2014-{}": (
+        "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/reviews_{}_5.json.gz",
+        "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/meta_{}.json.gz",
+    ),
+    "amazon-2018-{}": (
+        _UCSD + "data/amazon_v2/categoryFilesSmall/{}_5.json.gz",
+        _UCSD + "data/amazon_v2/metaFiles2/meta_{}.json.gz",
+    ),
+    "amazon-2023-{}": (
+        _UCSD + "data/amazon_2023/raw/review_categories/{}.jsonl.gz",
+        _UCSD + "data/amazon_2023/raw/meta_categories/meta_{}.jsonl.gz",
+    ),
+}
+"""Families of sources: ``goodreads-poetry``, ``amazon-2014-CDs_and_Vinyl``."""
+
+ZENODO = "https://zenodo.org/api/records/14900102"
+"""The processed files of the paper's authors."""
+
+
+def fetch(name: str, folder: Path) -> list[Path]:
+    """Download a source by name; what is there already and whole is not downloaded again.
+
+    Raises:
+        UserError: an unknown name, a server that cannot be reached (the message says what to download by hand and
+            where to put it), a full disk, or a file that is not what its checksum says.
+    """
+    files = _zenodo(ZENODO, folder) if name == "sprec" else files_of(name)
+    return fetch_files(files, folder)
+
+
+def files_of(name: str) -> Sequence[File]:
+    """The files of a source.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name in SOURCES:
+        return SOURCES[name]
+    for pattern, urls in PATTERNS.items():
+        part = re.fullmatch(pattern.replace("{}", r"(\w+)"), name)
+        if part:
+            return [File.at(url.format(part[1])) for url in urls]
+    known = ", ".join([*SOURCES, *(pattern.format("NAME") for pattern in PATTERNS), "sprec"])
+    raise UserError(f'nothing is known to fetch as "{name}"; names: {known}')
+
+
+def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
+    """Download files into a folder; see :func:`fetch`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder}: {error.strerror}") from error
+    return [_fetch_file(file, folder) for file in files]
+
+
+def _fetch_file(file: File, folder: Path) -> Path:
+    target = folder / file.name
+    if target.exists() and _is_whole(target, file):
+        say(f"{target} is there already")
+        return target
+    part = target.with_name(target.name + ".part")
+    with _one_line(file.url, target):
+        _download(file.url, part)
+        found = _digest(part, "md5")
+        if file.md5 and found != file.md5:
+            part.unlink()
+            raise UserError(f"{file.url} is not what it should be (MD5 {found}, expected {file.md5}); try again")
+        _record(part, target)
+        part.replace(target)
+    return target
+
+
+@contextmanager
+def _one_line(url: str, target: Path) -> Iterator[None]:
+    """Turn what can go wrong on the way into one line."""
+    try:
+        yield
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise UserError(
+            f"cannot download {url} ({reason}); run the same command to go on, or download it by hand to {target}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _download(url: str, part: Path) -> None:
+    """Download to ``part``, going on where it ends if the server can."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        answer = _ask(url, have)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        part.unlink()  # longer than the file: it is another one by now
+        have, answer = 0, _ask(url, 0)
+    with answer:
+        have = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with part.open("ab" if have else "wb") as file, bar(f"fetching {part.stem}", total) as progress:
+            progress.advance(have)
+            while chunk := answer.read(_CHUNK):
+                file.write(chunk)
+                progress.advance(len(chunk))
+            size = file.tell()
+    if total is not None and size < total:
+        raise http.client.HTTPException(f"the connection ended after {size:,} of {total:,} bytes")
+
+
+def _ask(url: str, start: int) -> Any:
+    headers = {"User-Agent": "sprec"} | ({"Range": f"bytes={start}-"} if start else {})
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+
+
+def _is_whole(target: Path, file: File) -> bool:
+    """Whether a file has the publisher's checksum, else the one it had when it was downloaded, if that is known."""
+    if file.md5:
+        return _digest(target, "md5") == file.md5
+    sums = target.with_name(SUMS)
+    known = dict(line.split("  ", 1)[::-1] for line in sums.read_text().splitlines()) if sums.exists() else {}
+    return target.name not in known or _digest(target, "sha256") == known[target.name]
+
+
+def _record(part: Path, target: Path) -> None:
+    """Note the checksum of a finished download, so that later damage shows."""
+    sums = target.with_name(SUMS)
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    lines = [line for line in lines if not line.endswith(f"  {target.name}")]
+    sums.write_text("\n".join([*lines, f"{_digest(part, 'sha256')}  {target.name}"]) + "\n")
+
+
+def _zenodo(record: str, folder: Path) -> list[File]:
+    """The files of a Zenodo record."""
+    with _one_line(record, folder), _ask(record, 0) as answer:
+        try:
+            about = json.loads(answer.read())
+            return [
+                File(entry["links"]["self"], Path(entry["key"]).name, entry["checksum"].removeprefix("md5:"))
+                for entry in about["files"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{record} does not answer as Zenodo does; download the files by hand to {folder}"
+            ) from error

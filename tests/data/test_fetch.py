@@ -1,0 +1,151 @@
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sprec.data.fetch import SUMS, File, fetch, fetch_files, files_of
+from sprec.errors import UserError
+
+CONTENT = bytes(range(256)) * 5000
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at every address; notes the ranges it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[str | None] = []
+        self.give_up_after = len(CONTENT)
+        self.knows_ranges = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/log.zip"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        if self.path == "/missing":
+            return self.send_error(404)
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.server.knows_ranges else 0
+        if start > len(CONTENT):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start : self.server.give_up_after])
+        return None
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def test_a_file_is_downloaded_once_checked_and_recorded(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "raw"
+    for _ in range(2):
+        assert fetch_files([File.at(server.url, MD5)], folder) == [folder / "log.zip"]
+    assert (folder / "log.zip").read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert (folder / SUMS).read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  log.zip\n"
+    assert sorted(path.name for path in folder.iterdir()) == [SUMS, "log.zip"]
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_broken_download_is_resumed(server: Server, tmp_path: Path, knows_ranges: bool) -> None:
+    server.give_up_after = 300_000
+    with pytest.raises(UserError, match=r"ended after 300,000 of 1,280,000 bytes\); run the same command"):
+        fetch_files([File.at(server.url)], tmp_path)
+    assert not (tmp_path / "log.zip").exists()
+    server.give_up_after, server.knows_ranges = len(CONTENT), knows_ranges
+    fetch_files([File.at(server.url, MD5)], tmp_path)
+    assert server.asked == [None, "bytes=300000-"]
+    assert (tmp_path / "log.zip").read_bytes() == CONTENT
+
+
+def test_a_part_of_something_longer_is_thrown_away(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "log.zip.part").write_bytes(b"x" * (len(CONTENT) + 1))
+    fetch_files([File.at(server.url, MD5)], tmp_path)
+    assert (tmp_path / "log.zip").read_bytes() == CONTENT
+
+
+def test_damage_is_noticed_and_repaired(server: Server, tmp_path: Path) -> None:
+    for file in (File.at(server.url), File.at(server.url, MD5)):  # by the recorded checksum, by the publisher's
+        fetch_files([file], tmp_path)
+        (tmp_path / "log.zip").write_bytes(b"damaged")
+        fetch_files([file], tmp_path)
+        assert (tmp_path / "log.zip").read_bytes() == CONTENT
+
+
+def test_a_file_put_there_by_hand_is_taken(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "log.zip").write_bytes(CONTENT)
+    fetch_files([File.at(server.url)], tmp_path)
+    assert server.asked == []
+
+
+def test_a_wrong_checksum_leaves_nothing_that_looks_right(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"log.zip is not what it should be \\(MD5 {MD5}, expected 00\\)"):
+        fetch_files([File.at(server.url, "00")], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_server_one_line_says_what_to_do_by_hand(tmp_path: Path, server: Server) -> None:
+    dead = "http://127.0.0.1:9/ml-10m.zip"
+    with pytest.raises(UserError, match=r"cannot download .*ml-10m.zip \(.*\); .* by hand to .*ml-10m.zip") as caught:
+        fetch_files([File.at(dead)], tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"cannot download .*missing \(Not Found\)"):
+        fetch_files([File.at(server.url.replace("log.zip", "missing"))], tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make .*raw"):
+        fetch_files([File.at("http://127.0.0.1:9/x")], tmp_path / "file" / "raw")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("ml-10m", ["ml-10m.zip"]),
+        (
+            "goodreads-poetry",
+            [
+                "goodreads_interactions_poetry.json.gz",
+                "goodreads_books_poetry.json.gz",
+                "goodreads_book_genres_initial.json.gz",
+            ],
+        ),
+        ("amazon-2014-CDs_and_Vinyl", ["reviews_CDs_and_Vinyl_5.json.gz", "meta_CDs_and_Vinyl.json.gz"]),
+        ("amazon-2023-Books", ["Books.jsonl.gz", "meta_Books.jsonl.gz"]),
+        ("steam", ["steam_reviews.json.gz", "steam_games.json.gz"]),
+    ],
+)
+def test_sources_by_name(name: str, names: list[str]) -> None:
+    files = files_of(name)
+    assert [file.name for file in files] == names
+    assert all(file.url.startswith("https://") for file in files)
+
+
+@pytest.mark.parametrize("name", ["netflix", "amazon-2014-../../etc", "goodreads-"])
+def test_unknown_sources_are_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"nothing is known to fetch as .*; names: ml-100k, .*, sprec$"):
+        fetch(name, tmp_path)
