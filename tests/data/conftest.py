@@ -4,6 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("sprec", deadline=None)  # a busy machine is no fault
+settings.load_profile("sprec")
 
 Rows = Sequence[tuple[Sequence[str], str]]
 

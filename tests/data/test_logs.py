@@ -136,6 +136,16 @@ def test_logs_that_leave_nothing_are_one_line(
         shop(rows, items, protocol)
 
 
+def test_files_with_only_a_header_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item,time\n")
+    with pytest.raises(UserError, match="no interactions were found"):
+        import_log("table", tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text("user,item,time\n1,2,3\n")
+    (tmp_path / "items.csv").write_text("item,title\n")
+    with pytest.raises(UserError, match="ids like '2', the list of items has no ids"):
+        import_log("table", tmp_path / "log.csv", items=tmp_path / "items.csv")
+
+
 def test_an_unknown_genre_or_format_is_one_line(shop: Callable[..., Dataset], tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no item has the genre "noir"; genres: kitchen'):
         shop(ROWS, ITEMS, genres=["noir"])

@@ -3,7 +3,7 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -136,6 +136,23 @@ def _names(text: str) -> dict[str, str]:
         if ours not in known or not theirs:
             raise UserError(f"--columns takes {', '.join(sorted(known))}, each =NAME; got {ours}={theirs}")
     return names
+
+
+@app.command()
+def export(
+    dataset: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
+    format: Annotated[Literal["sprec", "recbole", "trl", "parquet"], typer.Option(help="Format to write.")],
+    style: Annotated[Literal["unified", "official", "compact"], typer.Option(help="Style of trl prompts.")] = "unified",
+) -> None:
+    """Write a dataset in the format of others."""
+    from sprec.data import Dataset
+    from sprec.data.export import export as write
+    from sprec.prompts import PromptBuilder
+
+    loaded = Dataset.load(dataset)
+    builder = PromptBuilder(loaded.catalog, loaded.wording, style)
+    typer.echo(write(loaded, output, format, prompt=builder.prompt, response=builder.response))
 
 
 @app.command()

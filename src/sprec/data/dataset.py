@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -165,15 +166,8 @@ class Dataset:
         path = Path(path)
         if path.exists() and not (overwrite and (path / "dataset.json").is_file()):
             raise UserError(f"{path} already exists" + ("" if overwrite else "; pass --overwrite to replace it"))
-        scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-        try:
-            scratch.mkdir(parents=True)
+        with whole_directory(path) as scratch:
             self._write(scratch)
-            _replace(path, scratch)
-        except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
-            raise UserError(f"cannot write {path}: {error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         return Dataset.load(path)
 
     def _write(self, folder: Path) -> None:
@@ -227,15 +221,28 @@ class Dataset:
 _TABLES = ("items.parquet", "sequences.parquet")
 
 
-def _replace(path: Path, scratch: Path) -> None:
-    """Put the finished ``scratch`` where ``path`` is; what was there survives until its successor is complete."""
-    if not path.exists():
-        scratch.rename(path)
-        return
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """A directory to write to that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    What was at ``path`` is replaced, and survives until its successor is complete.
+
+    Raises:
+        UserError: a full disk or another reason why nothing can be written.
+    """
+    scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     old = scratch.with_name(scratch.name + ".old")
-    path.rename(old)
-    scratch.rename(path)
-    shutil.rmtree(old)
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if path.exists():
+            path.rename(old)
+        scratch.rename(path)
+    except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
+        raise UserError(f"cannot write {path}: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_about(path: Path) -> dict[str, Any]:

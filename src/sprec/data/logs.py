@@ -83,12 +83,22 @@ def import_log(
     """
     if format not in READERS and format != "table":
         raise UserError(f'unknown format "{format}"; formats: {", ".join([*READERS, "table"])}')
-    source, faults = Path(source), Faults()
-    log = read_table(source, items, faults, columns) if format == "table" else READERS[format](source, faults)
-    log = replace(log, noun=noun or log.noun, verb=verb or log.verb)
-    title = name or source.resolve().name.split(".")[0]
-    dataset = build(log, title, protocol or Protocol(), cleaning or Cleaning(), faults)
+    source, faults, title = Path(source), Faults(), name or Path(source).resolve().name.split(".")[0]
+    cleaning = cleaning or Cleaning()
+    if format == "recbole" and recbole.has_windows(source):
+        dataset = _of_windows(source, title, cleaning, wording(noun or "items", verb or "chosen"), faults)
+    else:
+        log = read_table(source, items, faults, columns) if format == "table" else READERS[format](source, faults)
+        log = replace(log, noun=noun or log.noun, verb=verb or log.verb)
+        dataset = build(log, title, protocol or Protocol(), cleaning, faults)
     return replace(dataset, meta={**dataset.meta, "source": {"format": format, "path": str(source)}})
+
+
+def _of_windows(source: Path, name: str, cleaning: Cleaning, wording: Wording, faults: Faults) -> Dataset:
+    """A dataset of RecBole's benchmark files: no protocol applies, they are windows already."""
+    catalog, splits = recbole.read_windows(source, faults)
+    genres = _genres(catalog, splits["train"], cleaning)
+    return Dataset(name, catalog, splits, genres, wording, faults.nonzero(), {"malformed": []})
 
 
 def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: Faults) -> Dataset:

@@ -1,15 +1,18 @@
 """RecBole's atomic files: ``NAME.inter`` and ``NAME.item``, tab-separated with typed headers (``item_id:token``)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
 
+from sprec.data.catalog import Catalog
+from sprec.data.dataset import SPLITS, Split
 from sprec.data.readers.columns import to_events, to_genres
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import find_file
 from sprec.data.readers.tables import batches, names_of, require_columns, scan
 from sprec.data.readers.tables import read as read_table
+from sprec.data.titles import clean_title
 from sprec.errors import UserError
 
 _TITLES = ("title", "movie_title", "book_title", "item_title", "name", "item_name")
@@ -27,6 +30,46 @@ def read(source: Path, faults: Faults) -> Log:
     interactions = source if source.suffix == ".inter" else find_file(folder, ["*.inter"], "RecBole interactions")
     items = find_file(folder, [f"{interactions.stem}.item", "*.item"], "RecBole items")
     return Log(_events(interactions, faults), _items(items))
+
+
+def has_windows(source: Path) -> bool:
+    """Whether a folder holds RecBole's benchmark files, whose rows are windows already (``item_id_list``)."""
+    return any("item_id_list" in path.open().readline() for path in source.glob("*.train.inter"))
+
+
+def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split]]:
+    """Read a folder with ``NAME.item`` and ``NAME.{train,valid,test,extra}.inter`` whose rows are windows.
+
+    Rows with an unknown target are dropped and counted, unknown items leave the histories.
+
+    Raises:
+        UserError: a file or a needed column is missing.
+    """
+    train = find_file(source, ["*.train.inter"], "RecBole training windows")
+    stem = train.name.removesuffix(".train.inter")
+    items = _items(find_file(source, [f"{stem}.item"], "RecBole items")).unique(
+        "item", keep="first", maintain_order=True
+    )
+    genres = tuple(tuple(map(clean_title, own or ())) for own in items["genres"].to_list())
+    catalog = Catalog(tuple(map(clean_title, items["title"].to_list())), genres, tuple(items["item"].to_list()))
+    number = {item: row for row, item in enumerate(catalog.source_ids)}
+    paths = {split: source / f"{stem}.{split}.inter" for split in SPLITS}
+    return catalog, {split: _windows(path, number, faults) for split, path in paths.items() if path.exists()}
+
+
+def _windows(path: Path, number: Mapping[str, int], faults: Faults) -> Split:
+    table, columns = _scan(path)
+    require_columns(list(columns), ("item_id_list", "item_id"), path)
+    frame = read_table(table, path, {"history": columns["item_id_list"], "target": columns["item_id"]})
+    rows = []
+    for history, target in frame.select(pl.col("history").fill_null("").str.split(" "), "target").iter_rows():
+        known = [number[item] for item in history if item in number]
+        faults.add("history_items_dropped_unknown", count=len(history) - len(known) - history.count(""))
+        if target in number:
+            rows.append((known, number[target]))
+        else:
+            faults.add("rows_dropped_unknown_target")
+    return Split.of(rows)
 
 
 def _scan(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:

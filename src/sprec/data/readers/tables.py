@@ -72,7 +72,8 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
 
 def read(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> pl.DataFrame:
     """Read a table at once; see :func:`batches`."""
-    return pl.concat(batches(table, source, columns), how="vertical_relaxed")
+    found = list(batches(table, source, columns))
+    return pl.concat(found, how="vertical_relaxed") if found else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
 
 
 def names_of(table: pl.LazyFrame, source: object) -> list[str]:
