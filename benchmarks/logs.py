@@ -26,8 +26,8 @@ import numpy as np
 import polars as pl
 
 DAY = 86_400
-WORDS = "Blue Night River Stone Golden Last Silent Summer Electric Hidden Broken Endless Winter Lost".split()
-GENRES = "Drama Comedy Thriller Romance Action Crime Adventure Horror Sci-Fi Fantasy War Mystery".split()
+WORDS = ("Blue", "Night", "River", "Stone", "Golden", "Silent", "Summer", "Winter")
+GENRES = ("Drama", "Comedy", "Thriller", "Romance", "Action", "Crime", "Horror", "Fantasy", "War", "Mystery")
 
 Log = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Users, items and times in seconds, shuffled."""
@@ -65,7 +65,10 @@ def _step(items: int) -> int:
 
 def titles(items: int) -> list[str]:
     """Distinct made-up titles."""
-    return [f"{WORDS[i % len(WORDS)]} {WORDS[i // 14 % 14]}: Part {i} ({1930 + i % 80})" for i in range(items)]
+    return [
+        f"{WORDS[i % len(WORDS)]} {WORDS[i // len(WORDS) % len(WORDS)]}: Part {i} ({1930 + i % 80})"
+        for i in range(items)
+    ]
 
 
 def ml_10m(folder: Path, rows: int) -> None:
@@ -76,7 +79,7 @@ def ml_10m(folder: Path, rows: int) -> None:
     frame = pl.DataFrame({"user": user + 1, "item": item + 1, "rating": 3 + (user + item) % 5 * 0.5, "time": moment})
     lines = frame.select(pl.concat_str("user", "item", "rating", "time", separator="::"))
     lines.write_csv(folder / "ratings.dat", include_header=False, quote_style="never")
-    kinds = [f"{GENRES[i % 12]}|{GENRES[(i + 1 + i % 5) % 12]}" for i in range(items)]
+    kinds = [f"{GENRES[i % 10]}|{GENRES[(i + 1 + i % 5) % 10]}" for i in range(items)]
     movies = [f"{i + 1}::{title}::{kind}\n" for i, (title, kind) in enumerate(zip(titles(items), kinds, strict=True))]
     (folder / "movies.dat").write_text("".join(movies), "utf-8")
 
@@ -90,7 +93,7 @@ def amazon(folder: Path, rows: int) -> None:
 
 
 def _reviews(log: Log) -> Iterator[str]:
-    text = "I bought this after reading the other reviews and it \"does\" what it says. " * 6
+    text = 'I bought this after reading the other reviews and it "does" what it says. ' * 6
     for user, item, moment in zip(*(column.tolist() for column in log), strict=True):
         review = {
             "reviewerID": f"A{user:013d}",
@@ -109,13 +112,13 @@ def _metadata(items: int) -> Iterator[str]:
     for i, title in enumerate(titles(items)):
         record = {
             "asin": f"B{i:09d}",
-            "title": title if i % 3 else f"{title} - The People's \"Choice\"",
+            "title": title if i % 3 else f'{title} - The People\'s "Choice"',
             "price": 9.99,
             "imUrl": f"http://images.example/{i}.jpg",
             "related": {kind: [f"B{(i + 7 * j) % items:09d}" for j in range(40)] for kind in ("also_bought", "viewed")},
             "salesRank": {"Things": i},
-            "categories": [["Things", GENRES[i % 12]], ["Things", GENRES[i % 7], f"{GENRES[i % 7]} II"]],
-            "description": "It's what you \"need\".\n" * 5 if i % 2 else "Plain and good. " * 8,
+            "categories": [["Things", GENRES[i % 10]], ["Things", GENRES[i % 7], f"{GENRES[i % 7]} II"]],
+            "description": 'It\'s what you "need".\n' * 5 if i % 2 else "Plain and good. " * 8,
         }
         yield repr(record)
 
@@ -132,7 +135,7 @@ def parquet_100m(folder: Path, rows: int) -> None:
     user, item, moment = draw(users, items, rows, 12, np.random.default_rng(0))
     frame = pl.DataFrame({"user": user, "item": item, "time": moment})
     frame.write_parquet(folder / "log.parquet", row_group_size=1_000_000)
-    kinds = pl.Series([GENRES[i % 12] for i in range(items)])
+    kinds = pl.Series([GENRES[i % 10] for i in range(items)])
     pl.DataFrame({"item": np.arange(items), "title": titles(items), "genres": kinds}).write_csv(folder / "items.csv")
 
 
@@ -173,8 +176,10 @@ def main() -> None:
         (folder / "complete").touch()
     result = measure(folder, arguments)
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "polars": pl.__version__}
-    print(f"{given.log}: {result['rows']:,} rows in {result['seconds']} s, peak {result['peak_gib']} GiB, "
-          f"{result['sequences']:,} windows")
+    print(
+        f"{given.log}: {result['rows']:,} rows in {result['seconds']} s, peak {result['peak_gib']} GiB, "
+        f"{result['sequences']:,} windows"
+    )
     print(json.dumps({"log": given.log, **result, **machine}))
 
 

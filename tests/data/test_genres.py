@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from sprec.data import Catalog, Split
-from sprec.data.genres import check_genres, count_genres, select_genres
+from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
+from sprec.data.readers.sprec import read
 from sprec.errors import UserError
 
 CATALOG = Catalog.of("abcd", [["Drama", "Crime"], ["Drama"], [], ["Western"]])
@@ -25,3 +28,21 @@ def test_a_given_list_keeps_its_order_and_loses_doubles() -> None:
 def test_an_unknown_genre_is_named_with_the_known_ones() -> None:
     with pytest.raises(UserError, match='no item has the genre "Noir"; genres: Drama, Crime, Western'):
         check_genres(CATALOG, ["Drama", "Noir"])
+
+
+def test_parents_that_say_nothing_of_their_own_are_found() -> None:
+    kinds = [["Music", "Rock"], ["Music", "Rock", "Punk"], ["Music", "Jazz"], ["Music", "Jazz"], ["Music", "Rock"]]
+    assert hierarchical_parents(Catalog.of("abcde", kinds)) == {"Music"}  # Rock has an item that is no Punk
+    assert hierarchical_parents(Catalog.of("abcdef", [*kinds, ["Music"]])) == set()
+    assert hierarchical_parents(Catalog.of("ab", [["Same", "Twin"], ["Same", "Twin"]])) == set()
+    assert hierarchical_parents(Catalog.of("a")) == set()
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize(
+    ("name", "parents"),
+    [("CDs_and_Vinyl", {"CDs & Vinyl", "Progressive"}), ("Goodreads", set()), ("MovieLens", set()), ("Steam", set())],
+)
+def test_parents_of_the_papers_catalogs(shared_data: Path, name: str, parents: set[str]) -> None:
+    found = hierarchical_parents(read(shared_data / "sprec", name).catalog)
+    assert found & {"CDs & Vinyl", "Progressive", "fiction", "Drama", "Indie"} == parents

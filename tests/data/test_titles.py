@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec.data.titles import clean_title, is_junk, repair_encoding, repair_scraped
+from sprec.data.titles import clean_title, distinguish, is_junk, repair_encoding, repair_scraped, shorten
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,30 @@ def test_what_cannot_be_a_title_is_junk(junk: str) -> None:
 @pytest.mark.parametrize("title", ["1984", "½", "愛", "#1 Hits", "x < y"])
 def test_odd_titles_are_not_junk(title: str) -> None:
     assert not is_junk(title)
+
+
+def test_long_titles_are_cut_at_a_word() -> None:
+    assert shorten("The Lord of the Rings: The Return", 24) == "The Lord of the Rings…"
+    assert shorten("Supercalifragilistic", 6) == "Super…"
+    assert shorten("Short", 5) == "Short"
+
+
+@given(st.text(), st.integers(1, 30))
+def test_a_cut_title_fits(title: str, limit: int) -> None:
+    assert len(shorten(title, limit)) <= limit
+    assert (shorten(title, limit) == title) == (len(title) <= limit)
+
+
+def test_shared_titles_get_their_detail_and_then_their_id() -> None:
+    titles = ["Emma", "Emma", "Emma", "Dune", "Emma"]
+    details = ["1996", "2009", "2009", "1984", None]
+    expected = ["Emma (1996)", "Emma (2009) [b]", "Emma (2009) [c]", "Dune", "Emma"]
+    assert distinguish(titles, details, list("abcde")) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.sampled_from([None, "1"])), max_size=6))
+def test_titles_told_apart_by_id_are_unique(items: list[tuple[str, str | None]]) -> None:
+    titles, details = [title for title, _ in items], [detail for _, detail in items]
+    made = distinguish(titles, details, [str(i) for i in range(len(items))])
+    assert len(set(made)) == len(made)
+    assert all(new.startswith(old) for new, old in zip(made, titles, strict=True))
