@@ -32,6 +32,8 @@ class Scratch(Section):
     """A small Llama made here: tokenizer from the catalog's titles, pre-trained on the training sequences."""
 
     kind: Literal["scratch"] = "scratch"
+    seed: int = 0
+    """Seed of weights and pre-training, apart from the run's: the runs of a study share their backbone."""
     hidden: Annotated[int, Field(ge=16)] = 192
     """Width of the residual stream; a multiple of 16 x heads."""
     layers: Count = 4
@@ -222,7 +224,9 @@ class Recipe(Section):
     recommend: Recommend = Recommend()
     sasrec: Sasrec = Sasrec()
     cases: Count = 1000
-    """Test cases evaluated: the first ones of the test split (DivRatio depends on their number)."""
+    """Cases evaluated: the first ones of the split (DivRatio depends on their number)."""
+    split: Literal["test", "valid"] = "test"
+    """Split that is evaluated; choose hyper-parameters on valid."""
     evaluate: Literal["stages", "last"] = "stages"
     """Evaluate after every stage, or only the first and the last model."""
     track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()

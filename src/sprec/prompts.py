@@ -13,6 +13,8 @@ Stage = Literal["sft", "prefer", "generate"]
 EMPTY_TITLE = "NAN"
 """What an empty answer is grounded as (official evaluation code)."""
 
+_ASK = ">"  # without a mark, that an answer ends could only be told by counting titles
+
 _HEADER = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request."
@@ -25,7 +27,7 @@ class PromptBuilder:
 
     ``unified`` uses one Alpaca template for SFT, rollout and preference step. ``official`` repeats the research code:
     an indented template with the loss on all tokens and no EOS in the SFT, an unindented one for generating, and bare
-    instruction + input for the preference step (methods.md, section 2). ``compact`` shows titles only, one a line.
+    instruction + input for the preference step (methods.md, section 2). ``compact`` shows titles only, one a line, and a mark.
     """
 
     catalog: Catalog
@@ -37,7 +39,7 @@ class PromptBuilder:
         """The text before the response, for a history of item ids, oldest first."""
         titles = [f'"{self.catalog.titles[item]}"' for item in history[-self.history :]]
         if self.style == "compact":
-            return "".join(f"{title}\n" for title in titles)
+            return "".join(f"{title}\n" for title in titles) + _ASK
         text = self.wording.prefix + ", ".join(titles) + self.wording.suffix
         if self.style == "unified":
             return _alpaca(self.wording.instruction, text, indent="", gap=" ")

@@ -1,15 +1,16 @@
 """A causal language model with its tokenizer, device and precision: any of Hugging Face's, or one made from scratch."""
 
 import contextlib
-import json
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -23,7 +24,8 @@ from transformers import (
 )
 
 from sprec.config import HuggingFace, Lora, Scratch
-from sprec.engine.groups import token_budget_batches
+from sprec.engine.attention import implementation
+from sprec.engine.groups import round_up, token_budget_batches
 from sprec.errors import UserError
 from sprec.progress import bar
 
@@ -37,6 +39,7 @@ class Policy:
     model: CausalLM
     tokenizer: PreTrainedTokenizerBase
     precision: torch.dtype
+    quantized: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +51,30 @@ class Policy:
         if self.precision is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Dropout off inside the block."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[CausalLM]:
+        """The model for generating: its weights in the precision of the policy, adapters merged.
+
+        fp32 weights are copied to bf16 once instead of at every step; with fp32 precision it is the model itself.
+        """
+        if self.precision is torch.float32 or self.quantized:
+            yield self.model
+            return
+        model = copy.deepcopy(self.model)
+        if isinstance(model, PeftModel):
+            model = cast("CausalLM", model.merge_and_unload())
+        yield torch.nn.Module.to(model, self.precision)
 
     @cached_property
     def end(self) -> int:
@@ -84,25 +111,24 @@ class Policy:
     def embed(self, texts: Sequence[str], budget: int = 16384) -> Tensor:
         """Last-layer hidden state at the last token of each text, (n, hidden) float32 on the CPU (BIGRec's grounding).
 
-        The texts are read as responses, quotes and all, the way the model writes them.
+        Adapters are off: the base model reads.
         """
         encoded = self.encode_prompts(texts)
         output = torch.empty(len(encoded), self.model.config.hidden_size)
-        training = self.model.training
-        self.model.eval()
-        with bar("embed titles", len(encoded)) as progress:
+        with self.evaluating(), bar("embed titles", len(encoded)) as progress:
             for rows in token_budget_batches(map(len, encoded), budget):
                 output[rows] = self._last_states([encoded[row] for row in rows])
                 progress.advance(len(rows))
-        self.model.train(training)
         return output
 
     def _last_states(self, batch: Sequence[Sequence[int]]) -> Tensor:
-        width = max(map(len, batch))
+        width = round_up(max(map(len, batch)))
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=self.device)
         last = torch.tensor([len(row) - 1 for row in batch], device=self.device)
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        with self.autocast():
+        model: Any = self.model
+        adapted = isinstance(model, PeftModel)
+        base = model.get_base_model() if adapted else model
+        with self.autocast(), model.disable_adapter() if adapted else contextlib.nullcontext():
             # right padding needs no mask: a causal model cannot look at it
             states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         picked: Tensor = states[torch.arange(len(batch)), last].float().cpu()
@@ -177,7 +203,7 @@ def scratch(settings: Scratch, texts: Iterable[str], seed: int, device: torch.de
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = implementation(device)
     model = LlamaForCausalLM(config)
     return Policy(_moved(model, device), tokenizer, precision)
 
@@ -191,7 +217,7 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokeniz
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -212,30 +238,43 @@ def load_huggingface(settings: HuggingFace, device: torch.device, precision: tor
     Raises:
         UserError: the model or its tokenizer cannot be loaded; the message says from where.
     """
-    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    policy = _load(settings.path, settings, device, precision)
+    if settings.lora:
+        policy.model = adapt(policy.model, settings.lora)
+    return policy
+
+
+def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
+    """Load what :meth:`Policy.save` wrote: a whole model, or adapters on the base that the settings name."""
+    if isinstance(settings, Scratch) or settings.lora is None:
+        trust = isinstance(settings, HuggingFace) and settings.trust_remote_code
+        whole = HuggingFace(path=str(folder), lora=None, trust_remote_code=trust)
+        return _load(str(folder), whole, device, precision)
+    policy = _load(settings.path, settings, device, precision)
+    policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
+    return policy
+
+
+def _load(path: str, settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
+    source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.path, **source)
+        tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no tokenizer could be loaded from {settings.path}: {_first_line(error)}") from error
-    # frozen weights may be bf16; weights that are trained stay fp32 under autocast, small updates would be lost
+        raise UserError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
+    # frozen weights may be bf16; weights that are trained stay fp32 under autocast: small updates would be lost
     dtype = precision if settings.lora else torch.float32
-    options: dict[str, Any] = source | {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict[str, Any] = source | {"dtype": dtype, "attn_implementation": implementation(device)}
     if not settings.allow_pickle:
         options["use_safetensors"] = True
     if settings.quantize:
         options["quantization_config"] = _nf4(device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(settings.path, **options)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"no causal language model could be loaded from {settings.path}: {_first_line(error)}"
-        ) from error
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"no causal language model could be loaded from {path}: {_first_line(error)}") from error
     if not settings.quantize:
         _moved(model, device)
-    policy = Policy(model, tokenizer, precision)
-    if settings.lora:
-        policy.model = adapt(model, settings.lora)
-    return policy
+    return Policy(model, tokenizer, precision, quantized=settings.quantize is not None)
 
 
 def _first_line(error: Exception) -> str:
@@ -274,14 +313,3 @@ def adapt(model: PreTrainedModel, lora: Lora) -> PeftModel:
         raise UserError(
             f"the model has none of the layers {', '.join(lora.targets)}; set backbone.lora.targets=[all-linear]"
         ) from error
-
-
-def load_saved(folder: Path, device: torch.device, precision: torch.dtype, trainable: bool = False) -> Policy:
-    """Load what :meth:`Policy.save` wrote: a whole model, or an adapter whose base is found by its name."""
-    if not (folder / "adapter_config.json").is_file():
-        settings = HuggingFace(path=str(folder), lora=None)
-        return load_huggingface(settings, device, precision)
-    base = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-    policy = load_huggingface(HuggingFace(path=base, lora=None), device, precision)
-    policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=trainable)
-    return policy

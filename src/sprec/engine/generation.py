@@ -5,18 +5,19 @@ with are read once for the whole batch; finished rows leave the batch. Beams are
 log-probabilities, without length normalisation.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from sprec.engine.backbone import CausalLM
-from sprec.engine.groups import token_budget_batches
+from sprec.engine.attention import additive
+from sprec.engine.backbone import CausalLM, Policy
+from sprec.engine.groups import round_up, token_budget_batches
 from sprec.progress import bar
 
 _MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
@@ -58,9 +59,10 @@ class Prefilled:
 
     def __init__(self, model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         self.model = model
+        self.dtype = next(model.parameters()).dtype
         shared = common_prefix(prompts)
         rest = [prompt[shared:] for prompt in prompts]
-        width = max(map(len, rest))
+        width = round_up(max(map(len, rest)))
         tokens = np.zeros((len(rest), width), dtype=np.int64)
         seen = np.zeros((len(rest), shared + width), dtype=bool)
         seen[:, :shared] = True
@@ -85,7 +87,7 @@ class Prefilled:
         mask = (causal & self.seen[:, None, :]) | own
         output = self.model(
             input_ids=tokens,
-            attention_mask=mask[:, None],
+            attention_mask=additive(mask[:, None], self.dtype),
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
@@ -120,43 +122,35 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 @torch.no_grad()
 def generate(
-    model: CausalLM,
+    policy: Policy,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     *,
-    end: int,
     budget: int = 8192,
-    autocast: Callable[[], Any],
     description: str = "generate",
 ) -> list[list[Completion]]:
-    """Complete prompts.
+    """Complete prompts until the end token or the limit.
 
     Args:
         prompts: token ids, at least one each.
-        end: the token that ends a completion.
         budget: tokens per batch, all rows and new tokens included.
 
     Returns:
         Per prompt its completions, best log-probability first (draws: in the order of their numbers).
     """
-    device = next(model.parameters()).device
     results: list[list[Completion]] = [[] for _ in prompts]
-    rows_each = decoding.beams if decoding.mode == "beam" else decoding.count if decoding.mode == "sample" else 1
+    rows_each = {"beam": decoding.beams, "sample": decoding.count, "greedy": 1}[decoding.mode]
     sizes = [(len(prompt) + decoding.max_new_tokens) * rows_each for prompt in prompts]
-    training = model.training
-    model.eval()
-    with bar(description, len(prompts)) as progress:
+    with policy.evaluating(), policy.inference() as model, bar(description, len(prompts)) as progress:
         for rows in token_budget_batches(sizes, budget):
-            with autocast():
-                state = Prefilled(model, [list(prompts[row]) for row in rows], device)
-                if decoding.mode == "beam":
-                    found = beam_search(state, decoding, end)
-                else:
-                    found = list(_follow(state, rows, decoding, end))
+            state = Prefilled(model, [prompts[row] for row in rows], policy.device)
+            if decoding.mode == "beam":
+                found = beam_search(state, decoding, policy.end)
+            else:
+                found = _follow(state, rows, decoding, policy.end)
             for row, completions in zip(rows, found, strict=True):
                 results[row] = completions
             progress.advance(len(rows))
-    model.train(training)
     return results
 
 
@@ -166,7 +160,7 @@ def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
     return np.concatenate([np.random.default_rng([decoding.seed, row]).random(shape) for row in rows])
 
 
-def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> Iterator[list[Completion]]:
+def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> list[list[Completion]]:
     """Greedy or sampled completions of a prefilled batch: one path per row, finished rows leave the batch."""
     count = decoding.count if decoding.mode == "sample" else 1
     logits, device = state.logits, state.logits.device
@@ -199,7 +193,7 @@ def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int)
         _completion(row, value, done, end)
         for row, value, done in zip(tokens.tolist(), log_probs.tolist(), finished.tolist(), strict=True)
     ]
-    return (flat[start : start + count] for start in range(0, total, count))
+    return [flat[start : start + count] for start in range(0, total, count)]
 
 
 def _completion(tokens: list[int], log_prob: float, finished: bool, end: int) -> Completion:

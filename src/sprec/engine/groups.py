@@ -13,6 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprec.engine.attention import additive
+
+
+WIDTH_MULTIPLE = 8
+"""Widths of batches are rounded up to it: CPU kernels are compiled per shape and kept, and without rounding a long
+run meets thousands of shapes (2.3 GiB against 1.0 GiB of memory when pre-training the 2M backbone)."""
+
 
 @dataclass(frozen=True)
 class PromptGroup:
@@ -33,8 +40,7 @@ class GroupBatch:
 
     Attributes:
         input_ids: (B, T) long, padded with 0.
-        attention_mask: (B, 1, T, T) bool, True where a query (row) sees a key (column); or (B, T), 1 for
-            tokens, where every group has one completion and the causal mask does the rest.
+        attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column).
         position_ids: (B, T) long.
         kept: number of trailing columns whose logits are needed: 1 + R (the prompt's last token and the rest).
         source: (N,) long: for each completion token, the flat index b * kept + column of the logits that predict it.
@@ -64,15 +70,22 @@ class GroupBatch:
         return replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})
 
 
-def collate(groups: Sequence[PromptGroup], extra: dict[str, Tensor] | None = None) -> GroupBatch:
+def collate(
+    groups: Sequence[PromptGroup],
+    extra: dict[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
+    multiple: int = WIDTH_MULTIPLE,
+) -> GroupBatch:
     """Lay groups into one batch: prompts padded on the left, completions on the right.
 
     Args:
         groups: B groups; every one has a prompt of at least one token.
         extra: tensors of shape (B, ...) that travel with the batch.
+        dtype: of the mask: the one the attention computes in.
+        multiple: the widths of prompts and completions are rounded up to it.
     """
-    prompt_width = max(len(group.prompt) for group in groups)
-    region = max(group.tokens - len(group.prompt) for group in groups)
+    prompt_width = round_up(max(len(group.prompt) for group in groups), multiple)
+    region = round_up(max(group.tokens - len(group.prompt) for group in groups), multiple)
     width = prompt_width + region
     completions = max(1, max(len(group.completions) for group in groups))
     input_ids = np.zeros((len(groups), width), dtype=np.int64)
@@ -99,10 +112,9 @@ def collate(groups: Sequence[PromptGroup], extra: dict[str, Tensor] | None = Non
             token.append(np.asarray(completion, dtype=np.int64))
             slot.append(np.full(size, row * completions + index))
             column += size
-    plain = completions == 1
     return GroupBatch(
         input_ids=torch.from_numpy(input_ids),
-        attention_mask=torch.from_numpy((segment >= 0).astype(np.int64)) if plain else _sees(segment),
+        attention_mask=additive(_sees(segment), dtype),
         position_ids=torch.from_numpy(positions),
         kept=region + 1,
         source=_flat(source),
@@ -114,12 +126,17 @@ def collate(groups: Sequence[PromptGroup], extra: dict[str, Tensor] | None = Non
     )
 
 
+def round_up(width: int, multiple: int = WIDTH_MULTIPLE) -> int:
+    """The next multiple of a number."""
+    return -(-width // multiple) * multiple
+
+
 def _flat(parts: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
 
 
 def _sees(segment: np.ndarray) -> Tensor:
-    """Mask (B, 1, T, T): causal, and the key is the prompt's (segment 0) or of the query's own segment.
+    """Mask (B, 1, T, T), bool: causal, and the key is the prompt's (segment 0) or of the query's own segment.
 
     Padding sees itself, because a softmax over nothing is not a number on some kernels.
     """

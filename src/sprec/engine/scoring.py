@@ -1,11 +1,11 @@
 """Log-probabilities of completions, with every prompt read once."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from sprec.engine.backbone import Policy
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
 from sprec.progress import bar
 
@@ -36,34 +36,24 @@ def completion_log_probs(model: nn.Module, batch: GroupBatch) -> Tensor:
 
 @torch.no_grad()
 def score(
-    model: nn.Module,
-    groups: Sequence[PromptGroup],
-    *,
-    budget: int = 8192,
-    autocast: Callable[[], Any],
-    description: str = "score",
+    policy: Policy, groups: Sequence[PromptGroup], *, budget: int = 8192, description: str = "score"
 ) -> list[Tensor]:
     """Log-probabilities of all completions of all groups, without gradients and dropout.
 
     Args:
         groups: prompt groups; the number of completions may differ.
         budget: tokens per batch, padding included.
-        autocast: makes the context that sets the precision (:meth:`Policy.autocast`).
 
     Returns:
         One tensor of shape (K_i,) per group, on the CPU, in the order of ``groups``.
     """
-    device = next(model.parameters()).device
     results: list[Tensor] = [torch.empty(0)] * len(groups)
-    training = model.training
-    model.eval()
-    with bar(description, len(groups)) as progress:
+    with policy.evaluating(), bar(description, len(groups)) as progress:
         for rows in token_budget_batches((group.tokens for group in groups), budget):
-            batch = collate([groups[row] for row in rows]).to(device)
-            with autocast():
-                values = completion_log_probs(model, batch).cpu()
+            batch = collate([groups[row] for row in rows], dtype=policy.precision).to(policy.device)
+            with policy.autocast():
+                values = completion_log_probs(policy.model, batch).cpu()
             for row, value in zip(rows, values, strict=True):
                 results[row] = value[: len(groups[row].completions)]
             progress.advance(len(rows))
-    model.train(training)
     return results

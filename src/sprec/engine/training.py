@@ -52,12 +52,25 @@ class Outcome:
     best_epoch: int | None = None
 
 
-def plan(count: int, batch: int, epochs: int, seed: int) -> list[np.ndarray]:
-    """The batches of a stage: row indices, one array per optimiser step, each epoch shuffled by (seed, epoch)."""
+_BUCKET = 32  # batches that are sorted by length together; more would make neighbours in time alike
+
+
+def plan(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[np.ndarray]:
+    """The batches of a stage: row indices, one array per optimiser step; a function of (lengths, seed, epoch).
+
+    Each epoch is shuffled, then every 32 batches' worth of rows is sorted by length, cut into batches, and the
+    batches are shuffled again: rows of a batch have similar lengths and little is padded.
+    """
+    sizes = np.asarray(lengths)
     steps: list[np.ndarray] = []
     for epoch in range(epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(count)
-        steps += [order[start : start + batch] for start in range(0, count, batch)]
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(sizes))
+        cuts = range(0, len(sizes), batch * _BUCKET)
+        buckets = [order[cut : cut + batch * _BUCKET] for cut in cuts]
+        alike = np.concatenate([rows[np.argsort(sizes[rows], kind="stable")] for rows in buckets]) if buckets else order
+        batches = [alike[start : start + batch] for start in range(0, len(sizes), batch)]
+        steps += [batches[index] for index in rng.permutation(len(batches))]
     return steps
 
 
@@ -88,7 +101,7 @@ def train(
         UserError: the loss is not finite; the batch is saved and named.
     """
     outcome = Outcome()
-    steps = plan(len(groups), settings.batch, settings.epochs, seed)
+    steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
     if not steps:
         return outcome
     per_epoch = math.ceil(len(groups) / settings.batch)
@@ -243,7 +256,7 @@ class _GroupTrainer(Trainer):
     def _batch(self, groups: Sequence[PromptGroup], rows: np.ndarray) -> GroupBatch:
         index = torch.from_numpy(np.asarray(rows))
         extra = {name: value[index] for name, value in self.extra.items()}
-        batch = collate(groups, extra)
+        batch = collate(groups, extra, self.policy.precision)
         if "reference" in batch.extra:  # rows with fewer completions than the widest of the whole stage
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]
         return batch.to(self.policy.device)
@@ -287,6 +300,6 @@ class _KeepBest(TrainerCallback):
 
 def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:
     """Mean negative log-likelihood per completion token."""
-    values = score(policy.model, groups, budget=budget, autocast=policy.autocast, description="validation loss")
+    values = score(policy, groups, budget=budget, description="validation loss")
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     return -sum(value.sum().item() for value in values) / max(1, tokens)

@@ -36,7 +36,7 @@ class Grounder:
     """
 
     def __init__(self, encoder: Encoder, catalog: Catalog, cache: Path | None = None) -> None:
-        self.encoder = encoder
+        self.encoder, self.catalog = encoder, catalog
         titles, self._title_of_item = _distinct(catalog.titles)
         self._items_by_title = np.argsort(self._title_of_item, kind="stable")
         self._carriers = np.bincount(self._title_of_item, minlength=len(titles))
@@ -47,6 +47,10 @@ class Grounder:
         """Embedding of each item's title, float32, shape (items, d)."""
         embeddings: np.ndarray = self._titles.numpy()[self._title_of_item]
         return embeddings
+
+    def title_of(self, item: int) -> str:
+        """The title of an item of this catalog."""
+        return self.catalog.titles[item]
 
     def top_k(self, texts: Sequence[str], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
         """The ``k`` items nearest to each text, nearest first, ties by item id, shape (n, k).

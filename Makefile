@@ -1,0 +1,47 @@
+# make demo   set everything up and run the main job on the built-in demo data
+# make test   set everything up and pass the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help setup setup-dev demo test lint bench chaos results clean
+
+help: ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@echo "== setting up $(VENV): this downloads PyTorch and transformers, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "== adding the tools of development"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready ## install the package into .venv
+setup-dev: $(VENV)/.ready-dev ## install it with the tools of development
+
+demo: setup ## run the main job on the demo data: minutes on a laptop, no GPU, no download of a model
+	@echo "== demo data: real film titles, simulated users"
+	@test -f demo/data/dataset.json || $(BIN)/sprec data demo -o demo/data
+	@$(BIN)/sprec data stats demo/data
+	@echo "== training, self-play and evaluation; run it again and it resumes"
+	@$(BIN)/sprec run demo --data demo/data -o demo/run
+	@echo "== recommendations for somebody who just saw two films"
+	@$(BIN)/sprec recommend demo/run --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
+
+lint: setup-dev ## ruff and mypy --strict
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+test: setup-dev lint ## lint, types and all tests
+	@echo "== tests"
+	$(BIN)/python -m pytest
+
+clean: ## remove the environment and what the demo wrote
+	rm -rf $(VENV) demo

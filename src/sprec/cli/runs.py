@@ -1,0 +1,171 @@
+"""``sprec run`` and what is done with runs: evaluate, score, compare, recommend; recipes and doctor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sprec.runs import Result
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value; repeat it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Data = Annotated[Path, typer.Option("--data", help="Dataset directory (sprec data import, sprec data demo).")]
+
+recipes = typer.Typer(help="List and copy the shipped recipes.", no_args_is_help=True)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (sprec recipes ls) or path of a file.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Dataset directory.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run directory.")] = None,
+    set: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    shared: Annotated[Path | None, typer.Option(help="Folder where runs share the stages they have in common.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
+) -> None:
+    """Run a recipe on a dataset, from backbone to metrics; the same command again resumes."""
+    from sprec.errors import UserError
+    from sprec.runs.recipes import resolve
+
+    resolved = resolve(recipe, set or [])
+    if dry_run:
+        typer.echo(resolved.model_dump_json(indent=2))
+        return
+    if data is None or output is None:
+        raise UserError("sprec run needs --data DATASET and -o RUN (or --dry-run)")
+    from sprec.data import Dataset
+    from sprec.runs import run as run_recipe
+
+    _quiet()
+    dataset = Dataset.load(data)
+    _show(run_recipe(resolved, dataset, output, shared=shared, strict=strict), f"{dataset.name}, {output}")
+
+
+def _quiet() -> None:
+    """Our own progress bars are enough."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _show(results: "list[Result]", title: str) -> None:
+    from rich.console import Console
+
+    from sprec.runs.tables import table_of_results
+
+    Console().print(table_of_results(results, title).rich())
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
+    from sprec.runs.recommender import evaluate_run
+
+    _quiet()
+    metrics = evaluate_run(run, set or [])
+    _print_metrics(metrics, str(run), json)
+
+
+def score(
+    recommendations: Annotated[Path, typer.Argument(help='JSON lines: {"case": row of the split, "items": [...]}.')],
+    data: Data,
+    split: Annotated[str, typer.Option(help="Split that the cases are rows of.")] = "test",
+    json: Json = False,
+) -> None:
+    """Compute the metrics of anyone's top-k lists."""
+    from sprec.data import Dataset
+    from sprec.runs.compare import score_lists
+
+    _print_metrics(score_lists(recommendations, Dataset.load(data), split), str(recommendations), json)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method are pooled.")],
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+) -> None:
+    """Compare runs over the same test cases: 95% intervals, paired differences."""
+    from rich.console import Console
+
+    from sprec.runs.compare import compare_runs
+
+    for table in compare_runs(runs, resamples):
+        Console().print(table.rich())
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    history: Annotated[list[str], typer.Option("--history", help="A title of the history, oldest first; repeat it.")],
+    k: Annotated[int, typer.Option("-k", help="Number of recommendations.")] = 5,
+    json: Json = False,
+) -> None:
+    """Recommend items to somebody with this history."""
+    from json import dumps
+
+    from sprec.runs import Recommender
+
+    _quiet()
+    recommender = Recommender.load(run)
+    items = recommender.recommend([list(history)], k)[0]
+    titles = [recommender.catalog.titles[item] for item in items]
+    if json:
+        typer.echo(dumps([{"item": item, "title": title} for item, title in zip(items, titles, strict=True)]))
+        return
+    for rank, title in enumerate(titles, start=1):
+        typer.echo(f"{rank:>3}. {title}")
+
+
+def doctor() -> None:
+    """Show versions, devices and what is missing."""
+    from sprec.runs.doctor import report
+
+    for name, value in report().items():
+        typer.echo(f"{name:<22} {value}")
+
+
+def _print_metrics(metrics: dict[str, float], title: str, as_json: bool) -> None:
+    from json import dumps
+    from math import isnan
+
+    from rich.console import Console
+
+    from sprec.evaluation import table_of_values
+
+    if as_json:
+        typer.echo(dumps({name: None if isnan(value) else value for name, value in metrics.items()}))
+        return
+    Console().print(table_of_values({title: metrics}, "", list(metrics), mark=False).rich())
+
+
+COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]
+
+
+@recipes.command("ls")
+def list_recipes() -> None:
+    """List the shipped recipes with what they are for."""
+    import yaml
+
+    from sprec.runs.recipes import names, text
+
+    for name in names():
+        typer.echo(f"{name:<22} {yaml.safe_load(text(name)).get('description', '')}")
+
+
+@recipes.command("cp")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="A shipped recipe.")],
+    target: Annotated[Path, typer.Argument(help="File to write.")],
+) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from sprec.errors import UserError
+    from sprec.runs.recipes import text
+
+    if target.exists():
+        raise UserError(f"{target} already exists")
+    target.write_text(text(name), "utf-8")
+    typer.echo(f"wrote {target}; run it with: sprec run {target} --data DATASET -o RUN")

@@ -1,0 +1,70 @@
+"""Attention for CPUs: two batched matrix products and a softmax.
+
+At the lengths of this field (100 to 300 tokens) PyTorch's fused CPU kernel is 2 to 3.5 times slower than the plain
+form, forward and backward (``benchmarks/``). Registered with transformers' attention interface, so that every model
+that uses the interface has it; on GPUs the fused kernels stay.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sprec_plain"
+
+
+def plain_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Softmax attention with grouped queries.
+
+    Args:
+        module: the attention layer; its ``training`` flag switches the dropout.
+        query: (B, H, T, D).
+        key: (B, H_kv, S, D).
+        value: (B, H_kv, S, D).
+        attention_mask: (B, 1, T, S), additive or bool (True: sees); None for causal over S keys.
+        scaling: factor of the scores, 1/sqrt(D) by default.
+        dropout: on the attention weights while training.
+
+    Returns:
+        (B, T, H, D), and None for the weights.
+    """
+    batch, heads, width, size = query.shape
+    kv_heads, keys = key.shape[1:3]
+    share = heads // kv_heads
+    grouped = (query * (scaling or size**-0.5)).reshape(batch, kv_heads, share * width, size)
+    scores = (grouped @ key.transpose(2, 3)).view(batch, heads, width, keys)
+    scores = scores + additive(_mask_or_causal(attention_mask, width, keys, query), query.dtype)
+    weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    output = weights.view(batch, kv_heads, share * width, keys) @ value
+    return output.view(batch, heads, width, size).transpose(1, 2).contiguous(), None
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to scores: 0 where a query sees a key, the lowest number elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def _mask_or_causal(mask: Tensor | None, width: int, keys: int, like: Tensor) -> Tensor:
+    if mask is not None:
+        return mask
+    return torch.ones(width, keys, dtype=torch.bool, device=like.device).tril(keys - width)
+
+
+AttentionInterface.register(NAME, plain_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def implementation(device: torch.device) -> str:
+    """The name of the attention that is fastest on this device."""
+    return NAME if device.type == "cpu" else "sdpa"

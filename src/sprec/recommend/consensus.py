@@ -1,0 +1,83 @@
+"""The consensus protocol: many samples per user, ranked by how often they name an item."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sprec.config import Recommend
+from sprec.data import Example
+from sprec.engine.backbone import Policy
+from sprec.engine.generation import Decoding, generate
+from sprec.prompts import parse_title
+from sprec.recommend.grounding import Grounder
+from sprec.recommend.recommender import Recommendations
+
+
+def recommend_by_consensus(
+    policy: Policy,
+    asked: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    grounder: Grounder,
+    settings: Recommend,
+    budget: int,
+    seed: int,
+) -> Recommendations:
+    """S samples per user at temperature T, the prompt read once; mapped to items, ranked by votes.
+
+    A sample votes for the item whose title is nearest to it. Ties go to the item whose samples were more probable
+    under the model. Cases with fewer than k different items are filled with the nearest items of their first one.
+
+    Args:
+        asked: token ids of the prompts.
+        examples: their examples; the histories are excluded if the settings say so.
+        seed: of the samples.
+
+    Returns:
+        Lists of shape (n, k), without generated titles (every case has S of them).
+    """
+    decoding = Decoding(
+        mode="sample",
+        count=settings.samples,
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        seed=seed,
+    )
+    answers = generate(policy, asked, decoding, budget=budget, description="consensus")
+    flat = [completion for answer in answers for completion in answer]
+    titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
+    voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), -1)
+    log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
+    exclude = [np.array(example.history) if settings.exclude_history else np.zeros(0, int) for example in examples]
+    ranked = [
+        [item for item in rank_votes(items, scores) if item not in set(banned.tolist())][: settings.top_k]
+        for items, scores, banned in zip(voted, log_probs, exclude, strict=True)
+    ]
+    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, exclude), [])
+
+
+def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
+    """Items by number of votes, ties by the highest log-probability of a sample, then by item id.
+
+    Args:
+        items: the item each sample votes for, (S,).
+        log_probs: log-probability of each sample, (S,).
+    """
+    names, place, votes = np.unique(items, return_inverse=True, return_counts=True)
+    best = np.full(len(names), -np.inf)
+    np.maximum.at(best, place, log_probs)
+    ranked: list[int] = names[np.lexsort((names, -best, -votes))].tolist()
+    return ranked
+
+
+def _filled(
+    ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, exclude: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Lists of exactly k items: short ones go on with the items nearest to their first vote."""
+    short = [row for row, items in enumerate(ranked) if len(items) < k]
+    if short:
+        first = [grounder.title_of(ranked[row][0] if ranked[row] else int(voted[row, 0])) for row in short]
+        taken = [np.unique(np.concatenate([exclude[row], np.array(ranked[row], dtype=int)])) for row in short]
+        nearest = grounder.top_k(first, k, taken)
+        for row, items in zip(short, nearest.tolist(), strict=True):
+            ranked[row] = (ranked[row] + items)[:k]
+    return np.array(ranked, dtype=np.int64).reshape(len(ranked), k)

@@ -1,0 +1,47 @@
+"""From a policy to top-k items for each history, by one of the protocols."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sprec.config import Recommend
+from sprec.data import Example
+from sprec.engine.backbone import Policy
+from sprec.engine.generation import Decoding, generate
+from sprec.prompts import parse_title
+from sprec.recommend.grounding import Grounder
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Top-k lists.
+
+    Attributes:
+        items: item ids, best first, shape (n, k); -1 where there is no k-th item.
+        titles: the title that the model generated for each case, empty for protocols that choose items directly.
+    """
+
+    items: np.ndarray
+    titles: list[str]
+
+
+def recommend_by_title(
+    policy: Policy,
+    asked: Sequence[Sequence[int]],
+    examples: Sequence[Example],
+    grounder: Grounder,
+    settings: Recommend,
+    budget: int,
+) -> Recommendations:
+    """The paper's protocol: one greedy title per user, then the items with the nearest titles (BIGRec).
+
+    Args:
+        asked: token ids of the prompts.
+        examples: their examples; the histories are excluded if the settings say so.
+    """
+    decoding = Decoding(max_new_tokens=settings.max_new_tokens)
+    answers = generate(policy, asked, decoding, budget=budget, description="recommend")
+    titles = [parse_title(text) for text in policy.decode([answer[0].tokens for answer in answers])]
+    exclude = [np.array(example.history) for example in examples] if settings.exclude_history else None
+    return Recommendations(grounder.top_k(titles, settings.top_k, exclude), titles)

@@ -1,0 +1,60 @@
+"""Examples to prompt groups: where items become text and text becomes tokens."""
+
+from collections.abc import Sequence
+
+from sprec.data import Example
+from sprec.engine.backbone import Policy
+from sprec.engine.groups import PromptGroup
+from sprec.prompts import PromptBuilder, Stage
+
+
+def prompts(
+    policy: Policy, builder: PromptBuilder, examples: Sequence[Example], stage: Stage, limit: int
+) -> list[list[int]]:
+    """Token ids of the prompts; a prompt over ``limit`` tokens loses its oldest items one by one."""
+    histories = [list(example.history) for example in examples]
+    encoded = policy.encode_prompts([builder.prompt(history, stage) for history in histories])
+    for row in (row for row, tokens in enumerate(encoded) if len(tokens) > limit):
+        history = histories[row][-builder.history :]
+        while len(encoded[row]) > limit and len(history) > 1:
+            history = history[1:]
+            encoded[row] = policy.encode_prompts([builder.prompt(history, stage)])[0]
+        encoded[row] = encoded[row][-limit:]
+    return encoded
+
+
+def sft_groups(policy: Policy, builder: PromptBuilder, examples: Sequence[Example], limit: int) -> list[PromptGroup]:
+    """One completion per prompt: the target's title. In the official style the loss covers the prompt too."""
+    asked = prompts(policy, builder, examples, "sft", limit)
+    answers = policy.encode_completions(
+        [builder.response(example.target, "sft") for example in examples], end=builder.ends_with_eos("sft")
+    )
+    if builder.trains_prompt:
+        return [PromptGroup(ask[:1], (ask[1:] + answer,)) for ask, answer in zip(asked, answers, strict=True)]
+    return [PromptGroup(ask, (answer,)) for ask, answer in zip(asked, answers, strict=True)]
+
+
+def preference_groups(
+    policy: Policy,
+    builder: PromptBuilder,
+    examples: Sequence[Example],
+    rejected: Sequence[Sequence[str]],
+    limit: int,
+) -> list[PromptGroup]:
+    """The target's title first, then the rejected titles of each example."""
+    asked = prompts(policy, builder, examples, "prefer", limit)
+    groups = []
+    for example, ask, titles in zip(examples, asked, rejected, strict=True):
+        texts = [builder.response(example.target, "prefer"), *(builder.respond(title, "prefer") for title in titles)]
+        groups.append(PromptGroup(ask, tuple(policy.encode_completions(texts))))
+    return groups
+
+
+def sequence_groups(
+    policy: Policy, builder: PromptBuilder, examples: Sequence[Example], limit: int
+) -> list[PromptGroup]:
+    """Prompts and responses as one text, for language modelling: the pre-training of the scratch backbone."""
+    return [
+        PromptGroup(group.prompt[:1], ([*group.prompt[1:], *group.completions[0]],))
+        for group in sft_groups(policy, builder, examples, limit)
+    ]

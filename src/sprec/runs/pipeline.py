@@ -1,0 +1,163 @@
+"""The whole method: backbone, SFT, iterations, evaluation. The loop reads like the paper's pseudo-code."""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sprec.config import Recipe
+from sprec.data import Dataset
+from sprec.errors import UserError
+from sprec.progress import say
+from sprec.runs import stages
+from sprec.runs.session import Session
+from sprec.runs.store import Stage, Store, link_tree, versions, write_json
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The metrics of one evaluated stage."""
+
+    stage: str
+    iteration: int
+    method: str
+    metrics: Mapping[str, float]
+
+
+def run(
+    recipe: Recipe, dataset: Dataset, out: Path | str, *, shared: Path | None = None, strict: bool = False
+) -> list[Result]:
+    """Run a recipe on a dataset; the same call again resumes where it stopped.
+
+    Args:
+        recipe: all settings.
+        dataset: the data; its test split must not be empty.
+        out: the run directory.
+        shared: a folder where runs share stages that they have in common.
+        strict: refuse damaged stages instead of redoing them.
+
+    Returns:
+        The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
+
+    Raises:
+        UserError: the recipe does not fit the data, or the directory is in use.
+    """
+    check_fit(recipe, dataset)
+    store = Store(Path(out), shared, strict)
+    with store.lock():
+        write_json(store.root / "recipe.json", describe(recipe, dataset))
+        if not _same_data(store.root / "dataset", dataset):
+            dataset.save(store.root / "dataset", overwrite=True)
+        results, final = _loop(Session(recipe, dataset, store))
+        store.prune()
+        write_json(store.root / METRICS, [_record(result) for result in results])
+        _publish(final, store.root / "model")
+    return results
+
+
+def _loop(session: Session) -> tuple[list[Result], Stage]:
+    recipe, loop = session.recipe, session.recipe.loop
+    results: list[Result] = []
+
+    def evaluate(stage: str, policy: Stage, iteration: int, last: bool) -> None:
+        if last or iteration == 0 or recipe.evaluate == "stages":
+            metrics = stages.evaluate(session, f"{stage}-{iteration}", policy, backbone)
+            results.append(Result(stage, iteration, "bigrec" if iteration == 0 else recipe.method, metrics))
+            _watch(results, recipe)
+
+    backbone = stages.backbone(session)
+    policy = stages.initial_sft(session, backbone)
+    evaluate("sft", policy, 0, last=loop.iterations == 0)
+    for iteration in range(1, loop.iterations + 1):
+        last = iteration == loop.iterations
+        sample = stages.draw(session, iteration)
+        start = policy
+        if loop.dpo_step:
+            negatives = stages.negatives(session, policy, backbone, sample, iteration)
+        if loop.sft_step:
+            policy = stages.sft_step(session, policy, sample, iteration)
+            evaluate("sft", policy, iteration, last=last and not loop.dpo_step)
+        if loop.dpo_step:
+            reference = policy if recipe.prefer.reference == "post-sft" else start
+            policy = stages.prefer(session, policy, reference, negatives, iteration)
+            evaluate("prefer", policy, iteration, last)
+    return results, policy
+
+
+def _record(result: Result) -> dict[str, Any]:
+    """A result as JSON: an undefined metric is null."""
+    metrics = {name: None if math.isnan(value) else value for name, value in result.metrics.items()}
+    return vars(result) | {"metrics": metrics}
+
+
+def check_fit(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse what cannot work before any work is done.
+
+    Raises:
+        UserError: an empty split, a catalog that is too small, or missing genres.
+    """
+    for split in ("train", recipe.split):
+        if not len(dataset.splits[split]):
+            raise UserError(f"the {split} split of {dataset.name} is empty; import the data again with another split")
+    items, k = len(dataset.catalog), recipe.recommend.top_k
+    if k > items:
+        raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
+    if recipe.negatives.count >= items and recipe.loop.iterations:
+        raise UserError(f"negatives.count={recipe.negatives.count}, but the catalog has {items} items; lower it")
+    if recipe.sft.weights != "none" and not dataset.genres:
+        raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
+
+
+def _same_data(folder: Path, dataset: Dataset) -> bool:
+    """Whether the run directory already holds this dataset: it goes along, so that a run can be used anywhere."""
+    try:
+        return Dataset.load(folder).hash == dataset.hash
+    except UserError:
+        return False
+
+
+def describe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """What ``recipe.json`` holds: the resolved recipe, the data it ran on, and the versions."""
+    data = {"name": dataset.name, "hash": dataset.hash, "counts": {n: len(s) for n, s in dataset.splits.items()}}
+    return {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": versions()}
+
+
+def load_results(out: Path | str) -> list[Result]:
+    """The metrics of a finished run.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    file = Path(out) / METRICS
+    try:
+        return [_result(**entry) for entry in json.loads(file.read_text("utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{out} is not a finished run ({file.name} is missing or damaged); run it again") from error
+
+
+def _result(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
+    values = {name: math.nan if value is None else value for name, value in metrics.items()}
+    return Result(stage, iteration, method, values)
+
+
+def _watch(results: list[Result], recipe: Recipe) -> None:
+    """Warn, or stop, when the model forgets how titles are written: preference rates that are too high do that."""
+    share = results[-1].metrics.get("ExactTitles", 1.0)
+    where = f"{results[-1].stage} {results[-1].iteration}"
+    if share < recipe.stop_below_exact_share:
+        raise UserError(
+            f"stopped after {where}: {share:.0%} of the generated titles exist, the recipe demands "
+            f"{recipe.stop_below_exact_share:.0%}; lower prefer.lr"
+        )
+    if share < results[0].metrics.get("ExactTitles", 1.0) - 0.1:
+        say(f"! after {where} only {share:.0%} of the generated titles exist in the catalog; lower prefer.lr")
+
+
+def _publish(final: Stage, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    link_tree(final.folder / "model", target)

@@ -1,0 +1,103 @@
+"""Finding and resolving recipes: shipped file or path, the method's row beneath it, ``--set`` on top."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from sprec.config import MethodName, Recipe, merge
+from sprec.errors import UserError
+from sprec.methods.table import METHODS
+
+SHIPPED = files("sprec") / "recipes"
+
+
+def names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(file.name.removesuffix(".yaml") for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
+
+
+def text(name: str) -> str:
+    """The text of a recipe, shipped (by name) or of your own (by path).
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    if name in names():
+        return (SHIPPED / f"{name}.yaml").read_text("utf-8")
+    try:
+        return Path(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'no recipe "{name}": neither a readable file nor one of {", ".join(names())}') from error
+
+
+def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """Load a recipe and fill it in: schema defaults < method row < recipe < its part for the method < changes.
+
+    Args:
+        name: name of a shipped recipe or path of a file.
+        changes: ``section.key=value`` strings, the value in YAML.
+
+    Raises:
+        UserError: unknown recipe, key, method or value; the message names the key.
+    """
+    content = _mapping(text(name), name)
+    for_method = content.pop("methods", {})
+    settings: dict[str, Any] = {}
+    for change in changes:
+        settings = merge(settings, _parse_change(change))
+    method = settings.get("method", content.get("method", "sprec"))
+    if not isinstance(method, str) or method not in METHODS:
+        raise UserError(f'unknown method "{method}"; methods: {", ".join(get_args(MethodName))}')
+    if not isinstance(for_method, dict) or not set(for_method) <= set(METHODS):
+        raise UserError(f"{name}: methods: must map method names to settings")
+    resolved = merge(METHODS[method], content)
+    resolved = merge(resolved, for_method.get(method) or {})
+    return validate(merge(resolved, settings), name)
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A resolved recipe with ``section.key=value`` changes."""
+    content = recipe.model_dump(mode="json")
+    for change in changes:
+        content = merge(content, _parse_change(change))
+    return validate(content, "with --set")
+
+
+def validate(content: Mapping[str, Any], name: str) -> Recipe:
+    """Check resolved settings against the schema.
+
+    Raises:
+        UserError: the first thing that is wrong, by its dotted key.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        kinds = {"scratch", "huggingface"}  # the discriminator shows up in the location, it is no key
+        key = ".".join(str(part) for part in first["loc"] if part not in kinds)
+        problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}") from error
+
+
+def _mapping(content: str, name: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(content) or {}
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"recipe {name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise UserError(f"recipe {name} must be a mapping of settings")
+    return loaded
+
+
+def _parse_change(change: str) -> dict[str, Any]:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise UserError(f'--set takes key=value, not "{change}"')
+    nested: Any = _mapping(f"value: {value}", f"--set {change}")["value"]
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested if isinstance(nested, dict) else {}

@@ -1,0 +1,115 @@
+"""A finished run as a recommender."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sprec.config import Recipe, Scratch
+from sprec.data import Catalog, Dataset, Split
+from sprec.errors import UserError
+from sprec.runs import protocols
+from sprec.runs.recipes import changed, validate
+from sprec.runs.session import Session
+from sprec.runs.stages import metrics_of
+from sprec.runs.store import Stage, Store, read_manifest, verify
+
+
+class Recommender:
+    """The last model of a run, with its catalog: ``Recommender.load(run).recommend(histories, k=5)``."""
+
+    def __init__(self, session: Session, backbone: Stage, final: Stage) -> None:
+        self.session, self.backbone, self.final = session, backbone, final
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items that can be recommended."""
+        return self.session.dataset.catalog
+
+    @classmethod
+    def load(cls, run: Path | str) -> "Recommender":
+        """Load a run directory.
+
+        Raises:
+            UserError: there is no finished run.
+        """
+        root = Path(run)
+        session = open_run(root)
+        return cls(session, backbone_of(session), Stage(root, "model"))
+
+    def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> list[list[int]]:
+        """The k best items for each history, by the protocol of the run's recipe.
+
+        Args:
+            histories: item ids or titles, oldest first; not empty.
+            k: items per list.
+
+        Raises:
+            UserError: an unknown title (the closest ones are named), an unknown id, an empty history, or k is
+                larger than the catalog.
+        """
+        items = [[self._item(entry) for entry in history] for history in histories]
+        if not all(items):
+            raise UserError("a history is empty; name at least one item")
+        if not 1 <= k <= len(self.catalog):
+            raise UserError(f"k={k} is not between 1 and the {len(self.catalog)} items of the catalog")
+        wanted = self.session.recipe.recommend.model_copy(update={"top_k": k})
+        session = self.session
+        session.recipe = session.recipe.model_copy(update={"recommend": wanted})
+        policy = session.policy(self.final)
+        examples = Split.of((history, 0) for history in items)
+        lists: list[list[int]] = protocols.recommend(session, policy, self.backbone, examples).items.tolist()
+        return lists
+
+    def _item(self, entry: int | str) -> int:
+        if isinstance(entry, str):
+            return self.catalog.find(entry)
+        if not 0 <= entry < len(self.catalog):
+            raise UserError(f"there is no item {entry}; ids go from 0 to {len(self.catalog) - 1}")
+        return entry
+
+
+def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
+    """Metrics of the last model of a run, with other settings of recommending or evaluating.
+
+    Args:
+        run: a finished run.
+        changes: ``section.key=value`` strings as in ``sprec run --set``.
+
+    Raises:
+        UserError: there is no finished run, or a setting does not exist.
+    """
+    session = open_run(Path(run))
+    session.recipe = changed(session.recipe, changes)
+    policy = session.policy(Stage(Path(run), "model"))
+    return metrics_of(session, protocols.recommend(session, policy, backbone_of(session), session.cases))
+
+
+def open_run(root: Path) -> Session:
+    """The recipe and data of a run that has a model.
+
+    Raises:
+        UserError: there is no finished run at this path.
+    """
+    try:
+        content = json.loads((root / "recipe.json").read_text("utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
+    if not (root / "model").is_dir():
+        raise UserError(f"{root} has no model yet; finish it with the same sprec run command")
+    recipe: Recipe = validate(content, str(root / "recipe.json"))
+    return Session(recipe, Dataset.load(root / "dataset"), Store(root))
+
+
+def backbone_of(session: Session) -> Stage:
+    """The backbone stage of a finished run: its text encoder grounds generated titles.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not isinstance(session.recipe.backbone, Scratch):
+        return Stage(Path(), session.recipe.backbone.model_dump_json())
+    folder = session.store.root / "stages" / "00-backbone"
+    problem = verify(folder)
+    if problem:
+        raise UserError(f"{problem}; the same sprec run command repairs it")
+    return Stage(folder, read_manifest(folder)["key"])

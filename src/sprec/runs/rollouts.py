@@ -1,0 +1,140 @@
+"""Rejected answers: the model's own (self-play), or sampled items, and their file."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sprec.data import Catalog, Split
+from sprec.engine.generation import Decoding, generate
+from sprec.methods import negatives as samplers
+from sprec.prompts import PromptBuilder, parse_negative
+from sprec.runs.examples import prompts
+from sprec.runs.session import Session
+from sprec.runs.store import Stage
+
+FILE = "rollouts.jsonl"
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Rejected titles of n training examples.
+
+    Attributes:
+        rows: rows of the training split, (n,); examples without any negative are left out.
+        titles: the rejected titles of each, best first; not necessarily titles of the catalog.
+    """
+
+    rows: np.ndarray
+    titles: list[list[str]]
+
+    def write(self, folder: Path, builder: PromptBuilder, train: Split) -> None:
+        """One JSON line per pair: prompt, chosen, rejected (TRL's form), row, target and rejected item (or null)."""
+        with (folder / FILE).open("w", encoding="utf-8") as file:
+            for row, titles in zip(self.rows.tolist(), self.titles, strict=True):
+                example = train[row]
+                for title in titles:
+                    pair = {
+                        "row": row,
+                        "prompt": builder.prompt(example.history, "prefer"),
+                        "chosen": builder.response(example.target, "prefer"),
+                        "rejected": builder.respond(title, "prefer"),
+                        "target": example.target,
+                        "rejected_item": builder.catalog.by_title.get(title),
+                        "title": title,
+                    }
+                    file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Rollouts":
+        """Read what :meth:`write` wrote."""
+        titles: dict[int, list[str]] = {}
+        with (folder / FILE).open(encoding="utf-8") as file:
+            for line in file:
+                pair = json.loads(line)
+                titles.setdefault(pair["row"], []).append(pair["title"])
+        return cls(np.array(list(titles), dtype=np.int64), list(titles.values()))
+
+    def without_equal(self, catalog: Catalog, train: Split) -> "Rollouts":
+        """Leave out rejected titles that are the target's."""
+        kept = [
+            [title for title in titles if title != catalog.titles[train.targets[row]]]
+            for row, titles in zip(self.rows, self.titles, strict=True)
+        ]
+        return Rollouts._of(self.rows, kept)
+
+    @classmethod
+    def _of(cls, rows: np.ndarray, titles: Sequence[list[str]]) -> "Rollouts":
+        full = [index for index, own in enumerate(titles) if own]
+        return cls(np.asarray(rows)[full], [titles[index] for index in full])
+
+    def news(self, catalog: Catalog) -> str:
+        """How the negatives look: a model that collapses shows here first."""
+        counts = Counter(title for titles in self.titles for title in titles)
+        total = counts.total() or 1
+        known = sum(count for title, count in counts.items() if title in catalog.by_title)
+        return f"{counts.total()} negatives, {len(counts)} distinct, {known / total:.0%} in the catalog"
+
+
+def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.ndarray, iteration: int) -> Rollouts:
+    """The negatives of an iteration as the recipe wants them (methods.md 4.9 and 4.11).
+
+    A share ``random_ratio`` of the cases gets uniform items instead.
+    """
+    settings, catalog = session.recipe.negatives, session.dataset.catalog
+    examples = session.dataset.train.take(rows)
+    if settings.source == "self-play":
+        titles = _self_play(session, policy, backbone, examples, iteration)
+    else:
+        titles = _titles(catalog, _sampled(session, backbone, examples, iteration))
+    if settings.random_ratio:
+        rng = np.random.default_rng([session.recipe.seed, iteration, 3])
+        random = _titles(catalog, samplers.uniform(rng, examples, len(catalog), settings.count))
+        for case in rng.permutation(len(rows))[: int(settings.random_ratio * len(rows))]:
+            titles[case] = random[case]
+    return Rollouts._of(rows, titles)
+
+
+def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split, iteration: int) -> list[list[str]]:
+    """What the policy answers: parsed, equal answers of a case once, at most N per case."""
+    settings, recipe = session.recipe.negatives, session.recipe
+    model = session.policy(policy)
+    wide = 2 * settings.count  # methods.md 4.11: 2N beams, then the N best different titles
+    decoding = Decoding(
+        mode=settings.decode,
+        max_new_tokens=settings.max_new_tokens,
+        count=wide if settings.decode == "beam" else settings.count,
+        beams=wide,
+        temperature=settings.temperature,
+        seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
+    )
+    asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
+    answers = generate(model, asked, decoding, budget=recipe.tokens_per_batch, description=f"rollout {iteration}")
+    titles = []
+    for answer in answers:
+        parsed = map(parse_negative, model.decode([completion.tokens for completion in answer]))
+        titles.append(list(dict.fromkeys(title for title in parsed if title))[: settings.count])
+    if settings.ground:
+        nearest = session.grounder(backbone)
+        titles = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
+    return titles
+
+
+def _sampled(session: Session, backbone: Stage, examples: Split, iteration: int) -> np.ndarray:
+    """Item ids of sampled negatives, (n, K)."""
+    settings, train, items = session.recipe.negatives, session.dataset.train, len(session.dataset.catalog)
+    rng = np.random.default_rng([session.recipe.seed, iteration, 5])
+    if settings.source == "uniform":
+        return samplers.uniform(rng, examples, items, settings.count, exclude_history=settings.exclude_history)
+    if settings.source == "popularity":
+        counts = np.bincount(np.concatenate([train.items, train.targets]), minlength=items)
+        return samplers.popularity(rng, examples, counts, settings.count)
+    embeddings = session.grounder(backbone).item_embeddings
+    return samplers.semantic(examples, embeddings, settings.count, least=settings.least_similar)
+
+
+def _titles(catalog: Catalog, items: np.ndarray) -> list[list[str]]:
+    return [[catalog.titles[item] for item in row if item >= 0] for row in items.tolist()]

@@ -1,0 +1,110 @@
+"""What a run holds in memory: recipe, data, the store, and the one policy whose weights follow the current stage."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprec.config import HuggingFace, Recipe, Scratch
+from sprec.data import Dataset, Split
+from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
+from sprec.prompts import PromptBuilder
+from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
+from sprec.recommend.grounding import Grounder
+from sprec.runs.store import Stage, Store
+
+
+@dataclass
+class Session:
+    """The context of one run. At most one policy is in memory; loading a stage that it already holds is free."""
+
+    recipe: Recipe
+    dataset: Dataset
+    store: Store
+    _policy: Policy | None = None
+    _holds: str = field(default="", init=False)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the models run."""
+        return pick_device(self.recipe.device)
+
+    @cached_property
+    def precision(self) -> torch.dtype:
+        """The precision of the forward passes."""
+        return pick_precision(self.recipe.precision, self.device)
+
+    @cached_property
+    def builder(self) -> PromptBuilder:
+        """The prompts of this dataset in the recipe's style."""
+        prompt = self.recipe.prompt
+        return PromptBuilder(self.dataset.catalog, self.dataset.wording, prompt.style, prompt.history)
+
+    @property
+    def cases(self) -> Split:
+        """The evaluated cases."""
+        return self.dataset.splits[self.recipe.split][: self.recipe.cases]
+
+    def policy(self, stage: Stage) -> Policy:
+        """The policy with the weights of a stage."""
+        if self._policy is None or self._holds != stage.key:
+            self._policy = self._load(stage)
+            self.holds(stage.key)
+        return self._policy
+
+    def _load(self, stage: Stage) -> Policy:
+        backbone = self.recipe.backbone
+        if isinstance(backbone, HuggingFace) and stage.folder == Path():
+            torch.manual_seed(self.recipe.seed)  # of the fresh adapters
+            return load_huggingface(backbone, self.device, self.precision)
+        return load_saved(stage.folder / "model", backbone, self.device, self.precision)
+
+    def adopt(self, policy: Policy) -> None:
+        """Put a policy that was made here in place."""
+        self._policy = policy
+        self.holds("")
+
+    def holds(self, key: str) -> None:
+        """Note whose weights the policy in memory now has; empty while they are changing."""
+        self._holds = key
+
+    def made(self, key: str) -> None:
+        """A stage was finished: if its weights were trained here, the policy in memory has them."""
+        if self._policy is not None and not self._holds:
+            self._holds = key
+
+    @property
+    def prompt_settings(self) -> dict[str, Any]:
+        """The settings that change what a model reads."""
+        backbone = self.recipe.backbone
+        quantize = None if isinstance(backbone, Scratch) else backbone.quantize
+        return {
+            "prompt": self.recipe.prompt.model_dump(),
+            "data": self.dataset.hash,
+            "precision": str(self.precision),
+            "quantize": quantize,
+        }
+
+    def grounder(self, backbone: Stage) -> Grounder:
+        """The grounding of generated titles; with the encoder ``lm`` by the hidden states of the backbone.
+
+        The backbone before any fine-tuning encodes, as in BIGRec, so that all stages are grounded alike.
+        """
+        if self._grounder is None:
+            self._grounder = Grounder(self._encoder(backbone), self.dataset.catalog, self.store.root / "cache")
+        return self._grounder
+
+    _grounder: Grounder | None = field(default=None, init=False)
+
+    def _encoder(self, backbone: Stage) -> Encoder:
+        name = self.recipe.recommend.encoder
+        if name == "tfidf":
+            return tfidf(self.dataset.catalog.titles)
+        if name != "lm":
+            return sentence_transformers(name.removeprefix("sentence-transformers:"))
+        adapted = isinstance(self.recipe.backbone, HuggingFace) and self.recipe.backbone.lora is not None
+        reader = self._policy if adapted and self._policy is not None else self._load(backbone)
+        write = self.builder.respond if self.builder.style == "compact" else str
+        return Encoder(f"lm-{backbone.key}", lambda titles: reader.embed([write(title) for title in titles]))

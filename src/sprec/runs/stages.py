@@ -1,0 +1,319 @@
+"""The stages of a run: each takes earlier stages and returns a new one, from the store when it is already there."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from sprec.config import Scratch, Sft, Training
+from sprec.data import Dataset, Example, Split
+from sprec.data.stats import overlapping
+from sprec.engine.backbone import Policy, scratch
+from sprec.engine.groups import GroupBatch, PromptGroup
+from sprec.engine.scoring import score
+from sprec.engine.training import Objective, Outcome, train
+from sprec.evaluation import entropy, exact_title_share
+from sprec.evaluation import evaluate as measure
+from sprec.methods import objectives
+from sprec.methods.weights import reweighting
+from sprec.prompts import PromptBuilder
+from sprec.recommend.recommender import Recommendations
+from sprec.runs import protocols
+from sprec.runs.examples import preference_groups, sequence_groups, sft_groups
+from sprec.runs.rollouts import Rollouts, make_rollouts
+from sprec.runs.session import Session
+from sprec.runs.store import Stage, write_json
+
+RECOMMENDATIONS = "recommendations.parquet"
+_SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Training examples drawn for one iteration, and their rows in the training split."""
+
+    rows: np.ndarray
+    examples: Split
+
+
+def backbone(session: Session) -> Stage:
+    """The model that everything starts from: pre-trained here (``scratch``), or the hub's (nothing to store)."""
+    recipe, settings = session.recipe, session.recipe.backbone
+    if not isinstance(settings, Scratch):
+        return Stage(Path(), settings.model_dump_json())
+    depends = {"backbone": settings.model_dump(), **session.prompt_settings}
+
+    def make(folder: Path) -> str:
+        dataset = session.dataset
+        compact = PromptBuilder(dataset.catalog, dataset.wording, "compact", recipe.prompt.history)
+        lines = [compact.respond(title) for title in dataset.catalog.titles]
+        policy = scratch(settings, _tokenizer_texts(session, lines), settings.seed, session.device, session.precision)
+        session.adopt(policy)
+        groups = sequence_groups(policy, compact, pretraining_examples(dataset), recipe.prompt.max_tokens)
+        rates = Training(lr=settings.lr, epochs=max(1, settings.epochs), batch=settings.batch,
+                         warmup_steps=settings.warmup_steps)  # fmt: skip
+        outcome = Outcome()
+        if settings.epochs:
+            outcome = _train(session, policy, groups, _SFT, rates, "pretrain", folder, settings.seed)
+        return _save(session, policy, folder, outcome)
+
+    return _hold(session, session.store.stage("backbone", depends, make))
+
+
+def pretraining_examples(dataset: Dataset) -> Split:
+    """Training rows, and those extra rows that share no run of items with a validation row.
+
+    Both come from the same period and are windows over the same users: in the paper's Goodreads files 96% of the
+    validation rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
+    """
+    fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid))
+    return dataset.train + dataset.extra.take(fresh)
+
+
+def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
+    """The catalog's titles, and the fixed wording of the prompts where a style has one."""
+    if session.recipe.prompt.style == "compact":
+        return lines
+    return [*lines, *[session.builder.prompt([], "sft"), session.builder.prompt([], "generate")] * 50]
+
+
+def initial_sft(session: Session, start: Stage) -> Stage:
+    """The supervised stage (BIGRec; RW with weights): the epoch with the best validation loss."""
+    recipe, settings = session.recipe, session.recipe.sft
+    if not settings.epochs and isinstance(recipe.backbone, Scratch):
+        return start
+    depends = {"start": start.key, "sft": settings.model_dump(), "seed": recipe.seed, **session.prompt_settings}
+
+    def make(folder: Path) -> str:
+        policy = session.policy(start)
+        rows = _draw_rows(len(session.dataset.train), settings.samples, [recipe.seed, 0])
+        examples = session.dataset.train.take(rows)
+        groups = _sft_groups(session, policy, examples)
+        valid = _sft_groups(session, policy, session.dataset.valid[: settings.valid])
+        objective: Objective = _SFT
+        extra: dict[str, torch.Tensor] = {}
+        if settings.weights != "none":
+            objective, extra = _weighted(session, examples, settings)
+        outcome = _train(session, policy, groups, objective, settings, "sft", folder, recipe.seed, extra, valid)
+        return _save(session, policy, folder, outcome)
+
+    return _hold(session, session.store.stage("sft", depends, make))
+
+
+def _weighted(session: Session, examples: Split, settings: Sft) -> tuple[Objective, dict[str, torch.Tensor]]:
+    if settings.weights == "none":
+        raise ValueError("no weights asked for")
+    weights = reweighting(examples, session.dataset.catalog, session.dataset.genres, settings.weights)
+
+    def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
+        return objectives.weighted_sft(policy, batch.lengths, batch.extra["weights"])
+
+    return Objective(loss), {"weights": torch.from_numpy(weights).float()}
+
+
+def draw(session: Session, iteration: int) -> Sample:
+    """Draw the examples of an iteration: a function of (seed, iteration)."""
+    rows = _draw_rows(len(session.dataset.train), session.recipe.loop.samples, [session.recipe.seed, iteration])
+    return Sample(rows, session.dataset.train.take(rows))
+
+
+def _draw_rows(count: int, samples: int, seed: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)[:samples]
+
+
+def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, iteration: int) -> Stage:
+    """The rejected answers of an iteration, as JSONL in TRL's prompt/chosen/rejected form plus item ids."""
+    recipe = session.recipe
+    depends = {
+        "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
+        "negatives": recipe.negatives.model_dump(),
+        "encoder": recipe.recommend.encoder if recipe.negatives.ground else None,
+        "samples": recipe.loop.samples,
+        "iteration": iteration,
+        "seed": recipe.seed,
+        **session.prompt_settings,
+    }
+
+    def make(folder: Path) -> str:
+        rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
+        rollouts.write(folder, session.builder, session.dataset.train)
+        return rollouts.news(session.dataset.catalog)
+
+    return session.store.stage(f"rollout-{iteration}", depends, make)
+
+
+def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> Stage:
+    """The SFT step of an iteration, on its examples."""
+    recipe = session.recipe
+    depends = {"start": start.key, "step": recipe.sft_step.model_dump(), "samples": recipe.loop.samples,
+               "iteration": iteration, "seed": recipe.seed, **session.prompt_settings}  # fmt: skip
+
+    def make(folder: Path) -> str:
+        policy = session.policy(start)
+        groups = _sft_groups(session, policy, sample.examples)
+        seed = _seed(recipe.seed, iteration, 1)
+        outcome = _train(session, policy, groups, _SFT, recipe.sft_step, f"sft {iteration}", folder, seed)
+        return _save(session, policy, folder, outcome)
+
+    return _hold(session, session.store.stage(f"sft-{iteration}", depends, make))
+
+
+def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int) -> Stage:
+    """The preference step: raise the targets over the rejected answers, relative to the reference."""
+    recipe = session.recipe
+    depends = {"start": start.key, "reference": reference.key, "rejected": rejected.key,
+               "prefer": recipe.prefer.model_dump(), "sasrec": recipe.sasrec.model_dump()
+               if recipe.prefer.smoothing else None, **session.prompt_settings}  # fmt: skip
+
+    def make(folder: Path) -> str:
+        rollouts = Rollouts.read(rejected.folder)
+        if recipe.negatives.drop_equal:
+            rollouts = rollouts.without_equal(session.dataset.catalog, session.dataset.train)
+        examples = session.dataset.train.take(rollouts.rows)
+        groups = preference_groups(
+            session.policy(reference), session.builder, examples, rollouts.titles, recipe.prompt.max_tokens
+        )
+        before = _reference_log_probs(session, reference, groups, iteration)
+        extra = {"reference": before}
+        policy = session.policy(start)
+        seed = _seed(recipe.seed, iteration, 2)
+        outcome = _train(
+            session, policy, groups, preference(session), recipe.prefer, f"prefer {iteration}", folder, seed, extra
+        )
+        return _save(session, policy, folder, outcome)
+
+    return _hold(session, session.store.stage(f"prefer-{iteration}", depends, make))
+
+
+def _reference_log_probs(
+    session: Session, reference: Stage, groups: Sequence[PromptGroup], iteration: int
+) -> torch.Tensor:
+    """Log-probabilities under the frozen reference, once for the whole stage, (n, 1 + K), 0 where missing."""
+    values = score(
+        session.policy(reference),
+        groups,
+        budget=session.recipe.tokens_per_batch,
+        description=f"reference {iteration}",
+    )
+    return torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+
+
+def preference(session: Session) -> Objective:
+    """The recipe's objective on prompt groups whose first completion is the chosen one."""
+    settings, items = session.recipe.prefer, len(session.dataset.catalog)
+
+    def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
+        reference = batch.extra["reference"]
+        if settings.objective == "dmpo":
+            return objectives.dmpo(policy, reference, batch.mask, beta=settings.beta, reduction=settings.reduction)
+        if settings.objective == "sdpo":
+            return objectives.sdpo(policy, reference, batch.mask, beta=settings.beta)
+        if settings.objective == "weighted-dpo":  # pi_t(y|x) / q(y|x) with q uniform over the catalog
+            weights = reference[:, 1:] + float(np.log(items))
+            return objectives.importance_weighted_dpo(
+                policy, reference, batch.mask, beta=settings.beta, log_weights=weights
+            )
+        if settings.smoothing:
+            smoothing = batch.extra["smoothing"]
+            return objectives.smoothed_dpo(policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing)
+        return objectives.dpo(policy, reference, batch.mask, beta=settings.beta)
+
+    return Objective(loss)
+
+
+def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
+    """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
+    recipe = session.recipe
+    depends = {"policy": policy.key, "backbone": start.key, "recommend": recipe.recommend.model_dump(),
+               "cases": recipe.cases, "split": recipe.split, "genres": list(session.dataset.genres), "seed": recipe.seed
+               if recipe.recommend.protocol == "consensus" else None, "sasrec": recipe.sasrec.model_dump()
+               if recipe.recommend.protocol == "d3" else None, **session.prompt_settings}  # fmt: skip
+
+    def make(folder: Path) -> str:
+        examples = session.cases
+        found = protocols.recommend(session, session.policy(policy), start, examples)
+        write_recommendations(folder / RECOMMENDATIONS, found)
+        metrics = metrics_of(session, found)
+        write_json(folder / "metrics.json", {key: value if value == value else None for key, value in metrics.items()})
+        shown = ("HR@5", "DivRatio@1", "ORRatio@1", "MGU@1", "ExactTitles")
+        return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
+
+    stage = session.store.stage(f"evaluate-{name}", depends, make)
+    metrics: dict[str, float] = json.loads((stage.folder / "metrics.json").read_text("utf-8"))
+    return {key: float("nan") if value is None else value for key, value in metrics.items()}
+
+
+def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
+    """The paper's metrics, the share of generated titles that exist, and the entropy of the first recommendations."""
+    catalog, test = session.dataset.catalog, session.cases
+    ks = tuple(k for k in (1, 5, 10) if k <= found.items.shape[1])
+    genres = catalog.genre_matrix(session.dataset.genres)
+    metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
+    if found.titles:
+        metrics["ExactTitles"] = exact_title_share(found.titles, catalog.titles)
+    return metrics | {"Entropy@1": entropy(found.items, 1)}
+
+
+def write_recommendations(file: Path, found: Recommendations) -> None:
+    """One row per case: case, items (best first), the generated title."""
+    titles: list[str | None] = list(found.titles) or [None] * len(found.items)
+    pl.DataFrame(
+        {"case": np.arange(len(found.items)), "items": found.items.tolist(), "title": titles},
+        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String},
+    ).write_parquet(file)
+
+
+def _sft_groups(session: Session, policy: Policy, examples: Sequence[Example]) -> list[PromptGroup]:
+    return sft_groups(policy, session.builder, examples, session.recipe.prompt.max_tokens)
+
+
+def _train(
+    session: Session,
+    policy: Policy,
+    groups: Sequence[PromptGroup],
+    objective: Objective,
+    settings: Training,
+    description: str,
+    folder: Path,
+    seed: int,
+    extra: dict[str, torch.Tensor] | None = None,
+    valid: Sequence[PromptGroup] = (),
+) -> Outcome:
+    session.holds("")
+    return train(
+        policy,
+        groups,
+        objective,
+        settings,
+        seed=seed,
+        extra=extra,
+        valid=valid,
+        budget=session.recipe.tokens_per_batch,
+        description=description,
+        track=session.recipe.track,
+        log_folder=session.store.root / "logs" / folder.name.strip(".").removesuffix(".tmp"),
+    )
+
+
+def _save(session: Session, policy: Policy, folder: Path, outcome: Outcome) -> str:
+    policy.save(folder / "model")
+    with (folder / "log.jsonl").open("w") as log:
+        log.writelines(json.dumps(step) + "\n" for step in outcome.steps)
+    write_json(folder / "outcome.json", {"valid_loss": outcome.valid_loss, "best_epoch": outcome.best_epoch})
+    loss = np.mean([step["loss"] for step in outcome.steps[-20:]]) if outcome.steps else float("nan")
+    valid = f", validation {min(outcome.valid_loss):.4f}" if outcome.valid_loss else ""
+    return f"loss {loss:.4f}{valid}"
+
+
+def _hold(session: Session, stage: Stage) -> Stage:
+    """After a stage was made, the policy in memory has its weights."""
+    session.made(stage.key)
+    return stage
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

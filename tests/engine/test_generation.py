@@ -1,0 +1,130 @@
+"""Completions equal those of a plain loop over whole sequences: greedy, sampled, beams; batches change nothing."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import STYLES
+from test_scoring import load
+
+from sprec.engine.backbone import Policy
+from sprec.engine.generation import Decoding, common_prefix, generate
+
+
+def prompts(seed: int, count: int, shared: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    head = rng.integers(3, 300, shared).tolist()
+    return [head + rng.integers(3, 300, rng.integers(1, 30)).tolist() for _ in range(count)]
+
+
+def next_log_probs(policy: Policy, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = policy.model(input_ids=torch.tensor([tokens])).logits[0, -1].float()
+    return logits.log_softmax(-1)
+
+
+def greedy_by_hand(policy: Policy, prompt: list[int], limit: int) -> tuple[list[int], float]:
+    tokens, total = list(prompt), 0.0
+    for _ in range(limit):
+        log_p = next_log_probs(policy, tokens)
+        best = int(log_p.argmax())
+        total += log_p[best].item()
+        if best == policy.end:
+            break
+        tokens.append(best)
+    return tokens[len(prompt) :], total
+
+
+def likely_to_end(policy: Policy, bias: float = 3.0) -> Policy:
+    """Random models seldom end; push the end token so that rows end at different steps."""
+    head = policy.model.get_output_embeddings()
+    old = head.weight.data[policy.end].clone()
+    head.weight.data[policy.end] = old + bias * torch.randn(old.shape, generator=torch.Generator().manual_seed(3))
+    return policy
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("shared", [0, 12])
+def test_greedy_equals_a_plain_loop(style: str, shared: int, checkpoint: Callable[[str], Path]) -> None:
+    policy = likely_to_end(load(checkpoint(style)))
+    asked = prompts(0, 9, shared)
+    expected = [greedy_by_hand(policy, prompt, 10) for prompt in asked]
+    assert len({len(tokens) for tokens, _ in expected}) > 1, "rows must end at different steps"
+    for budget in (1, 150, 100_000):
+        found = generate(policy, asked, Decoding(max_new_tokens=10), budget=budget)
+        for (completion,), (tokens, total) in zip(found, expected, strict=True):
+            assert list(completion.tokens) == tokens
+            assert completion.log_prob == pytest.approx(total, abs=1e-4)
+
+
+def test_samples_do_not_depend_on_the_batch(checkpoint: Callable[[str], Path]) -> None:
+    policy = likely_to_end(load(checkpoint("llama")))
+    decoding = Decoding(mode="sample", count=3, max_new_tokens=6, seed=5)
+    asked = prompts(1, 7)
+    together = generate(policy, asked, decoding, budget=100_000)
+    apart = generate(policy, asked, decoding, budget=1)
+    assert [[one.tokens for one in row] for row in together] == [[one.tokens for one in row] for row in apart]
+    assert len({one.tokens for row in together for one in row}) > 7
+
+
+def test_samples_follow_the_model(checkpoint: Callable[[str], Path]) -> None:
+    policy = load(checkpoint("llama"))
+    prompt = [5, 6, 7]
+    drawn = generate(policy, [prompt], Decoding(mode="sample", count=4000, max_new_tokens=1, temperature=0.5))[0]
+    probabilities = (next_log_probs(policy, prompt) / 0.5).softmax(-1).numpy()
+    first = [one.tokens[0] if one.tokens else policy.end for one in drawn]
+    share = np.bincount(first, minlength=len(probabilities)) / 4000
+    # Pearson's statistic against its mean and deviation for that many cells
+    cells = len(probabilities)
+    statistic = 4000 * ((share - probabilities) ** 2 / probabilities).sum()
+    assert abs(statistic - (cells - 1)) < 5 * np.sqrt(2 * (cells - 1))
+
+
+def test_wide_beams_find_the_best_of_all_sequences(checkpoint: Callable[[str], Path]) -> None:
+    policy = load(checkpoint("llama"))
+    head = policy.model.get_output_embeddings()
+    alphabet = [policy.end, 10, 11, 12]
+    bias = torch.full((head.weight.shape[0],), -60.0)
+    bias[alphabet] = 0.0
+    head.bias = torch.nn.Parameter(bias)  # only four tokens are possible: all sequences can be listed
+    prompt = [5, 9, 30]
+    ended: list[tuple[float, tuple[int, ...]]] = []
+    for length in range(3):
+        for body in product([10, 11, 12], repeat=length):
+            tokens, total = list(prompt), 0.0
+            for token in (*body, policy.end):
+                total += next_log_probs(policy, tokens)[token].item()
+                tokens.append(token)
+            ended.append((total, body))
+    for body in product([10, 11, 12], repeat=3):  # cut off by the limit
+        tokens, total = list(prompt), 0.0
+        for token in body:
+            total += next_log_probs(policy, tokens)[token].item()
+            tokens.append(token)
+        ended.append((total, body))
+    best = sorted(ended, reverse=True)[:6]
+    decoding = Decoding(mode="beam", beams=40, count=6, max_new_tokens=3)
+    found = generate(policy, [prompt, [5, 9]], decoding)[0]
+    assert [one.tokens for one in found] == [body for _, body in best]
+    assert [one.log_prob for one in found] == pytest.approx([total for total, _ in best], abs=1e-4)
+
+
+def test_beams_of_a_batch_equal_beams_alone(checkpoint: Callable[[str], Path]) -> None:
+    policy = likely_to_end(load(checkpoint("qwen")))
+    decoding = Decoding(mode="beam", beams=4, count=4, max_new_tokens=6)
+    asked = prompts(2, 6)
+    together, apart = generate(policy, asked, decoding), generate(policy, asked, decoding, budget=1)
+    for one, two in zip(together, apart, strict=True):
+        assert [c.tokens for c in one] == [c.tokens for c in two]
+        assert [c.log_prob for c in one] == pytest.approx([c.log_prob for c in two], abs=1e-4)
+
+
+def test_common_prefix() -> None:
+    head = list(range(10))
+    assert common_prefix([[*head, 1, 2], [*head, 3]]) == 10
+    assert common_prefix([head, [*head, 3]]) == 9  # something must be left to read
+    assert common_prefix([[1, 2], [1, 3]]) == 0  # not worth it
+    assert common_prefix([head]) == 0

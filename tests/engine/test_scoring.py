@@ -1,0 +1,116 @@
+"""Log-probabilities with the prompt read once equal those of each sequence scored alone, gradients too."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import STYLES
+from torch import Tensor
+
+from sprec.config import HuggingFace
+from sprec.engine.backbone import Policy, load_huggingface
+from sprec.engine.groups import PromptGroup, collate, token_budget_batches
+from sprec.engine.scoring import completion_log_probs, score
+
+CPU = torch.device("cpu")
+
+
+def load(path: Path, precision: torch.dtype = torch.float32) -> Policy:
+    return load_huggingface(HuggingFace(path=str(path), lora=None), CPU, precision)
+
+
+def ragged_groups(seed: int, count: int, completions: int) -> list[PromptGroup]:
+    rng = np.random.default_rng(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        drawn: list[int] = rng.integers(3, 300, rng.integers(low, high)).tolist()
+        return drawn
+
+    return [
+        PromptGroup(tokens(1, 40), tuple(tokens(1, 9) for _ in range(rng.integers(1, completions + 1))))
+        for _ in range(count)
+    ]
+
+
+def alone(policy: Policy, group: PromptGroup, completion: int) -> Tensor:
+    """The definition: one unpadded sequence through the model, no masks, no tricks."""
+    tail = list(group.completions[completion])
+    ids = torch.tensor([[*group.prompt, *tail]])
+    logits = policy.model(input_ids=ids).logits[0, len(group.prompt) - 1 : -1].float()
+    return logits.log_softmax(-1)[torch.arange(len(tail)), torch.tensor(tail)].sum()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("completions", [1, 5])
+def test_shared_prompts_equal_unshared(style: str, completions: int, checkpoint: Callable[[str], Path]) -> None:
+    policy = load(checkpoint(style))
+    groups = ragged_groups(0, 12, completions)
+    with torch.no_grad():
+        expected = [[alone(policy, group, k).item() for k in range(len(group.completions))] for group in groups]
+    for budget in (1, 200, 10_000):  # alone, in small batches, all at once
+        for found, wanted in zip(score(policy, groups, budget=budget), expected, strict=True):
+            assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_fused_and_plain_attention_agree(style: str, checkpoint: Callable[[str], Path]) -> None:
+    plain, fused = load(checkpoint(style)), load(checkpoint(style))
+    fused.model.set_attn_implementation("sdpa")
+    groups = ragged_groups(1, 8, 4)
+    for one, two in zip(score(plain, groups), score(fused, groups), strict=True):
+        assert one.tolist() == pytest.approx(two.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_gradients_equal_unshared(style: str, checkpoint: Callable[[str], Path]) -> None:
+    shared, single = load(checkpoint(style)), load(checkpoint(style))
+    groups = ragged_groups(2, 6, 5)
+    weights = torch.linspace(-1, 1, 6 * 5).view(6, 5)
+    batch = collate(groups)
+    (completion_log_probs(shared.model, batch) * weights[:, : batch.mask.shape[1]]).sum().backward()
+    for row, group in enumerate(groups):
+        for k in range(len(group.completions)):
+            (alone(single, group, k) * weights[row, k]).backward()
+    for (name, one), (_, two) in zip(shared.trainable(), single.trainable(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        scale = max(two.grad.norm().item(), 1e-3)
+        assert (one.grad - two.grad).norm().item() <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_bf16_stays_within_its_tolerance(style: str, checkpoint: Callable[[str], Path]) -> None:
+    exact, rough = load(checkpoint(style)), load(checkpoint(style), torch.bfloat16)
+    groups = ragged_groups(3, 8, 3)
+    for one, two in zip(score(exact, groups), score(rough, groups), strict=True):
+        assert two.tolist() == pytest.approx(one.tolist(), rel=2e-2, abs=0.1)
+
+
+def test_missing_completions_score_zero_and_are_masked() -> None:
+    batch = collate([PromptGroup([5], ([6, 7], [8])), PromptGroup([5, 6], ([9],))], multiple=1)
+    assert batch.mask.tolist() == [[True, True], [True, False]]
+    assert batch.lengths.tolist() == [[2, 1], [1, 0]]
+    # row 0: [pad 5 | 6 7 8], row 1: [5 6 | 9 pad pad]; kept columns 0..3, first tokens predicted by column 0
+    assert batch.input_ids.tolist() == [[0, 5, 6, 7, 8], [5, 6, 9, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 0, 1, 2, 1], [0, 1, 2, 0, 0]]
+    assert batch.source.tolist() == [0, 1, 0, 4]
+    assert batch.token.tolist() == [6, 7, 8, 9]
+    assert batch.slot.tolist() == [0, 0, 1, 2]
+    sees = batch.attention_mask[0, 0] == 0
+    assert sees.tolist() == [
+        [True, False, False, False, False],
+        [False, True, False, False, False],
+        [False, True, True, False, False],
+        [False, True, True, True, False],
+        [False, True, False, False, True],
+    ]
+
+
+def test_token_budget_batches_keep_every_row_once_and_the_budget() -> None:
+    sizes = np.random.default_rng(0).integers(1, 50, 200)
+    batches = token_budget_batches(sizes, 100)
+    assert sorted(row for batch in batches for row in batch) == list(range(200))
+    assert all(len(batch) * sizes[batch].max() <= 100 for batch in batches)
+    assert token_budget_batches([500], 100) == [[0]]  # a row over the budget still gets a batch

@@ -1,0 +1,79 @@
+"""Recipes resolve by the documented order; every shipped one loads; mistakes name the key."""
+
+from pathlib import Path
+
+import pytest
+
+from sprec.config import Recipe, merge
+from sprec.errors import UserError
+from sprec.methods.table import METHODS
+from sprec.runs.recipes import names, resolve
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_shipped_recipe_resolves_for_every_method(name: str, method: str) -> None:
+    recipe = resolve(name, [f"method={method}"])
+    assert recipe.method == method
+    assert recipe.description
+
+
+def test_the_layers_lie_over_each_other_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "method: sdpo\nprefer: {lr: 0.001, beta: 0.5}\nnegatives: {count: 5}\nmethods: {sdpo: {prefer: {beta: 0.7}}}\n"
+    )
+    recipe = resolve(str(file), ["prefer.lr=0.01", "sft.samples=7"])
+    assert recipe.prefer.objective == "sdpo"  # the method's row
+    assert recipe.negatives.count == 5  # the recipe over the row
+    assert recipe.prefer.beta == 0.7  # the recipe's part for the method over the recipe
+    assert recipe.prefer.lr == 0.01  # the command line over all
+    assert recipe.sft.samples == 7
+    assert recipe.loop.iterations == METHODS["sdpo"]["loop"]["iterations"]
+    assert resolve(str(file), ["method=dpo", "negatives.count=1"]).prefer.beta == 0.5
+
+
+def test_another_kind_of_backbone_replaces_all_of_its_settings() -> None:
+    base = {"backbone": {"kind": "scratch", "hidden": 64}}
+    changed = merge(base, {"backbone": {"kind": "huggingface", "path": "x"}})
+    assert changed == {"backbone": {"kind": "huggingface", "path": "x"}}
+
+
+def test_a_resolved_recipe_survives_json() -> None:
+    recipe = resolve("llama-3.2-1b")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["prefer.betta=1"], "prefer.betta: unknown key"),
+        (["backbone.hiden=64"], "backbone.hiden: unknown key"),
+        (["prefer.beta=-1"], "prefer.beta: Input should be greater than 0"),
+        (["prefer.beta=abc"], "prefer.beta: Input should be a valid number"),
+        (["method=spreck"], 'unknown method "spreck"; methods: bigrec, rw'),
+        (["seed"], '--set takes key=value, not "seed"'),
+        (["seed=[1"], "is not valid YAML"),
+        (["negatives.count=3"], "prefer.objective=dpo takes one negative, not negatives.count=3; use sdpo or dmpo"),
+        (["backbone.heads=5"], "hidden (128) must be an even multiple of heads (5)"),
+    ],
+)
+def test_mistakes_name_the_key(changes: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("demo", changes)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "{unclosed", "method: [a]\nmethods: 3\n"])
+def test_broken_files_end_in_one_line(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError) as caught:
+        resolve(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_shipped_ones() -> None:
+    with pytest.raises(UserError, match=r'no recipe "demmo".*demo, goodreads-scratch'):
+        resolve("demmo")

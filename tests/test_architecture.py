@@ -1,0 +1,66 @@
+"""Imports point one way, and the light rooms stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "sprec"
+LEAVES = {"errors", "progress", "config"}
+ALLOWED = {
+    "config": set(),
+    "errors": set(),
+    "progress": set(),
+    "engine": {"config", "errors", "progress"},
+    "data": LEAVES,
+    "evaluation": LEAVES,
+    "prompts": LEAVES | {"data"},
+    "methods": LEAVES | {"data", "engine"},
+    "recommend": LEAVES | {"data", "engine", "prompts", "methods"},
+    "theory": LEAVES | {"methods"},
+    "report": LEAVES | {"theory", "evaluation", "methods"},
+    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of the project's modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name for name in names if name.split(".")[0] == "sprec" and "." in name}
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_imports_point_one_way(room: str) -> None:
+    files = [SOURCE / f"{room}.py"] if (SOURCE / f"{room}.py").is_file() else sorted((SOURCE / room).rglob("*.py"))
+    assert files
+    for file in files:
+        rooms = {name.split(".")[1] for name in imports_of(file)} - {room}
+        assert rooms <= ALLOWED[room], f"{file.relative_to(SOURCE)} imports {sorted(rooms - ALLOWED[room])}"
+
+
+def test_every_room_is_listed() -> None:
+    rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms - {"__init__", "__main__", "cli"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("file", ["methods/objectives.py", "evaluation/metrics.py"])
+def test_formulas_import_only_numpy_and_torch(file: str) -> None:
+    assert imports_of(SOURCE / file) == set()
+
+
+@pytest.mark.parametrize("command", ["import sprec.cli", "import sprec.data.stats", "import sprec.evaluation"])
+def test_light_rooms_do_not_import_torch(command: str) -> None:
+    code = f"{command}\nimport sys\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_names_what_it_offers() -> None:
+    import sprec
+
+    assert {name: callable(getattr(sprec, name)) for name in sprec.__all__} == dict.fromkeys(sprec.__all__, True)
