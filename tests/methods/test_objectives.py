@@ -69,9 +69,7 @@ def with_weights(policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float
     return objectives.importance_weighted_dpo(policy, reference, mask, beta=beta, log_weights=log_weights)
 
 
-def with_smoothing(
-    policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float, robust: bool = False
-) -> Tensor:
+def with_smoothing(policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float, robust: bool = False) -> Tensor:
     smoothing = torch.full((len(policy),), 0.2, dtype=policy.dtype)
     return objectives.smoothed_dpo(policy, reference, mask, beta=beta, smoothing=smoothing, robust=robust)
 
@@ -132,9 +130,7 @@ def test_sdpo_golden_values() -> None:
 
 def test_dmpo_golden_values() -> None:
     assert objectives.dmpo(*inputs(1, 0, 0.5), beta=1).item() == pytest.approx(0.386871, abs=5e-7)
-    assert objectives.dmpo(*inputs(1, 0, 0.5), beta=1, reduction="sum").item() == pytest.approx(
-        0.201413, abs=5e-7
-    )
+    assert objectives.dmpo(*inputs(1, 0, 0.5), beta=1, reduction="sum").item() == pytest.approx(0.201413, abs=5e-7)
 
 
 def test_smoothed_dpo_golden_value() -> None:
@@ -205,7 +201,5 @@ def test_sft_sums_and_weighted_sft_averages_tokens() -> None:
 
 
 def test_oracle_smoothing_follows_the_scores_and_stays_below_a_half() -> None:
-    eps = objectives.oracle_smoothing(
-        torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 5.0]), temperature=2.0
-    )
+    eps = objectives.oracle_smoothing(torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 5.0]), temperature=2.0)
     assert eps.tolist() == pytest.approx([1 / (1 + math.e), 0.499, 0.499])

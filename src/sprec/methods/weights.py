@@ -44,9 +44,7 @@ def reweighting(
     return weights / weights.mean() if normalise else weights
 
 
-def genre_weights(
-    split: Split, catalog: Catalog, genres: Sequence[str], variant: Variant = "correct"
-) -> np.ndarray:
+def genre_weights(split: Split, catalog: Catalog, genres: Sequence[str], variant: Variant = "correct") -> np.ndarray:
     """w(g) = share of g among the history items / share of g among the targets, shape (|G|,).
 
     1 where no target has g. An item i adds a_i to each of its selected genres:
