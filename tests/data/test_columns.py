@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data.readers.columns import to_events, to_genres, to_id, to_time
-from sprec.data.readers.log import Faults
+from sprec.data.readers.log import LINE, Faults
 from sprec.errors import UserError
 
 NOON = 1_500_000_000_000
@@ -62,7 +62,7 @@ def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
             "item": ["1", "2", None, "4"],
             "time": ["5", "6", "7", "soon"],
             "rating": ["1", "x", "3", "4"],
-            "line": [2, 3, 4, 5],
+            LINE: [2, 3, 4, 5],
         }
     )
     faults = Faults()

@@ -243,6 +243,23 @@ def test_tables_of_all_kinds(tmp_path: Path, suffix: str) -> None:
     assert items(log) == [("1", "Tea, green", ["Food", "Drink"], None), ("02", "Pot", [], None)]
 
 
+def test_spreadsheets_and_their_habits(tmp_path: Path) -> None:
+    """A byte order mark, semicolons, Windows line ends, quotes around everything."""
+    rows = '"customer";"sku";"at"\r\n"a";"1";"2017-07-14 02:40"\r\n'
+    (tmp_path / "log.csv").write_bytes(b"\xef\xbb\xbf" + rows.encode())
+    assert events(read_table(tmp_path / "log.csv", None, Faults(), NAMES)) == [("a", "1", 1_500_000_000_000)]
+
+
+def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
+    content = '{"customer": 7, "sku": "1", "at": 5, "name": "Tea"}\n{bad\n{"customer": 8, "sku": "1"}\n'
+    (tmp_path / "log.jsonl").write_text(content)
+    faults = Faults()
+    log = read_table(tmp_path / "log.jsonl", None, faults, NAMES)
+    assert events(log) == [("7", "1", 5000)]
+    assert items(log) == [("1", "Tea", [], None)]
+    assert faults.counts == {"malformed_lines": 2}
+
+
 def test_a_log_can_carry_its_titles_or_use_ids_as_titles(tmp_path: Path) -> None:
     titled = write_table(SHOP.with_columns(name=pl.col("sku") + " tea"), tmp_path / "titled.csv")
     assert sorted(items(read_table(titled, None, Faults(), NAMES))) == [
@@ -330,7 +347,8 @@ def damaged(path: Path, content: bytes) -> Path:
         ("log.csv", b"user,item,time\n-5,1,2\n1,1,2\n", "log.csv: user id -5 is negative"),
         ("log.csv", b"user,item,time\n1,1,soon\n", "log.csv: cannot read the time 'soon'"),
         ("log.parquet", b"PAR1 is not enough", "cannot read .*log.parquet"),
-        ("log.jsonl", b"{not json", "cannot read .*log.jsonl"),
+        ("log.jsonl", b"[1]\n{not json\n", "log.jsonl holds no JSON objects"),
+        ("log.jsonl", b'{"user": 1, "item": 2}\n', 'log.jsonl has no column "time"; columns: user, item'),
         ("log.csv.gz", b"\x1f\x8b\x08 cut", "cannot read .*log.csv.gz"),
     ],
 )

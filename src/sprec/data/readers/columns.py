@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from sprec.data.readers.log import Faults
+from sprec.data.readers.log import LINE, Faults
 from sprec.errors import UserError
 
 _DATES = (
@@ -17,7 +17,7 @@ _DATES_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%a %b
 
 
 def to_events(frame: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
-    """Make a batch with ``user``, ``item``, ``time``, perhaps ``rating`` and ``line`` what ``Log.events`` promises.
+    """Make a batch with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers what ``Log.events`` promises.
 
     Rows without a user, an item or a time are counted, the first few shown by line, and dropped.
 
@@ -33,7 +33,7 @@ def to_events(frame: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
         return events
     bad = frame.filter(~good)
     for row in bad.head(3).iter_rows(named=True):
-        line = f":{row['line']}" if "line" in row else ""
+        line = f":{row[LINE]}" if LINE in row else ""
         found = ", ".join(f"{name}={row[name]!r}" for name in ("user", "item", "time"))
         faults.add("malformed_lines", f"{source}{line}: {found}", count=0)
     faults.add("malformed_lines", count=len(bad))

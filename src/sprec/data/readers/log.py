@@ -14,6 +14,9 @@ ITEMS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """The table of items; ``detail`` (a year, an author) can tell items apart that share a title."""
 
+LINE = "#line"
+"""The column of line numbers in a batch, from 1 (exact where no field of a text file holds a line break)."""
+
 EXAMPLES = 3
 """How many faulty lines of each kind are shown."""
 

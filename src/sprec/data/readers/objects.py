@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sprec.data.readers.columns import to_events
-from sprec.data.readers.log import ITEMS, Faults
+from sprec.data.readers.log import ITEMS, LINE, Faults
 from sprec.errors import UserError
 
 Row = tuple[int, Any, Any, Any, Any]
@@ -27,7 +27,7 @@ def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator
         texts = any(isinstance(value, str) for value in time)
         frame = pl.DataFrame(
             {
-                "line": pl.Series(line, dtype=pl.Int64),
+                LINE: pl.Series(line, dtype=pl.Int64),
                 "user": pl.Series(user, dtype=pl.String, strict=False),
                 "item": pl.Series(item, dtype=pl.String, strict=False),
                 "time": pl.Series(time, dtype=pl.String if texts else pl.Int64, strict=False),

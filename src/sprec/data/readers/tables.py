@@ -1,34 +1,47 @@
 """Delimited text and Parquet in batches, with the errors of the parser turned into one line."""
 
-from collections.abc import Iterator, Mapping
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
 
+from sprec.data.readers.files import require_file
+from sprec.data.readers.log import LINE
 from sprec.errors import UserError
 
 BATCH = 1_000_000
 """Rows per batch."""
+_SEPARATORS = ",;\t|"
 
 
-def scan(path: Path, *, separator: str = ",", quote: str | None = '"', header: bool = True) -> pl.LazyFrame:
-    """Open a table by its suffix: Parquet, JSON lines, else delimited text (all columns as text), gzipped or not.
+def scan(path: Path, *, separator: str = "", quote: str | None = '"') -> pl.LazyFrame:
+    """Open a table: Parquet, or delimited text with a header (all columns as text, gzipped or not, with line numbers).
 
-    Delimited text gets a column ``line`` with the line number (from 1, where no field holds a line break).
+    Args:
+        path: the file.
+        separator: between fields of delimited text; by default the most frequent one of the header.
+        quote: around fields; None for never.
 
     Raises:
-        UserError: missing, empty, or not such a table.
+        UserError: missing or empty.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
-    if not path.stat().st_size:
+    if not require_file(path).stat().st_size:
         raise UserError(f"{path} is empty")
-    kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1].lower()
-    if kind == "parquet":
+    if path.suffix == ".parquet":
         return pl.scan_parquet(path)
-    if kind in ("jsonl", "ndjson", "json"):
-        return pl.scan_ndjson(path, infer_schema_length=10_000)
-    return scan_text(path, separator="\t" if kind == "tsv" else separator, quote=quote, header=header)
+    return scan_text(path, separator=separator or _sniff(path), quote=quote)
+
+
+def _sniff(path: Path) -> str:
+    """The separator that the header holds most often."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            header = file.readline(1 << 16)
+        except (EOFError, OSError, zlib.error):
+            return ","  # the parser will tell what is wrong
+    return max(_SEPARATORS, key=lambda separator: header.count(separator.encode()))
 
 
 def scan_text(
@@ -49,13 +62,13 @@ def scan_text(
         infer_schema=False,
         ignore_errors=columns is not None,
         truncate_ragged_lines=True,
-        row_index_name="line",
+        row_index_name=LINE,
         row_index_offset=2 if header else 1,
     )
 
 
 def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> Iterator[pl.DataFrame]:
-    """Read a table batch by batch, its ``columns`` (our name to theirs) renamed; ``line`` is kept where there is one.
+    """Read a table batch by batch, its ``columns`` (our name to theirs) renamed, line numbers kept.
 
     Raises:
         UserError: a column is missing, or the file cannot be parsed.
@@ -64,7 +77,7 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
         names = table.collect_schema().names()
         require_columns(names, columns.values(), source)
         chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
-        chosen += [pl.col("line")] if "line" in names else []
+        chosen += [pl.col(LINE)] if LINE in names else []
         yield from table.select(chosen).collect_batches(chunk_size=BATCH, maintain_order=True)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
@@ -83,16 +96,16 @@ def names_of(table: pl.LazyFrame, source: object) -> list[str]:
         UserError: the file cannot be parsed.
     """
     try:
-        return [name for name in table.collect_schema().names() if name != "line"]
+        return [name for name in table.collect_schema().names() if name != LINE]
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
 
 
-def require_columns(names: list[str], wanted: object, source: object) -> None:
+def require_columns(names: Iterable[str], wanted: Iterable[str], source: object) -> None:
     """Raise a UserError that names the columns there are if one of ``wanted`` is missing."""
-    for name in wanted:  # type: ignore[attr-defined]
+    for name in wanted:
         if name not in names:
-            there = ", ".join(known for known in names if known != "line")
+            there = ", ".join(known for known in names if known != LINE)
             raise UserError(f'{source} has no column "{name}"; columns: {there}')
 
 
