@@ -199,6 +199,8 @@ class Sasrec(Section):
     loss: Literal["bce", "ce"] = "bce"
     epochs: Count = 200
     patience: Count = 20
+    augment: bool = True
+    """Learn to predict every item of a history, as the original does, not the target alone."""
 
 
 class Recipe(Section):

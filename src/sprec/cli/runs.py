@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from sprec.evaluation import Table
     from sprec.runs import Result
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value; repeat it.")]
@@ -52,11 +53,17 @@ def _quiet() -> None:
 
 
 def _show(results: "list[Result]", title: str) -> None:
-    from rich.console import Console
-
     from sprec.runs.tables import table_of_results
 
-    Console().print(table_of_results(results, title).rich())
+    _print(table_of_results(results, title))
+
+
+def _print(table: "Table") -> None:
+    """A table as wide as it needs to be when nobody's terminal limits it."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=None if console.is_terminal else 160).print(table.rich())
 
 
 def evaluate(
@@ -90,12 +97,10 @@ def compare(
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
 ) -> None:
     """Compare runs over the same test cases: 95% intervals, paired differences."""
-    from rich.console import Console
-
     from sprec.runs.compare import compare_runs
 
     for table in compare_runs(runs, resamples):
-        Console().print(table.rich())
+        _print(table)
 
 
 def recommend(
@@ -132,14 +137,12 @@ def _print_metrics(metrics: dict[str, float], title: str, as_json: bool) -> None
     from json import dumps
     from math import isnan
 
-    from rich.console import Console
-
     from sprec.evaluation import table_of_values
 
     if as_json:
         typer.echo(dumps({name: None if isnan(value) else value for name, value in metrics.items()}))
         return
-    Console().print(table_of_values({title: metrics}, "", list(metrics), mark=False).rich())
+    _print(table_of_values({title: metrics}, "", list(metrics), mark=False))
 
 
 COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]

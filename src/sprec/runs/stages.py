@@ -65,12 +65,12 @@ def backbone(session: Session) -> Stage:
 
 
 def pretraining_examples(dataset: Dataset) -> Split:
-    """Training rows, and those extra rows that share no run of items with a validation row.
+    """Training rows, and those extra rows that share no run of items with a validation or test row.
 
-    Both come from the same period and are windows over the same users: in the paper's Goodreads files 96% of the
-    validation rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
+    Extra and validation rows are windows over the same users: in the paper's Goodreads files 96% of the validation
+    rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
     """
-    fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid))
+    fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid + dataset.test))
     return dataset.train + dataset.extra.take(fresh)
 
 
@@ -199,7 +199,7 @@ def _reference_log_probs(
         budget=session.recipe.tokens_per_batch,
         description=f"reference {iteration}",
     )
-    return torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values else torch.zeros(0, 2)
 
 
 def preference(session: Session) -> Objective:
