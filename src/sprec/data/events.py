@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from sprec.errors import UserError
+from sprec.progress import bar
 
 Repeats = Literal["keep", "consecutive", "first"]
 
@@ -65,9 +66,10 @@ def collect(batches: Iterable[pl.DataFrame], min_rating: float | None = None) ->
         columns[2].append(kept["time"].to_numpy())
     if not sum(map(len, columns[0])):
         raise UserError("no interactions" + (" are left" if rows else " were found"))
-    user, user_ids = users.sort(_drain(columns[0]))
-    item, item_ids = items.sort(_drain(columns[1]))
-    return Events(*_sort(user, item, _drain(columns[2])), user_ids, item_ids), rows
+    with bar("sorting interactions", None):
+        user, user_ids = users.sort(_drain(columns[0]))
+        item, item_ids = items.sort(_drain(columns[1]))
+        return Events(*_sort(user, item, _drain(columns[2])), user_ids, item_ids), rows
 
 
 def _rated(batch: pl.DataFrame, lowest: float) -> pl.DataFrame:

@@ -10,6 +10,7 @@ import polars as pl
 from sprec.data.readers.files import require_file
 from sprec.data.readers.log import LINE
 from sprec.errors import UserError
+from sprec.progress import bar, console
 
 BATCH = 1_000_000
 """Rows per batch."""
@@ -78,7 +79,11 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
         require_columns(names, columns.values(), source)
         chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
         chosen += [pl.col(LINE)] if LINE in names else []
-        yield from table.select(chosen).collect_batches(chunk_size=BATCH, maintain_order=True)
+        rows = table.select(pl.len()).collect().item() if console.is_terminal else None  # for the ETA only
+        with bar(f"reading {Path(str(source)).name}", rows) as progress:
+            for batch in table.select(chosen).collect_batches(chunk_size=BATCH, maintain_order=True):
+                yield batch
+                progress.advance(len(batch))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
 
