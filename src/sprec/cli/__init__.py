@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 import typer
 
 from sprec.cli import data, runs
+from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
 from sprec.errors import UserError
 
@@ -24,6 +25,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(runs.recipes, name="recipes")
 for command in runs.COMMANDS:
     app.command()(command)
+app.command()(reproduce)
 app.command()(theory)
 
 

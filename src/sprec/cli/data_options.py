@@ -54,10 +54,16 @@ Distinguish = Annotated[
 ]
 Unseen = Annotated[
     bool | None,
-    _option("--unseen/--no-unseen", panel=_TITLES, help="Items that nobody chose stay in the catalog (default: by format)."),
+    _option(
+        "--unseen/--no-unseen", panel=_TITLES, help="Items that nobody chose stay in the catalog (default: by format)."
+    ),
 ]
-Noun = Annotated[str | None, _option(panel=_TITLES, help="What prompts call the items: books, films (default: by format).")]
-Verb = Annotated[str | None, _option(panel=_TITLES, help="What users did with them: read, watched (default: by format).")]
+Noun = Annotated[
+    str | None, _option(panel=_TITLES, help="What prompts call the items: books, films (default: by format).")
+]
+Verb = Annotated[
+    str | None, _option(panel=_TITLES, help="What users did with them: read, watched (default: by format).")
+]
 
 Items = Annotated[Path | None, _option(panel=_TABLE, help="The file of items, with titles.")]
 ColumnNames = Annotated[

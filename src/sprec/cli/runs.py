@@ -39,26 +39,26 @@ def run(
     from sprec.data import Dataset
     from sprec.runs import run as run_recipe
 
-    _quiet()
+    quiet()
     dataset = Dataset.load(data)
     _show(run_recipe(resolved, dataset, output, shared=shared, strict=strict), f"{dataset.name}, {output}")
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Our own progress bars are enough."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _show(results: "list[Result]", title: str) -> None:
     from sprec.runs.tables import table_of_results
 
-    _print(table_of_results(results, title))
+    print_table(table_of_results(results, title))
 
 
-def _print(table: "Table") -> None:
+def print_table(table: "Table") -> None:
     """A table as wide as it needs to be when nobody's terminal limits it."""
     from rich.console import Console
 
@@ -74,7 +74,7 @@ def evaluate(
     """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
     from sprec.runs.recommender import evaluate_run
 
-    _quiet()
+    quiet()
     metrics = evaluate_run(run, set or [])
     _print_metrics(metrics, str(run), json)
 
@@ -100,7 +100,7 @@ def compare(
     from sprec.runs.compare import compare_runs
 
     for table in compare_runs(runs, resamples):
-        _print(table)
+        print_table(table)
 
 
 def recommend(
@@ -114,7 +114,7 @@ def recommend(
 
     from sprec.runs import Recommender
 
-    _quiet()
+    quiet()
     recommender = Recommender.load(run)
     items = recommender.recommend([list(history)], k)[0]
     titles = [recommender.catalog.titles[item] for item in items]
@@ -142,7 +142,7 @@ def _print_metrics(metrics: dict[str, float], title: str, as_json: bool) -> None
     if as_json:
         typer.echo(dumps({name: None if isnan(value) else value for name, value in metrics.items()}))
         return
-    _print(table_of_values({title: metrics}, "", list(metrics), mark=False))
+    print_table(table_of_values({title: metrics}, "", list(metrics), mark=False))
 
 
 COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]

@@ -19,8 +19,8 @@ from sprec.evaluation import (
     table_of_differences,
     table_of_methods,
 )
-from sprec.runs.pipeline import Result, load_results
-from sprec.runs.recommender import open_run
+from sprec.runs.pipeline import load_results
+from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS
 
 
@@ -38,11 +38,9 @@ def compare_runs(runs: Sequence[Path], resamples: int = 2000) -> tuple[Table, Ta
     cases: dict[str, list[Cases]] = {}
     hashes = set()
     for run in runs:
-        session = open_run(run)
-        hashes.add((session.dataset.hash, session.recipe.cases, session.recipe.split))
-        results = load_results(run)
-        for result in dict.fromkeys((0, len(results) - 1)):
-            name, own = _cases_of(run, session.dataset, results[result], session.recipe.cases, session.recipe.split)
+        hashes.add(_test_of(run))
+        for index in dict.fromkeys((0, len(load_results(run)) - 1)):
+            name, own = cases_of(run, index)
             if not any(np.array_equal(own.lists, other.lists) for other in cases.get(name, [])):
                 cases.setdefault(name, []).append(own)
     if len(hashes) > 1:
@@ -56,12 +54,24 @@ def compare_runs(runs: Sequence[Path], resamples: int = 2000) -> tuple[Table, Ta
     )
 
 
-def _cases_of(run: Path, dataset: Dataset, result: Result, count: int, split: str) -> tuple[str, Cases]:
+def _test_of(run: Path) -> tuple[str, int, str]:
+    recipe, dataset = read_run(run)
+    return dataset.hash, recipe.cases, recipe.split
+
+
+def cases_of(run: Path, index: int) -> tuple[str, Cases]:
+    """The method and the measured cases of one evaluation of a run, by its place in ``metrics.json``.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    recipe, dataset = read_run(run)
+    result = load_results(run)[index]
     folders = sorted((run / "stages").glob(f"*-evaluate-{result.stage}-{result.iteration}"))
     if not folders:
         raise UserError(f"{run} has no evaluation of {result.stage} {result.iteration}; run it again")
     frame = pl.read_parquet(folders[-1] / RECOMMENDATIONS)
-    test = dataset.splits[split][:count]
+    test = dataset.splits[recipe.split][: recipe.cases]
     genres = dataset.catalog.genre_matrix(dataset.genres)
     lists = np.array(frame["items"].to_list())
     ks = tuple(k for k in (1, 5) if k <= lists.shape[1])

@@ -88,16 +88,25 @@ def open_run(root: Path) -> Session:
     """The recipe and data of a run that has a model.
 
     Raises:
-        UserError: there is no finished run at this path.
+        UserError: there is no run with a model at this path.
+    """
+    recipe, dataset = read_run(root)
+    if not (root / "model").is_dir():
+        raise UserError(f"{root} has no model; finish it with the same sprec run command")
+    return Session(recipe, dataset, Store(root))
+
+
+def read_run(root: Path) -> tuple[Recipe, Dataset]:
+    """The recipe and data of a run.
+
+    Raises:
+        UserError: there is no run at this path.
     """
     try:
         content = json.loads((root / "recipe.json").read_text("utf-8"))["recipe"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
-    if not (root / "model").is_dir():
-        raise UserError(f"{root} has no model yet; finish it with the same sprec run command")
-    recipe: Recipe = validate(content, str(root / "recipe.json"))
-    return Session(recipe, Dataset.load(root / "dataset"), Store(root))
+    return validate(content, str(root / "recipe.json")), Dataset.load(root / "dataset")
 
 
 def backbone_of(session: Session) -> Stage:
