@@ -51,6 +51,7 @@ def test_python_2_strings_are_read() -> None:
         "{'a': 1",
         "{'a': __import__('os').getcwd()}",
         "{'a': 'no end}",
+        "{[1]: 2}",
         "(" * 5000,
         "[" * 100_000,
         '{"a": ' * 100_000,

@@ -77,11 +77,11 @@ def _parse_literal(line: str) -> Any:
     """A Python literal, by rewriting it as JSON (several times faster than parsing Python), else by ``ast``."""
     try:
         return json.loads(literal_to_json(line), strict=False)
-    except (ValueError, SyntaxError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, RecursionError):
         pass
     try:
         return ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
 
 

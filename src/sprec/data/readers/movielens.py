@@ -2,10 +2,9 @@
 ``movies.csv`` (20M, 25M, 32M, latest) and ``u.data``/``u.item`` (100K).
 """
 
-import csv
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import polars as pl
@@ -13,6 +12,7 @@ import polars as pl
 from sprec.data.readers.columns import to_events, to_genres
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.tables import batches, scan_text
+from sprec.data.readers.tables import read as read_table
 from sprec.errors import UserError
 
 GENRES_100K = (
@@ -63,7 +63,7 @@ def read(source: Path, faults: Faults) -> Log:
     if "ratings.csv" in files:
         columns = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
         table = scan_text(files["ratings.csv"], columns=columns).rename(dict(zip(columns, _INTEGERS, strict=True)))
-        return _log(_events(table, "ratings.csv", faults), _movies_csv(files, faults))
+        return _log(_events(table, "ratings.csv", faults), _movies_csv(files))
     if "u.data" in files:
         table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
         return _log(_events(table, "u.data", faults), _u_item(files, faults))
@@ -104,13 +104,10 @@ class _Files:
         return name in self._names
 
     def __getitem__(self, name: str) -> Path | bytes:
-        """The file itself, or its content where it is in a zip."""
-        return self.content(name) if self._archive else self._filled(Path(self._names[name]))
-
-    def _filled(self, path: Path) -> Path:
-        if not path.stat().st_size:
-            raise UserError(f"{path} is empty")
-        return path
+        """The file itself, or its content where it is in a zip; see :meth:`content`."""
+        if self._archive or name not in self or not Path(self._names[name]).stat().st_size:
+            return self.content(name)
+        return Path(self._names[name])
 
     def content(self, name: str) -> bytes:
         """The bytes of a file.
@@ -149,16 +146,10 @@ def _movies_dat(files: _Files, faults: Faults) -> pl.DataFrame:
     return _items(rows)
 
 
-def _movies_csv(files: _Files, faults: Faults) -> pl.DataFrame:
-    lines = csv.reader(files.text("movies.csv"))
-    next(lines, None)
-    rows = []
-    for number, fields in enumerate(lines, 2):
-        if len(fields) != 3:
-            faults.add("malformed_lines", f"movies.csv:{number}: {len(fields)} fields instead of 3")
-            continue
-        rows.append((fields[0], fields[1], fields[2]))
-    return _items(rows)
+def _movies_csv(files: _Files) -> pl.DataFrame:
+    names = {"item": "movieId", "title": "title", "genres": "genres"}
+    frame = read_table(scan_text(files["movies.csv"]), "movies.csv", names)
+    return _items(frame.select(list(names)).rows())
 
 
 def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
@@ -173,6 +164,6 @@ def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
     return _items(rows)
 
 
-def _items(rows: list[tuple[str, str, str]]) -> pl.DataFrame:
+def _items(rows: Sequence[tuple[str | None, ...]]) -> pl.DataFrame:
     frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String, "genres": pl.String}, orient="row")
     return frame.with_columns(to_genres(frame["genres"]), detail=pl.lit(None, pl.String)).select(list(ITEMS))

@@ -110,7 +110,7 @@ def require_columns(names: Iterable[str], wanted: Iterable[str], source: object)
     """Raise a UserError that names the columns there are if one of ``wanted`` is missing."""
     for name in wanted:
         if name not in names:
-            there = ", ".join(known for known in names if known != LINE)
+            there = " ".join(", ".join(known for known in names if known != LINE).split())[:200]
             raise UserError(f'{source} has no column "{name}"; columns: {there}')
 
 
