@@ -69,7 +69,7 @@ def test_gradients_equal_unshared(style: str, checkpoint: Callable[[str], Path])
     groups = ragged_groups(2, 6, 5)
     weights = torch.linspace(-1, 1, 6 * 5).view(6, 5)
     batch = collate(groups)
-    (completion_log_probs(shared.model, batch) * weights[:, : batch.mask.shape[1]]).sum().backward()
+    (completion_log_probs(shared.model, batch, shared.head) * weights[:, : batch.mask.shape[1]]).sum().backward()
     for row, group in enumerate(groups):
         for k in range(len(group.completions)):
             (alone(single, group, k) * weights[row, k]).backward()

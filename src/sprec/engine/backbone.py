@@ -46,6 +46,11 @@ class Policy:
         """Where the parameters are."""
         return next(self.model.parameters()).device
 
+    @property
+    def head(self) -> torch.nn.Module:
+        """The layer that turns hidden states into logits."""
+        return cast("torch.nn.Module", self.model.get_output_embeddings())
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context that sets the precision of a forward pass."""
         if self.precision is torch.float32:

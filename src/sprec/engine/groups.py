@@ -43,9 +43,9 @@ class GroupBatch:
         attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column).
         position_ids: (B, T) long.
         kept: number of trailing columns whose logits are needed: 1 + R (the prompt's last token and the rest).
-        source: (N,) long: for each completion token, the flat index b * kept + column of the logits that predict it.
-        token: (N,) long: the completion tokens.
-        slot: (N,) long: b * K + k, the completion that each token belongs to.
+        source: (N,) long: for each completion token, the flat index b * kept + column of the state that predicts it.
+        token: (N,) long: the completion tokens; N is rounded up, the last ones count for nothing.
+        slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
         lengths: (B, K) long: tokens of each completion.
         extra: further tensors of shape (B, ...) that an objective needs (weights, smoothing).
@@ -117,9 +117,9 @@ def collate(
         attention_mask=additive(_sees(segment), dtype),
         position_ids=torch.from_numpy(positions),
         kept=region + 1,
-        source=_flat(source),
-        token=_flat(token),
-        slot=_flat(slot),
+        source=_flat(source, 0, multiple),
+        token=_flat(token, 0, multiple),
+        slot=_flat(slot, len(groups) * completions, multiple),
         mask=torch.from_numpy(lengths > 0),
         lengths=torch.from_numpy(lengths),
         extra=extra or {},
@@ -131,8 +131,10 @@ def round_up(width: int, multiple: int = WIDTH_MULTIPLE) -> int:
     return -(-width // multiple) * multiple
 
 
-def _flat(parts: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
+def _flat(parts: Sequence[np.ndarray], filler: int, multiple: int) -> Tensor:
+    joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+    rows = round_up(len(joined), multiple**2)
+    return torch.from_numpy(np.pad(joined, (0, rows - len(joined)), constant_values=filler))
 
 
 def _sees(segment: np.ndarray) -> Tensor:

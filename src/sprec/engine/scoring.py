@@ -1,6 +1,7 @@
 """Log-probabilities of completions, with every prompt read once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,28 +11,46 @@ from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_b
 from sprec.progress import bar
 
 
-def token_log_probs(model: nn.Module, batch: GroupBatch) -> Tensor:
+def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
     """Log-probability of every completion token of a batch, shape (N,), float32, in the order of ``batch.token``.
 
-    The LM head runs on the completion region only (``logits_to_keep``), which every causal LM of transformers
-    supports, wrapped for several processes or not.
+    Args:
+        model: a causal LM, possibly wrapped for several processes.
+        batch: the groups.
+        head: the LM head inside the model. It is given the N hidden states that predict completion tokens and no
+            others: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
     """
-    logits: Tensor = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        logits_to_keep=batch.kept,
-        use_cache=False,
-    ).logits
-    rows = logits.flatten(0, 1).index_select(0, batch.source).float()
+    with _rows_of_head(head, batch.source):
+        logits: Tensor = model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            logits_to_keep=batch.kept,
+            use_cache=False,
+        ).logits
+    rows = logits[0].float()
     return -nn.functional.cross_entropy(rows, batch.token, reduction="none")
 
 
-def completion_log_probs(model: nn.Module, batch: GroupBatch) -> Tensor:
+@contextmanager
+def _rows_of_head(head: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Inside the block the head sees only these rows of its flattened input: (B, T, H) becomes (1, N, H)."""
+
+    def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def completion_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
     """Summed log-probability of every completion, shape (B, K), float32; 0 where a completion is missing."""
-    per_token = token_log_probs(model, batch)
-    sums = torch.zeros(batch.mask.numel(), dtype=per_token.dtype, device=per_token.device)
-    return sums.index_add(0, batch.slot, per_token).view(batch.mask.shape)
+    per_token = token_log_probs(model, batch, head)
+    sums = torch.zeros(batch.mask.numel() + 1, dtype=per_token.dtype, device=per_token.device)
+    return sums.index_add(0, batch.slot, per_token)[:-1].view(batch.mask.shape)
 
 
 @torch.no_grad()
@@ -52,7 +71,7 @@ def score(
         for rows in token_budget_batches((group.tokens for group in groups), budget):
             batch = collate([groups[row] for row in rows], dtype=policy.precision).to(policy.device)
             with policy.autocast():
-                values = completion_log_probs(policy.model, batch).cpu()
+                values = completion_log_probs(policy.model, batch, policy.head).cpu()
             for row, value in zip(rows, values, strict=True):
                 results[row] = value[: len(groups[row].completions)]
             progress.advance(len(rows))

@@ -239,7 +239,7 @@ class _GroupTrainer(Trainer):
             picked = [mine[i] for i in micro]
             batch = self._batch([groups[i] for i in picked], rows[picked])
             with self.policy.autocast():
-                log_probs = completion_log_probs(model, batch)
+                log_probs = completion_log_probs(model, batch, self.policy.head)
             loss = self.objective.loss(log_probs, batch).sum() / normaliser
             # data-parallel wrappers average the gradients of the processes; the sum is meant
             self.accelerator.backward(loss * world)
