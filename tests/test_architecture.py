@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "sprec"
-LEAVES = {"errors", "progress", "config"}
+LEAVES = {"errors", "progress", "config", "storage"}
 ALLOWED = {
     "config": set(),
     "errors": set(),
     "progress": set(),
-    "engine": {"config", "errors", "progress"},
+    "storage": {"errors"},
+    "engine": LEAVES,
     "data": LEAVES,
     "evaluation": LEAVES,
     "prompts": LEAVES | {"data"},

@@ -2,21 +2,21 @@
 
 import json
 import math
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.errors import UserError
 from sprec.progress import say
 from sprec.runs import stages
 from sprec.runs.session import Session
-from sprec.runs.store import Stage, Store, link_tree, versions, write_json
+from sprec.runs.store import Stage, Store, versions
 
-METRICS = "metrics.json"
+METRICS, RECIPE, MODEL = "metrics.json", "recipe.json", "model"
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,47 @@ def run(
     check_fit(recipe, dataset)
     store = Store(Path(out), shared, strict)
     with store.lock():
-        write_json(store.root / "recipe.json", describe(recipe, dataset))
-        if not _same_data(store.root / "dataset", dataset):
-            dataset.save(store.root / "dataset", overwrite=True)
+        with storage.writing(store.root, "make room or choose another -o"):
+            _open(store, recipe, dataset)
         results, final = _loop(Session(recipe, dataset, store))
+        with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
+            _close(store, results, final)
         store.prune()
-        write_json(store.root / METRICS, [_record(result) for result in results])
-        _publish(final, store.root / "model")
     return results
+
+
+def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
+    """Put recipe and data into the run directory; results of other settings or data leave it."""
+    about, file = describe(recipe, dataset), store.root / RECIPE
+    if (store.root / storage.MANIFEST).exists():
+        problem = storage.verify(store.root)
+        if problem and store.strict:
+            raise UserError(f"{problem}; without --strict it is written again")
+        if problem:
+            say(f"! {problem}; writing it again")
+    if _read(file) != about:
+        (store.root / storage.MANIFEST).unlink(missing_ok=True)
+        (store.root / METRICS).unlink(missing_ok=True)
+        storage.discard(store.root / MODEL)
+        storage.write_json(file, about)
+    if not _same_data(store.root / "dataset", dataset):
+        dataset.save(store.root / "dataset", overwrite=True)
+
+
+def _close(store: Store, results: Sequence[Result], final: Stage) -> None:
+    """Metrics, the last model, and the manifest that says that the run is complete."""
+    storage.write_json(store.root / METRICS, [_record(result) for result in results])
+    storage.link_tree(final.folder / MODEL, store.root / MODEL)
+    model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
+    storage.seal(store.root, {"versions": versions()}, [RECIPE, METRICS, *model])
+
+
+def _read(file: Path) -> Any:
+    """JSON content, None where there is none or it is damaged."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _loop(session: Session) -> tuple[list[Result], Stage]:
@@ -133,11 +166,10 @@ def load_results(out: Path | str) -> list[Result]:
     Raises:
         UserError: there is no finished run.
     """
-    file = Path(out) / METRICS
-    try:
-        return [_result(**entry) for entry in json.loads(file.read_text("utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{out} is not a finished run ({file.name} is missing or damaged); run it again") from error
+    problem = storage.verify(Path(out), METRICS)
+    if problem:
+        raise UserError(f"{out} is not a finished run ({problem}); the same sprec run command finishes it")
+    return [_result(**entry) for entry in _read(Path(out) / METRICS)]
 
 
 def _result(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
@@ -156,8 +188,3 @@ def _watch(results: list[Result], recipe: Recipe) -> None:
         )
     if share < results[0].metrics.get("ExactTitles", 1.0) - 0.1:
         say(f"! after {where} only {share:.0%} of the generated titles exist in the catalog; lower prefer.lr")
-
-
-def _publish(final: Stage, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    link_tree(final.folder / "model", target)

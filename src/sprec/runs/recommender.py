@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from sprec import storage
 from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
 from sprec.errors import UserError
@@ -11,7 +12,7 @@ from sprec.runs import protocols
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
 from sprec.runs.stages import metrics_of
-from sprec.runs.store import Stage, Store, read_manifest, verify
+from sprec.runs.store import Stage, Store
 
 
 class Recommender:
@@ -91,8 +92,9 @@ def open_run(root: Path) -> Session:
         UserError: there is no run with a model at this path.
     """
     recipe, dataset = read_run(root)
-    if not (root / "model").is_dir():
-        raise UserError(f"{root} has no model; finish it with the same sprec run command")
+    problem = storage.verify(root)
+    if problem:
+        raise UserError(f"{root} is not a finished run ({problem}); finish it with the same sprec run command")
     return Session(recipe, dataset, Store(root))
 
 
@@ -118,7 +120,7 @@ def backbone_of(session: Session) -> Stage:
     if not isinstance(session.recipe.backbone, Scratch):
         return Stage(Path(), session.recipe.backbone.model_dump_json())
     folder = session.store.root / "stages" / "00-backbone"
-    problem = verify(folder)
+    problem = storage.verify(folder)
     if problem:
         raise UserError(f"{problem}; the same sprec run command repairs it")
-    return Stage(folder, read_manifest(folder)["key"])
+    return Stage(folder, storage.read_manifest(folder)["key"])

@@ -26,7 +26,8 @@ from sprec.runs import protocols
 from sprec.runs.examples import preference_groups, sequence_groups, sft_groups
 from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.session import Session
-from sprec.runs.store import Stage, write_json
+from sprec.runs.store import Stage
+from sprec.storage import write_json
 
 RECOMMENDATIONS = "recommendations.parquet"
 _SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)

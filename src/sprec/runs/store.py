@@ -1,29 +1,30 @@
 """The run directory: stages that are written whole or not at all, verified before they are trusted, redone when stale.
 
-A stage is written to a temporary sibling, every file is synced, the manifest (sha256 and size of each file, versions,
-and the key of everything the stage depends on) comes last, then the folder is renamed. What has no verifying manifest
-does not exist. So the same command resumes a run wherever it was stopped.
+A stage is a sealed folder (:mod:`sprec.storage`) whose manifest names all that the stage depends on. What has no
+verifying manifest does not exist. So the same command resumes a run wherever it was stopped, and a changed recipe
+redoes what depends on the change.
 """
 
 import fcntl
 import json
 import os
 import platform
+import re
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sprec import storage
 from sprec.errors import UserError
 from sprec.progress import say
 
-MANIFEST = "MANIFEST.json"
-FORMAT = 1
+_INTACT = "earlier stages are intact, the same command resumes"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,18 @@ class Store:
     root: Path
     shared: Path | None = None
     strict: bool = False
-    _count: int = field(default=0, init=False)
+    _asked: list[str] = field(default_factory=list, init=False)
+    _making: str = field(default="", init=False)
+
+    @property
+    def stages(self) -> Path:
+        """The folder of the stages."""
+        return self.root / "stages"
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the stage that is being made keeps what lets it resume; it is gone when the stage is finished."""
+        return self.root / "unfinished" / self._making
 
     def stage(self, name: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> Stage:
         """Return the stage, made now if it is not there, damaged, or made from something else.
@@ -60,165 +72,141 @@ class Store:
         Raises:
             UserError: the stage is damaged and the store is strict, or the disk is full.
         """
-        key = digest({"stage": name, "format": FORMAT, **depends})
-        label = f"{self._count:02d}-{name}"
-        folder = self.root / "stages" / label
-        self._count += 1
-        if not self._usable(folder, key) and not self._fetch(folder, key):
-            self._make(folder, label, key, make)
+        depends = json.loads(json.dumps(depends))
+        key = storage.digest({"stage": name, "format": storage.FORMAT, **depends})[:24]
+        folder = self.stages / f"{len(self._asked):02d}-{name}"
+        self._asked.append(folder.name)
+        self._renumber(folder, name, key)
+        if not self._usable(folder, key, depends) and not self._fetch(folder, key):
+            self._make(folder, key, depends, make)
             self._share(folder, key)
         return Stage(folder, key)
 
-    def _usable(self, folder: Path, key: str) -> bool:
+    def _renumber(self, folder: Path, name: str, key: str) -> None:
+        """Settings can add or remove stages before this one: then it is here under another number."""
+        for other in self.stages.glob(f"[0-9]*-{name}"):
+            if other != folder and _key_of(other) == key and _key_of(folder) != key:
+                storage.discard(folder)
+                other.rename(folder)
+                storage.sync(self.stages)
+
+    def _usable(self, folder: Path, key: str, depends: Mapping[str, Any]) -> bool:
         if not folder.exists():
             return False
-        problem = verify(folder)
+        problem = storage.verify(folder)
         if problem:
             if self.strict:
                 raise UserError(f"{problem}; without --strict the stage is made again")
             say(f"! {problem}; making {folder.name} again")
-        elif read_manifest(folder)["key"] != key:
-            say(f"! {folder.name} was made with other settings or data; making it again")
-        else:
-            return True
-        shutil.rmtree(folder)
-        return False
+            return False
+        manifest = storage.read_manifest(folder)
+        if manifest.get("key") != key:
+            why = _difference(manifest.get("depends", {}), depends)
+            say(f"! {folder.name} was made with other settings or data ({why}); making it again")
+            return False
+        return True
 
-    def _make(self, folder: Path, label: str, key: str, make: Callable[[Path], str]) -> None:
-        scratch = folder.with_name(f".{label}.tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+    def _make(self, folder: Path, key: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> None:
+        self._making = key
         started = time.monotonic()
-        try:
+        with storage.writing(folder, _INTACT), storage.replacing(folder) as scratch:
             news = make(scratch)
-            seconds = time.monotonic() - started
-            seal(scratch, key, {"stage": label, "seconds": round(seconds, 3)})
-            scratch.replace(folder)
-            _sync(folder.parent)
-        except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise UserError(
-                f"cannot write {label}: {error.strerror or error}; earlier stages are intact, run the command again"
-            ) from error
-        say(f"✓ {label:<24} {seconds:7.1f} s  {news}")
+            seconds = round(time.monotonic() - started, 3)
+            about = {"stage": folder.name, "key": key, "depends": depends, "seconds": seconds}
+            storage.seal(scratch, about | {"versions": versions()})
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        say(f"✓ {folder.name:<24} {seconds:7.1f} s  {news}")
 
     def _fetch(self, folder: Path, key: str) -> bool:
-        if self.shared is None or not (self.shared / key).is_dir() or verify(self.shared / key):
+        if self.shared is None or not (self.shared / key).exists():
             return False
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        link_tree(self.shared / key, folder)
+        problem = storage.verify(self.shared / key)
+        if problem:
+            say(f"! {problem}; not used")
+            storage.discard(self.shared / key)
+            return False
+        with storage.writing(folder, _INTACT):
+            storage.link_tree(self.shared / key, folder)
         say(f"= {folder.name:<24} shared with another run")
         return True
 
     def _share(self, folder: Path, key: str) -> None:
-        if self.shared is not None:
-            self.shared.mkdir(parents=True, exist_ok=True)
-            link_tree(folder, self.shared / key)
+        if self.shared is not None and not (self.shared / key).exists():
+            try:
+                storage.link_tree(folder, self.shared / key)
+            except OSError as error:
+                say(f"! {folder.name} could not be shared with other runs: {error}")
 
     def prune(self) -> None:
-        """Remove stages of an earlier, longer version of this run."""
-        for folder in sorted((self.root / "stages").glob("[0-9]*-*")):
-            if int(folder.name.split("-", 1)[0]) >= self._count:
-                shutil.rmtree(folder)
+        """Remove stages and unfinished work of other settings; call it when the run is complete."""
+        for folder in self.stages.glob("[0-9]*-*"):
+            if folder.name not in self._asked:
+                storage.discard(folder)
+        shutil.rmtree(self.root / "unfinished", ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out of this run; the lock dies with the process that holds it.
 
+        What a killed process left half-written is removed.
+
         Raises:
-            UserError: another process is in this run directory.
+            UserError: another process is in this run directory, or it cannot be written.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("a") as handle:
+        with storage.writing(self.root, "choose another -o"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            handle = (self.root / ".lock").open("a+")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
                 raise UserError(
-                    f"another process is working in {self.root}; wait for it or choose another -o"
+                    f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
                 ) from error
+            handle.truncate(0)
+            handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            handle.flush()
+            for folder in (self.root, self.stages):
+                storage.sweep(folder)
             yield
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Copy a finished folder by hard links (by copying where the file system has none): all of it or nothing."""
-    if target.exists():
-        return
-
-    def link(one: str, two: str) -> None:
-        try:
-            os.link(one, two)
-        except OSError:
-            shutil.copy2(one, two)
-
-    scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch, copy_function=link)
-    scratch.replace(target)
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """A short hash of JSON content."""
-    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:24]
-
-
-def seal(folder: Path, key: str, about: Mapping[str, Any]) -> None:
-    """Sync all files of a folder and write its manifest, last."""
-    files = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        files[str(file.relative_to(folder))] = {"sha256": _hash(file), "bytes": file.stat().st_size}
-        _sync(file)
-    manifest = {"format": FORMAT, "key": key, **about, "versions": versions(), "files": files}
-    write_json(folder / MANIFEST, manifest)
-    _sync(folder)
-
-
-def verify(folder: Path) -> str:
-    """What is wrong with a sealed folder, in one line that names the file; empty if nothing is."""
+def _key_of(folder: Path) -> str:
     try:
-        manifest = read_manifest(folder)
-        entries = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError):
-        return f"{folder / MANIFEST} is missing or damaged"
-    for name, expected in entries:
-        file = folder / name
-        if not file.is_file():
-            return f"{file} is missing"
-        if file.stat().st_size != expected["bytes"] or _hash(file) != expected["sha256"]:
-            return f"{file} is damaged or was edited"
-    return ""
+        return str(storage.read_manifest(folder).get("key"))
+    except (OSError, ValueError):
+        return ""
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-    return manifest
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed between two sets of settings, in words: dotted keys with both values."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
+    values = [key for key in keys if not _is_hash(old.get(key)) and not _is_hash(new.get(key))]
+    words = [f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in values]
+    words += [f"another {key}" for key in keys if key not in values]
+    return "; ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON: all of it or nothing."""
-    scratch = file.with_name(f".{file.name}.tmp")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    _sync(scratch)
-    scratch.replace(file)
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{24,64}", value) is not None
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 40 else text[:37] + "..."
 
 
 def versions() -> dict[str, str]:
     """Versions of what computes the results."""
     packages = ("sprec", "torch", "transformers", "tokenizers", "peft", "numpy")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        content = sha256()
-        while chunk := handle.read(1 << 20):
-            content.update(chunk)
-    return content.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

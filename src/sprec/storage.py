@@ -1,0 +1,238 @@
+"""Files that are written whole or not at all, and folders that are verified before they are trusted.
+
+A folder is filled as a hidden sibling, every file and directory is synced, a manifest with the sha256 and the size of
+each file comes last, then one rename puts it in place. What a process that was killed left behind is recognised by
+the lock that died with it, and swept by the next writer.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from sprec.errors import UserError
+
+MANIFEST = "MANIFEST.json"
+FORMAT = 1
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of ``target`` when the block ends well, and vanishes when it does not.
+
+    What was at ``target`` survives until its successor is complete and on the disk.
+
+    Raises:
+        OSError: nothing can be written here.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, target.name)
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    scratch.mkdir()
+    claim = os.open(scratch, os.O_RDONLY)
+    try:
+        _lock(claim)
+        yield scratch
+        sync_tree(scratch)
+        _put(scratch, target)
+    finally:
+        os.close(claim)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put(scratch: Path, target: Path) -> None:
+    old = scratch.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    try:
+        scratch.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder: at once for everyone who looks, then file by file."""
+    if folder.exists():
+        gone = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Remove what killed writers of ``name`` (None: of anything) left in a folder.
+
+    A writer that is alive holds the lock of its folder. A killed one may have moved the old content away and not yet
+    put the new one in place: then the old content comes back.
+    """
+    for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
+        left = _LEFTOVER.fullmatch(entry.name)
+        if left and name in (None, left["name"]) and entry.is_dir() and not _in_use(entry):
+            target = parent / left["name"]
+            if left["kind"] == "old" and not target.exists():
+                entry.rename(target)
+            else:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # somebody else swept it
+        return True
+    try:
+        return not _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by a writer, or a file system without locks: then nothing is ever swept
+        return False
+    return True
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Put a finished folder at ``target`` too, by hard links (by copying where the file system has none)."""
+
+    def link(one: str, two: str) -> None:
+        try:
+            os.link(one, two)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            shutil.copy2(one, two)
+
+    with replacing(target) as scratch:
+        shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON: all of it or nothing."""
+    scratch = file.with_name(f".{file.name}.tmp")
+    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    sync(scratch)
+    scratch.replace(file)
+    sync(file.parent)
+
+
+def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
+    """Write the manifest of a folder, last: the sha256 and size of each file (of ``names`` only, if given)."""
+    chosen = [folder / name for name in names] if names is not None else sorted(folder.rglob("*"))
+    files = {}
+    for file in (path for path in chosen if path.is_file() and path != folder / MANIFEST):
+        sync(file)
+        files[file.relative_to(folder).as_posix()] = {"sha256": hash_of(file), "bytes": file.stat().st_size}
+    manifest = {"format": FORMAT, **about, "files": files}
+    write_json(folder / MANIFEST, manifest | {"sha256": digest(manifest)})
+
+
+def verify(folder: Path, *names: str) -> str:
+    """What is wrong with a sealed folder, in one line that names the file; empty if nothing is.
+
+    Args:
+        folder: where the manifest is.
+        names: the files to check, by default all that the manifest lists.
+    """
+    try:
+        entries: dict[str, Any] = read_manifest(folder)["files"]
+    except (OSError, ValueError):
+        return f"{folder / MANIFEST} is missing or damaged"
+    for name in names or entries:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            return f"{folder / MANIFEST} names a file outside of its folder: {name}"
+        problem = _problem(folder / name, entries.get(name))
+        if problem:
+            return problem
+    return ""
+
+
+def _problem(file: Path, expected: Mapping[str, Any] | None) -> str:
+    if not file.is_file():
+        return f"{file} is missing"
+    if expected is None or file.stat().st_size != expected["bytes"] or hash_of(file) != expected["sha256"]:
+        return f"{file} is damaged or was edited"
+    return ""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a sealed folder.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged: not what was written.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if not isinstance(manifest, dict) or manifest.pop("sha256", None) != digest(manifest):
+        raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
+    return manifest
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """The sha256 of JSON content, whatever the order of its keys."""
+    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_of(file: Path) -> str:
+    """The sha256 of a file."""
+    with file.open("rb") as handle:
+        content = sha256()
+        while chunk := handle.read(1 << 20):
+            content.update(chunk)
+    return content.hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it is on the disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(what: Path, hint: str) -> Iterator[None]:
+    """Turn a full disk and other failures of writing into one line.
+
+    Raises:
+        UserError: what could not be written, why, and the hint.
+    """
+    try:
+        yield
+    except Exception as error:
+        cannot_write = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
+        if not cannot_write and not disk_full(error):
+            raise
+        reason = "no space left on the device" if disk_full(error) else error
+        raise UserError(f"cannot write {what}: {reason}; {hint}") from error
+
+
+def disk_full(error: Exception) -> bool:
+    """Whether an error says that the disk is full; libraries wrap the reason in exceptions of their own."""
+    code = error.errno if isinstance(error, OSError) else None
+    return (
+        code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error) or "os error 28" in str(error)
+    )
