@@ -6,19 +6,17 @@ history, target: item ids) and ``dataset.json`` (name, wording, genres, counts, 
 
 import itertools
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, overload
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
 
+from sprec import storage
 from sprec.data.catalog import Catalog
 from sprec.errors import UserError
 
@@ -185,10 +183,8 @@ class Dataset:
             "meta": dict(self.meta),
             "sha256": files,
         }
+        about["digest"] = storage.digest(about)
         (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        for file in folder.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
 
     @classmethod
     def load(cls, path: Path | str) -> "Dataset":
@@ -225,24 +221,16 @@ _TABLES = ("items.parquet", "sequences.parquet")
 def whole_directory(path: Path) -> Iterator[Path]:
     """A directory to write to that becomes ``path`` when the block ends well, and vanishes when it does not.
 
-    What was at ``path`` is replaced, and survives until its successor is complete.
+    What was at ``path`` is replaced, and survives until its successor is complete and on the disk.
 
     Raises:
         UserError: a full disk or another reason why nothing can be written.
     """
-    scratch = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    old = scratch.with_name(scratch.name + ".old")
     try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        if path.exists():
-            path.rename(old)
-        scratch.rename(path)
+        with storage.replacing(path) as scratch:
+            yield scratch
     except (OSError, pl.exceptions.ComputeError) as error:  # polars reports a full disk as either
         raise UserError(f"cannot write {path}: {error}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _read_about(path: Path) -> dict[str, Any]:
@@ -252,12 +240,14 @@ def _read_about(path: Path) -> dict[str, Any]:
             f"{path} is not a dataset (no dataset.json); make one with 'sprec data import' or 'sprec data demo'"
         )
     try:
-        about: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        about: Any = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
-    if about.get("format") != FORMAT:
-        raise UserError(f"{file} has format {about.get('format')!r}, this version reads {FORMAT}")
-    return about
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{file} is not of format {FORMAT}, which this version reads; import the dataset again")
+    if about.pop("digest", None) not in (None, storage.digest(about)):
+        raise UserError(f"{file} is damaged or was edited; import the dataset again")
+    return dict(about)
 
 
 def _check_file(file: Path, expected: str, digest: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from sprec import storage
 from sprec.data import Catalog, Dataset
 from sprec.errors import UserError
 from sprec.evaluation import (
@@ -70,6 +71,9 @@ def cases_of(run: Path, index: int) -> tuple[str, Cases]:
     folders = sorted((run / "stages").glob(f"*-evaluate-{result.stage}-{result.iteration}"))
     if not folders:
         raise UserError(f"{run} has no evaluation of {result.stage} {result.iteration}; run it again")
+    problem = storage.verify(folders[-1])
+    if problem:
+        raise UserError(f"{problem}; the same sprec run command repairs it")
     frame = pl.read_parquet(folders[-1] / RECOMMENDATIONS)
     test = dataset.splits[recipe.split][: recipe.cases]
     genres = dataset.catalog.genre_matrix(dataset.genres)
