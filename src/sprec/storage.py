@@ -36,7 +36,7 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
-    scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+    scratch = _sibling(target, "tmp")
     scratch.mkdir()
     claim = os.open(scratch, os.O_RDONLY)
     try:
@@ -47,6 +47,10 @@ def replacing(target: Path) -> Iterator[Path]:
     finally:
         os.close(claim)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{uuid4().hex[:8]}.{kind}")
 
 
 def _put(scratch: Path, target: Path) -> None:
@@ -66,7 +70,7 @@ def _put(scratch: Path, target: Path) -> None:
 def discard(folder: Path) -> None:
     """Remove a folder: at once for everyone who looks, then file by file."""
     if folder.exists():
-        gone = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+        gone = _sibling(folder, "tmp")
         folder.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 
@@ -79,17 +83,19 @@ def sweep(parent: Path, name: str | None = None) -> None:
     """
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
         left = _LEFTOVER.fullmatch(entry.name)
-        if left and name in (None, left["name"]) and entry.is_dir() and not _in_use(entry):
+        if left and name in (None, left["name"]) and not _in_use(entry):
             target = parent / left["name"]
             if left["kind"] == "old" and not target.exists():
                 entry.rename(target)
-            else:
+            elif entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
-def _in_use(folder: Path) -> bool:
+def _in_use(entry: Path) -> bool:
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(entry, os.O_RDONLY)
     except FileNotFoundError:  # somebody else swept it
         return True
     try:
@@ -123,11 +129,22 @@ def link_tree(source: Path, target: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON: all of it or nothing."""
-    scratch = file.with_name(f".{file.name}.tmp")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    sync(scratch)
-    scratch.replace(file)
+    text = _as_text(content)
+    scratch = _sibling(file, "tmp")
+    try:
+        with scratch.open("w", encoding="utf-8") as handle:
+            _lock(handle.fileno())
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+            scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
     sync(file.parent)
+
+
+def _as_text(content: Any) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
@@ -177,9 +194,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         OSError: there is none.
         ValueError: it is damaged: not what was written.
     """
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    text = (folder / MANIFEST).read_text("utf-8")
+    manifest = json.loads(text)
     expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else ""
-    if expected not in (None, digest(manifest)):
+    whole = text == _as_text(manifest | {"sha256": expected} if expected else manifest)
+    if not whole or expected not in (None, digest(manifest)):
         raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
     return dict(manifest)
 

@@ -244,7 +244,8 @@ def _read_about(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise UserError(f"{file} is not of format {FORMAT}, which this version reads; import the dataset again")
+        found = about.get("format") if isinstance(about, dict) else None
+        raise UserError(f"{file} has format {found!r}, this version reads {FORMAT}")
     if about.pop("digest", None) not in (None, storage.digest(about)):
         raise UserError(f"{file} is damaged or was edited; import the dataset again")
     return dict(about)

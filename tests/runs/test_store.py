@@ -1,0 +1,231 @@
+"""The run directory: whole stages or none, verified, redone when stale, one process at a time."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sprec import storage
+from sprec.errors import UserError
+from sprec.runs.store import Stage, Store
+
+Make = Callable[[Path], str]
+
+
+def writes(text: str, made: list[str] | None = None) -> Make:
+    def make(folder: Path) -> str:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "file.txt").write_text(text)
+        if made is not None:
+            made.append(text)
+        return "done"
+
+    return make
+
+
+def three_stages(store: Store, made: list[str], **settings: float) -> Stage:
+    """A chain of three stages; the second one depends on the settings."""
+    first = store.stage("first", {"data": "d"}, writes("first", made))
+    second = store.stage("second", {"start": first.key, "rates": settings}, writes(f"second {settings}", made))
+    return store.stage("third", {"start": second.key}, writes(f"third {settings}", made))
+
+
+def test_a_stage_is_made_once(tmp_path: Path) -> None:
+    made: list[str] = []
+    for _ in range(2):
+        three_stages(Store(tmp_path), made, lr=0.1)
+    assert made == ["first", "second {'lr': 0.1}", "third {'lr': 0.1}"]
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["00-first", "01-second", "02-third"]
+
+
+def test_the_manifest_lists_files_keys_and_versions(tmp_path: Path) -> None:
+    three_stages(Store(tmp_path), [], lr=0.1)
+    manifest = storage.read_manifest(tmp_path / "stages/01-second")
+    content = (tmp_path / "stages/01-second/deep/file.txt").read_bytes()
+    assert manifest["files"] == {
+        "deep/file.txt": {"sha256": storage.hash_of(tmp_path / "stages/01-second/deep/file.txt"), "bytes": len(content)}
+    }
+    assert manifest["depends"]["rates"] == {"lr": 0.1}
+    assert manifest["versions"]["torch"]
+    assert manifest["stage"] == "01-second"
+
+
+def test_a_change_redoes_what_depends_on_it_and_says_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    three_stages(Store(tmp_path), made, lr=0.1)
+    three_stages(Store(tmp_path), made, lr=0.2)
+    assert made[3:] == ["second {'lr': 0.2}", "third {'lr': 0.2}"]
+    told = capsys.readouterr().err
+    assert "01-second was made with other settings or data (rates.lr was 0.1, is 0.2); making it again" in told
+    assert "02-third was made with other settings or data (another start); making it again" in told
+
+
+def test_the_old_stage_survives_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    Store(tmp_path).stage("one", {"lr": 1}, writes("old"))
+
+    def fails(folder: Path) -> str:
+        (folder / "half").write_text("new")
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError):
+        Store(tmp_path).stage("one", {"lr": 2}, fails)
+    made: list[str] = []
+    Store(tmp_path).stage("one", {"lr": 1}, writes("old", made))
+    assert made == []
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == ["00-one"]
+
+
+def test_stages_keep_their_work_when_others_come_or_go_before_them(tmp_path: Path) -> None:
+    made: list[str] = []
+    store = Store(tmp_path)
+    for name in ("first", "evaluate", "second"):
+        store.stage(name, {}, writes(name, made))
+    store = Store(tmp_path)
+    for name in ("first", "second"):
+        store.stage(name, {}, writes(name, made))
+    store.prune()
+    assert made == ["first", "evaluate", "second"]
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == ["00-first", "01-second"]
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink], ids=["flipped", "cut", "removed"])
+@pytest.mark.parametrize("name", ["deep/file.txt", storage.MANIFEST])
+def test_damage_is_named_and_repaired_or_refused(
+    harm: Callable[[Path], None], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    three_stages(Store(tmp_path), made, lr=0.1)
+    file = tmp_path / "stages/01-second" / name
+    harm(file)
+    with pytest.raises(UserError, match=f"{file} is .*; without --strict the stage is made again"):
+        three_stages(Store(tmp_path, strict=True), made, lr=0.1)
+    assert len(made) == 3
+    three_stages(Store(tmp_path), made, lr=0.1)
+    assert made[3:] == ["second {'lr': 0.1}"], "the next stage is still what it was"
+    assert f"! {file} is " in capsys.readouterr().err
+    assert storage.verify(tmp_path / "stages/01-second") == ""
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "deep/../../outside.txt"])
+def test_a_manifest_that_points_outside_is_refused(name: str, tmp_path: Path) -> None:
+    Store(tmp_path).stage("one", {}, writes("text"))
+    folder = tmp_path / "stages/00-one"
+    manifest = storage.read_manifest(folder)
+    manifest["files"][name] = manifest["files"].pop("deep/file.txt")
+    storage.write_json(folder / storage.MANIFEST, manifest | {"sha256": storage.digest(manifest)})
+    assert storage.verify(folder) == f"{folder / storage.MANIFEST} names a file outside of its folder: {name}"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    made: list[str] = []
+    Store(tmp_path).stage("one", {}, writes("text", made))
+
+    def full(folder: Path) -> str:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    store = Store(tmp_path)
+    store.stage("one", {}, writes("text", made))
+    with pytest.raises(UserError, match=r"cannot write .*01-two: no space left on the device; earlier"):
+        store.stage("two", {}, full)
+    assert [path.name for path in (tmp_path / "stages").iterdir()] == ["00-one"]
+    assert made == ["text"]
+
+
+def test_bugs_keep_their_traceback(tmp_path: Path) -> None:
+    def broken(folder: Path) -> str:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        Store(tmp_path).stage("one", {}, broken)
+
+
+def test_leftovers_of_killed_processes_are_swept_and_living_ones_left(tmp_path: Path) -> None:
+    stages = tmp_path / "stages"
+    (stages / ".00-one.01234567.tmp").mkdir(parents=True)
+    (stages / ".00-one.01234567.tmp/half").write_text("half")
+    (stages / ".01-two.89abcdef.old").mkdir()
+    (stages / ".01-two.89abcdef.old/whole").write_text("whole")
+    (tmp_path / ".metrics.json.01234567.tmp").write_text("half")
+    with storage.replacing(stages / "02-three") as alive:
+        with Store(tmp_path).lock():
+            assert alive.is_dir()
+        assert sorted(path.name for path in stages.iterdir()) == sorted([alive.name, "01-two"])
+        assert (stages / "01-two/whole").read_text() == "whole", "its successor never came"
+    assert (stages / "02-three").is_dir()
+    assert not (tmp_path / ".metrics.json.01234567.tmp").exists()
+
+
+def test_runs_share_stages_and_repair_the_shared_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[str] = []
+    shared = tmp_path / "shared"
+    first = Store(tmp_path / "a", shared).stage("one", {}, writes("text", made))
+    second = Store(tmp_path / "b", shared).stage("one", {}, writes("text", made))
+    assert made == ["text"]
+    assert (first.folder / "deep/file.txt").samefile(second.folder / "deep/file.txt")
+    flip(shared / first.key / "deep/file.txt")  # one inode: all copies are hit
+    Store(tmp_path / "c", shared).stage("one", {}, writes("text", made))
+    assert made == ["text", "text"]
+    assert "deep/file.txt is damaged or was edited; not used" in capsys.readouterr().err
+    assert storage.verify(shared / first.key) == ""
+    Store(tmp_path / "a", shared).stage("one", {}, writes("text", made))
+    assert made == ["text", "text"], "repaired from the shared folder"
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    taken = pytest.raises(UserError, match=rf"another process \(pid {os.getpid()} on .*\) is working in")
+    with Store(tmp_path).lock(), taken, Store(tmp_path).lock():
+        pass
+    with Store(tmp_path).lock():
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from pathlib import Path; from sprec.runs.store import Store\n"
+        f"with Store(Path({str(tmp_path)!r})).lock(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == -9
+    assert "pid" in (tmp_path / ".lock").read_text()
+    with Store(tmp_path).lock():
+        assert (tmp_path / ".lock").read_text().startswith(f"pid {os.getpid()} ")
+
+
+def test_what_a_stage_keeps_to_resume_goes_when_it_is_finished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def make(folder: Path) -> str:
+        store.unfinished.mkdir(parents=True)
+        (store.unfinished / "state").write_text("half way")
+        (folder / "result").write_text("whole")
+        return ""
+
+    stage = store.stage("one", {}, make)
+    assert not (tmp_path / "unfinished" / stage.key).exists()
+    assert [path.name for path in stage.folder.iterdir()] == ["result", storage.MANIFEST]
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    storage.write_json(tmp_path / "a.json", {"title": "Émile"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"title": "Émile"}
+    with pytest.raises(TypeError):
+        storage.write_json(tmp_path / "a.json", {"title": object()})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"title": "Émile"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
