@@ -251,11 +251,11 @@ def test_spreadsheets_and_their_habits(tmp_path: Path) -> None:
 
 
 def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
-    content = '{"customer": 7, "sku": "1", "at": 5, "name": "Tea"}\n{bad\n{"customer": 8, "sku": "1"}\n'
+    content = '{"customer": 7, "sku": "1", "at": 5.25, "name": "Tea"}\n{bad\n{"customer": 8, "sku": "1", "at": 1j}\n'
     (tmp_path / "log.jsonl").write_text(content)
     faults = Faults()
     log = read_table(tmp_path / "log.jsonl", None, faults, NAMES)
-    assert events(log) == [("7", "1", 5000)]
+    assert events(log) == [("7", "1", 5250)]
     assert items(log) == [("1", "Tea", [], None)]
     assert faults.counts == {"malformed_lines": 2}
 

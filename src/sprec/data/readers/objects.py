@@ -23,14 +23,16 @@ def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator
     """Batches of events from rows whose values are what the file holds (None where it holds nothing)."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, BATCH)):
-        line, user, item, time, rating = zip(*batch, strict=True)
-        texts = any(isinstance(value, str) for value in time)
+        line, user, item, *numbers = zip(*batch, strict=True)
+        time, rating = ([value if isinstance(value, int | float | str) else None for value in c] for c in numbers)
+        kinds = set(map(type, time))
+        time_type = pl.String if str in kinds else pl.Float64 if float in kinds else pl.Int64
         frame = pl.DataFrame(
             {
                 LINE: pl.Series(line, dtype=pl.Int64),
                 "user": pl.Series(user, dtype=pl.String, strict=False),
                 "item": pl.Series(item, dtype=pl.String, strict=False),
-                "time": pl.Series(time, dtype=pl.String if texts else pl.Int64, strict=False),
+                "time": pl.Series(time, dtype=time_type, strict=False),
                 "rating": pl.Series(rating, dtype=pl.Float64, strict=False),
             }
         )
