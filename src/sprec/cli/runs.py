@@ -95,12 +95,19 @@ def score(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method are pooled.")],
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+    json: Json = False,
 ) -> None:
     """Compare runs over the same test cases: 95% intervals, paired differences."""
+    from json import dumps
+
     from sprec.runs.compare import compare_runs
 
-    for table in compare_runs(runs, resamples):
-        print_table(table)
+    metrics, differences = compare_runs(runs, resamples)
+    if json:
+        typer.echo(dumps({"metrics": metrics.record(), "differences": differences.record()}, indent=2))
+        return
+    print_table(metrics)
+    print_table(differences)
 
 
 def recommend(
