@@ -126,7 +126,9 @@ def test_runs_share_the_stages_they_have_in_common(cli: Cli, toy_data: Path, tmp
     cli(*first, "-o", tmp_path / "one")
     second = cli("run", "demo", "--data", toy_data, "--shared", shared, "-o", tmp_path / "two", *toy_changes())
     assert second.stderr.count("shared with another run") == 3
-    assert (tmp_path / "two/stages/01-sft/log.jsonl").samefile(shared / _key(tmp_path / "one/stages/01-sft") / "log.jsonl")
+    assert (tmp_path / "two/stages/01-sft/log.jsonl").samefile(
+        shared / _key(tmp_path / "one/stages/01-sft") / "log.jsonl"
+    )
 
 
 def _key(folder: Path) -> str:
@@ -137,7 +139,9 @@ def _key(folder: Path) -> str:
 def test_every_method_runs(method: str, cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
     iterations = {} if method == "rw" else {"loop__iterations": 1}
     changes = [c for c in toy_changes(method=method, **iterations) if not (method == "rw" and "iterations" in c)]
-    changes = [c for i, c in enumerate(changes) if not (c == "--set" and (i + 1 == len(changes) or changes[i + 1] == "--set"))]
+    changes = [
+        c for i, c in enumerate(changes) if not (c == "--set" and (i + 1 == len(changes) or changes[i + 1] == "--set"))
+    ]
     cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
     assert load_results(tmp_path / "run")[-1].method in (method, "bigrec")
 
