@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from transformers import (
 from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine.attention import implementation
 from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.sharding import laid_out, whole
 from sprec.errors import UserError
 from sprec.progress import bar
 
@@ -45,6 +47,11 @@ class Policy:
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """Positions that the model was made for; unlimited for architectures that name no number."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def head(self) -> torch.nn.Module:
@@ -149,14 +156,14 @@ class Policy:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the trainable parameters, on the CPU."""
-        return {name: value.detach().cpu().clone() for name, value in self.trainable()}
+        """A copy of the trainable parameters, whole and on the CPU; all processes must ask for it."""
+        return {name: whole(value) for name, value in self.trainable()}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back a copy taken with :meth:`state`."""
         for name, value in self.trainable():
-            value.copy_(state[name])
+            value.copy_(laid_out(state[name], value))
 
 
 def _without(ids: list[int], end: int) -> list[int]:

@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from sprec.data import Example
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import PromptGroup
+from sprec.errors import UserError
 from sprec.prompts import PromptBuilder, Stage
+
+ANSWER_ROOM = 128
+"""Positions of the model that a prompt leaves for the answer; the longest titles of the paper's data need about 100."""
 
 
 def prompts(
     policy: Policy, builder: PromptBuilder, examples: Sequence[Example], stage: Stage, limit: int
 ) -> list[list[int]]:
-    """Token ids of the prompts; a prompt over ``limit`` tokens loses its oldest items one by one."""
+    """Token ids of the prompts; a prompt over ``limit`` tokens loses its oldest items one by one.
+
+    Raises:
+        UserError: the model has fewer positions than a prompt and an answer need.
+    """
+    limit = min(limit, policy.context - ANSWER_ROOM)
+    if limit < 1:
+        raise UserError(f"the model has {policy.context} positions; an answer alone may need {ANSWER_ROOM}")
     histories = [list(example.history) for example in examples]
     encoded = policy.encode_prompts([builder.prompt(history, stage) for history in histories])
     for row in (row for row, tokens in enumerate(encoded) if len(tokens) > limit):
