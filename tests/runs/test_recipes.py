@@ -21,16 +21,16 @@ def test_every_shipped_recipe_resolves_for_every_method(name: str, method: str) 
 def test_the_layers_lie_over_each_other_in_order(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "method: sdpo\nprefer: {lr: 0.001, beta: 0.5}\nnegatives: {count: 5}\nmethods: {sdpo: {prefer: {beta: 0.7}}}\n"
+        "method: sdpo\nprefer: {lr: 0.001, beta: 0.5}\nloop: {iterations: 4}\nmethods: {sdpo: {prefer: {beta: 0.7}}}\n"
     )
     recipe = resolve(str(file), ["prefer.lr=0.01", "sft.samples=7"])
     assert recipe.prefer.objective == "sdpo"  # the method's row
-    assert recipe.negatives.count == 5  # the recipe over the row
+    assert recipe.loop.iterations == 1  # a row is what the method is: it lies over the recipe
+    assert resolve(str(file), ["method=sprec"]).loop.iterations == 4
     assert recipe.prefer.beta == 0.7  # the recipe's part for the method over the recipe
     assert recipe.prefer.lr == 0.01  # the command line over all
     assert recipe.sft.samples == 7
-    assert recipe.loop.iterations == METHODS["sdpo"]["loop"]["iterations"]
-    assert resolve(str(file), ["method=dpo", "negatives.count=1"]).prefer.beta == 0.5
+    assert resolve(str(file), ["method=dpo"]).prefer.beta == 0.5
 
 
 def test_another_kind_of_backbone_replaces_all_of_its_settings() -> None:

@@ -1,6 +1,7 @@
 """The method table: every method of the paper is the same loop with other settings.
 
-A row holds only what the method is; samples, rates and sizes stay with the recipe. A new method is a new row, plus
+A row holds only what the method is, and lies over the recipe; samples, rates and the number of iterations of the
+self-play methods stay with the recipe. A new method is a new row, plus
 at most one pure function (an objective, a negative sampler or a weight rule).
 """
 
@@ -30,12 +31,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "negatives": {"source": "semantic"},
         "prefer": {"objective": "smoothed-dpo", "smoothing": True},
     },
-    "sprec": {"loop": {"iterations": 5}, "negatives": _SELF_PLAY},
-    "sprec-nosft": {"loop": {"iterations": 5, "sft_step": False}, "negatives": _SELF_PLAY},
-    "sprec-nodpo": {"loop": {"iterations": 5, "dpo_step": False}},
-    "sprec-rn": {"loop": {"iterations": 5}, "negatives": {"source": "uniform"}},
+    "sprec": {"negatives": _SELF_PLAY},
+    "sprec-nosft": {"loop": {"sft_step": False}, "negatives": _SELF_PLAY},
+    "sprec-nodpo": {"loop": {"dpo_step": False}},
+    "sprec-rn": {"negatives": {"source": "uniform"}},
     "sprec-weighted": {
-        "loop": {"iterations": 5},
         "negatives": {"source": "uniform"},
         "prefer": {"objective": "weighted-dpo"},
     },

@@ -1,4 +1,4 @@
-"""Finding and resolving recipes: shipped file or path, the method's row beneath it, ``--set`` on top."""
+"""Finding and resolving recipes: shipped file or path, the method's row over it, ``--set`` on top."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -35,7 +35,7 @@ def text(name: str) -> str:
 
 
 def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Load a recipe and fill it in: schema defaults < method row < recipe < its part for the method < changes.
+    """Load a recipe and fill it in: schema defaults < recipe < method row < the recipe's part for the method < changes.
 
     Args:
         name: name of a shipped recipe or path of a file.
@@ -54,7 +54,7 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
         raise UserError(f'unknown method "{method}"; methods: {", ".join(get_args(MethodName))}')
     if not isinstance(for_method, dict) or not set(for_method) <= set(METHODS):
         raise UserError(f"{name}: methods: must map method names to settings")
-    resolved = merge(METHODS[method], content)
+    resolved = merge(content, METHODS[method])
     resolved = merge(resolved, for_method.get(method) or {})
     return validate(merge(resolved, settings), name)
 

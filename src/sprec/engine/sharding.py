@@ -1,0 +1,26 @@
+"""Tensors that several processes hold parts of (FSDP2), and whole ones."""
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole(value: Tensor) -> Tensor:
+    """A copy of a tensor on the CPU, gathered if it is sharded (then all processes must ask for it)."""
+    full = value.detach()
+    if isinstance(full, DTensor):
+        full = full.full_tensor()
+    return full.cpu().clone()
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor on the device of another one, sharded as it is where the shapes agree."""
+    moved = value.to(like.device)
+    if isinstance(like, DTensor) and moved.shape == like.shape:
+        return distribute_tensor(moved, like.device_mesh, like.placements)
+    return moved
+
+
+def sharded(model: torch.nn.Module) -> bool:
+    """Whether parameters of a model are sharded."""
+    return any(isinstance(value, DTensor) for value in model.parameters())

@@ -1,0 +1,85 @@
+"""SIGTERM and SIGINT: finish the step, write a checkpoint, leave; a second signal leaves at once.
+
+Work that can save itself runs inside :func:`patiently` and asks :func:`requested` between steps. Everywhere else the
+first signal leaves at once, too: what was written is whole, what was not is made again.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+GRACE = 25.0
+"""Seconds that the first signal grants: schedulers kill after 30."""
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to leave; what it has done so far is on the disk."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+@dataclass
+class _State:
+    number: int = 0
+    patient: int = 0
+
+
+_state = _State()
+
+
+def install() -> None:
+    """Handle SIGTERM and SIGINT from now on; for programs, not for libraries."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
+
+
+def _on_signal(number: int, _: FrameType | None) -> None:
+    if _state.number:
+        os._exit(128 + number)
+    _state.number = number
+    _leave_after(GRACE, number)
+    if not _state.patient:
+        raise Interrupted(number)
+    os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")
+
+
+def _leave_after(seconds: float, number: int) -> None:
+    timer = threading.Timer(seconds, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
+
+
+def requested() -> bool:
+    """Whether a signal came that waits for the end of the step."""
+    return _state.number != 0
+
+
+@contextmanager
+def patiently() -> Iterator[None]:
+    """Inside the block the first signal only sets :func:`requested`; the block leaves when it is ready.
+
+    Raises:
+        Interrupted: a signal came and the block ended without saying so.
+    """
+    _state.patient += 1
+    try:
+        yield
+    finally:
+        _state.patient -= 1
+    if _state.number:
+        leave()
+
+
+def leave() -> None:
+    """Leave, now that all is saved.
+
+    Raises:
+        Interrupted: always.
+    """
+    raise Interrupted(_state.number or signal.SIGTERM)
