@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "sprec"
-LEAVES = {"errors", "progress", "config", "storage"}
+LEAVES = {"errors", "progress", "config", "storage", "interrupts"}
 ALLOWED = {
     "config": set(),
     "errors": set(),
     "progress": set(),
     "storage": {"errors"},
+    "interrupts": set(),
     "engine": LEAVES,
     "data": LEAVES,
     "evaluation": LEAVES,

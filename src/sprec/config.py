@@ -233,6 +233,8 @@ class Recipe(Section):
     """Evaluate after every stage, or only the first and the last model."""
     track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
     """Experiment trackers that get the training logs."""
+    checkpoint_steps: Count = 200
+    """Optimiser steps between two checkpoints inside a training stage."""
     stop_below_exact_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Stop the run when the share of generated titles that exist falls below this."""
 

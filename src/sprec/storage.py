@@ -143,6 +143,11 @@ def write_json(file: Path, content: Any) -> None:
     sync(file.parent)
 
 
+def read_json(file: Path) -> Any:
+    """What :func:`write_json` wrote."""
+    return json.loads(file.read_text("utf-8"))
+
+
 def _as_text(content: Any) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 

@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
+from sprec import interrupts
 from sprec.cli import data, runs
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
@@ -30,12 +31,15 @@ app.command()(theory)
 
 
 def main() -> None:
-    """Run the command line: user mistakes end in one line and exit code 2, Ctrl-C in 130."""
+    """Run the command line: user mistakes end in one line and exit code 2, signals in 128 + their number."""
+    interrupts.install()
+    rank = os.environ.get("RANK", "0")
+    name = "sprec" if rank == "0" else f"sprec (process {rank})"
     try:
         app()
     except UserError as error:
-        print(f"sprec: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("sprec: interrupted; the same command resumes", file=sys.stderr)
-        raise SystemExit(130) from None
+    except interrupts.Interrupted as signal:
+        print(f"{name}: stopped by {signal}; the same command resumes", file=sys.stderr)
+        raise SystemExit(signal.code) from None

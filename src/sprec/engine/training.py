@@ -4,10 +4,12 @@ The Trainer brings the loop, gradient clipping, experiment trackers and the dist
 of the samples (a pure function of seed, epoch and index), the micro-batches by token budget, and the loss.
 """
 
+import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,19 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from sprec import interrupts, storage
 from sprec.config import Training
+from sprec.engine import processes
 from sprec.engine.backbone import Policy
+from sprec.engine.checkpoint import Checkpoint, Checkpoints, capture, recall
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
 from sprec.engine.scoring import completion_log_probs, score
 from sprec.errors import UserError
-from sprec.progress import Bar, bar
+from sprec.progress import Bar, bar, say
 
 CLIP = 1.0
+LOG = "log.jsonl"
+_SMALLEST = 256  # tokens per forward pass below which halving cannot help
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def train(
     description: str = "train",
     track: Sequence[str] = (),
     log_folder: Path | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Outcome:
     """Train a policy in place.
 
@@ -95,187 +103,259 @@ def train(
         extra: tensors of shape (len(groups), ...) that the objective finds in ``batch.extra``.
         valid: examples for the loss after each epoch; with them the best epoch's parameters are kept.
         budget: tokens per forward pass; a batch is split into micro-batches, the result does not depend on it.
-        log_folder: where experiment trackers and the batch of a failed step are written.
+        log_folder: where the log, experiment trackers and the batch of a failed step are written.
+        checkpoints: where the stage saves itself and resumes from.
 
     Raises:
-        UserError: the loss is not finite; the batch is saved and named.
+        UserError: the loss is not finite (the batch is saved and named), or a single example does not fit in memory.
+        Interrupted: a signal came; a checkpoint is written.
     """
-    outcome = Outcome()
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
     if not steps:
-        return outcome
-    per_epoch = math.ceil(len(groups) / settings.batch)
-    with bar(description, len(steps)) as progress, tempfile.TemporaryDirectory() as scratch:
-        trainer = _GroupTrainer(
-            policy=policy,
-            groups=groups,
-            objective=objective,
-            extra=dict(extra or {}),
-            budget=budget,
-            seed=seed,
-            settings=settings,
-            steps=steps,
-            outcome=outcome,
-            progress=progress,
-            folder=log_folder or Path(scratch),
-            track=track,
-        )
-        if valid:
-            trainer.add_callback(_KeepBest(policy, valid, per_epoch, budget, outcome))
-        trainer.train()
+        return Outcome()
+    saved = checkpoints.latest() if checkpoints else None
+    outcome = Outcome(**saved.outcome) if saved else Outcome()
+    if saved:
+        policy.restore(saved.parameters)
+        say(f"= {description}: resuming after step {saved.step} of {len(steps)}")
+    task = _Task(groups, objective, dict(extra or {}), settings, steps, seed, saved.step if saved else 0)
+    keeper = _KeepBest(policy, valid, math.ceil(len(groups) / settings.batch), budget, outcome)
+    keeper.best = saved.best if saved else {}
+    with bar(description, len(steps)) as progress, tempfile.TemporaryDirectory() as scratch, interrupts.patiently():
+        progress.advance(task.done)
+        if task.done < len(steps):
+            trainer = _GroupTrainer(policy, task, budget, outcome, progress, log_folder or Path(scratch), track)
+            trainer.add_callback(keeper)
+            trainer.add_callback(_Saver(policy, task, checkpoints, saved, outcome, keeper))
+            trainer.train()
+    if keeper.best:
+        policy.restore(keeper.best)
     policy.model.eval()
     return outcome
 
 
-def _optimizer(policy: Policy, settings: Training, steps: int) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class _Task:
+    """What a stage trains on; ``done`` steps were made before it was interrupted."""
+
+    groups: Sequence[PromptGroup]
+    objective: Objective
+    extra: Mapping[str, Tensor]
+    settings: Training
+    steps: Sequence[np.ndarray]
+    seed: int
+    done: int
+
+
+def _optimizer(policy: Policy, task: _Task) -> tuple[Any, Any]:
+    settings, steps = task.settings, len(task.steps)
     parameters = [value for _, value in policy.trainable()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     warmup = min(settings.warmup_steps, steps // 2)
 
-    def factor(step: int) -> float:
+    def factor(made: int) -> float:
+        step = task.done + made
         return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 class _Steps(Dataset[np.ndarray]):
-    """The planned batches; the Trainer counts and fetches them."""
+    """The planned batches that are left; the Trainer counts and fetches them."""
 
-    def __init__(self, steps: Sequence[np.ndarray]) -> None:
-        self.steps = steps
+    def __init__(self, task: _Task) -> None:
+        self.steps, self.done = task.steps[task.done :], task.done
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray]:  # type: ignore[override]
-        return index, self.steps[index]
+        return self.done + index, self.steps[index]
 
 
 class _GroupTrainer(Trainer):
-    objective: Objective
-    policy: Policy
-    groups: Sequence[PromptGroup]
-    steps: "_Steps"
-
     def __init__(
         self,
-        *,
         policy: Policy,
-        groups: Sequence[PromptGroup],
-        objective: Objective,
-        extra: dict[str, Tensor],
+        task: _Task,
         budget: int,
-        seed: int,
-        settings: Training,
-        steps: list[np.ndarray],
         outcome: Outcome,
         progress: Bar,
         folder: Path,
         track: Sequence[str],
     ) -> None:
-        self.policy, self.groups, self.objective, self.extra = policy, groups, objective, extra
-        self.budget, self.seed, self.outcome, self.progress, self.folder = (
-            budget,
-            seed,
-            outcome,
-            progress,
-            folder,
-        )
-        self.steps = _Steps(steps)
+        self.policy, self.task, self.budget = policy, task, budget
+        self.outcome, self.progress, self.folder = outcome, progress, folder
         arguments = TrainingArguments(
             output_dir=str(folder),
-            max_steps=len(steps),
+            max_steps=len(task.steps),
             max_grad_norm=CLIP,
             save_strategy="no",
             logging_steps=1,
             report_to=list(track) or "none",
             disable_tqdm=True,
             use_cpu=policy.device.type == "cpu",
-            seed=seed,
+            seed=task.seed,
             remove_unused_columns=False,
+            ddp_find_unused_parameters=False,
+            ddp_broadcast_buffers=False,
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs are for several processes
         super().__init__(
             model=policy.model,
             args=arguments,
-            train_dataset=self.steps,
-            optimizers=_optimizer(policy, settings, len(steps)),
+            train_dataset=_Steps(task),
+            optimizers=_optimizer(policy, task),
         )
         self.remove_callback(PrinterCallback)
+        if processes.first():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         # every process sees every batch and takes its share of the groups in training_step
-        return DataLoader(self.steps, batch_size=None, shuffle=False)
+        return DataLoader(_Steps(self.task), batch_size=None, shuffle=False)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs = logs | {key: value for key, value in self.outcome.steps[-1].items() if key not in ("step", "loss")}
+        super().log(logs, *args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         step, rows = inputs
         model.train()
-        while True:
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0]))
-            try:
-                return self._backward(model, np.asarray(rows), step)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                self._halve_budget(error)
+        loss = None
+        while loss is None:
+            loss = self._attempt(model, np.asarray(rows), step)
+        return loss
 
-    def _halve_budget(self, error: RuntimeError) -> None:
-        """Out of memory: try the step again in smaller pieces; the gradient is the same."""
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if not out_of_memory or self.budget <= 256:
-            raise error
+    def _attempt(self, model: nn.Module, rows: np.ndarray, step: int) -> Tensor | None:
+        """The loss of a step, its gradient added; None when memory ran out, and another attempt may fit."""
+        rank = processes.rank()
+        seed = [self.task.seed, step, rank] if rank else [self.task.seed, step]
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        try:
+            return self._backward(model, rows, step)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+        self._halve_budget(step)  # outside of the except clause, which holds the tensors of the failed attempt
+        return None
+
+    def _halve_budget(self, step: int) -> None:
+        """Out of memory: try the step again in smaller pieces; the gradient is the same.
+
+        Raises:
+            UserError: the pieces cannot get smaller, or other processes are in the middle of the same step.
+        """
+        if self.budget <= _SMALLEST or processes.world() > 1:
+            raise UserError(
+                f"out of memory at step {step} with tokens_per_batch={self.budget}; lower it, the same command resumes"
+            )
         self.budget //= 2
+        say(f"! out of memory at step {step}: going on with {self.budget} tokens per forward pass")
         self.policy.model.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _backward(self, model: nn.Module, rows: np.ndarray, step: int) -> Tensor:
-        groups = [self.groups[row] for row in rows]
+        groups = [self.task.groups[row] for row in rows]
         tokens = sum(len(completion) for group in groups for completion in group.completions)
-        normaliser = tokens if self.objective.per_token else len(groups)
-        world, rank = self.args.world_size, self.args.process_index
-        mine = range(rank, len(groups), world)
+        normaliser = tokens if self.task.objective.per_token else len(groups)
         total = torch.zeros((), device=self.policy.device)
         chosen = rejected = 0.0
-        micro_batches = token_budget_batches((groups[i].tokens for i in mine), self.budget)
-        for micro in micro_batches:
-            picked = [mine[i] for i in micro]
+        parts = _parts([group.tokens for group in groups], self.budget)
+        for number, (picked, weight) in enumerate(parts, start=1):
             batch = self._batch([groups[i] for i in picked], rows[picked])
-            with self.policy.autocast():
-                log_probs = completion_log_probs(model, batch, self.policy.head)
-            loss = self.objective.loss(log_probs, batch).sum() / normaliser
-            # data-parallel wrappers average the gradients of the processes; the sum is meant
-            self.accelerator.backward(loss * world)
+            with self._synchronised(model, last=number == len(parts)):
+                with self.policy.autocast():
+                    log_probs = completion_log_probs(model, batch, self.policy.head)
+                loss = weight * self.task.objective.loss(log_probs, batch).sum() / normaliser
+                # data-parallel wrappers average the gradients of the processes; the sum is meant
+                self.accelerator.backward(loss * processes.world())
             total += loss.detach()
-            change = (
-                (log_probs.detach() - batch.extra["reference"]) if "reference" in batch.extra else log_probs.detach()
-            )
-            chosen += change[:, 0].sum().item() / len(groups)
-            others = change[:, 1:].sum(1) / batch.mask[:, 1:].sum(1).clamp(min=1)
-            rejected += others.sum().item() / len(groups)
-        self._note(total.item(), chosen, rejected, rows, step)
-        return total
+            first, others = _drift(log_probs.detach(), batch)
+            chosen += weight * first / len(groups)
+            rejected += weight * others / len(groups)
+        return self._note(total, chosen, rejected, rows, step)
+
+    @contextmanager
+    def _synchronised(self, model: nn.Module, last: bool) -> Iterator[None]:
+        """Gradients of several micro-batches add up here before they meet those of the other processes."""
+        if processes.world() == 1:
+            yield
+            return
+        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps when it is set
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            yield
 
     def _batch(self, groups: Sequence[PromptGroup], rows: np.ndarray) -> GroupBatch:
         index = torch.from_numpy(np.asarray(rows))
-        extra = {name: value[index] for name, value in self.extra.items()}
+        extra = {name: value[index] for name, value in self.task.extra.items()}
         batch = collate(groups, extra, self.policy.precision)
         if "reference" in batch.extra:  # rows with fewer completions than the widest of the whole stage
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]
         return batch.to(self.policy.device)
 
-    def _note(self, loss: float, chosen: float, rejected: float, rows: np.ndarray, step: int) -> None:
-        if not math.isfinite(loss):
-            file = self.folder / f"failed-step-{step}.json"
-            batch = [
-                {"prompt": list(g.prompt), "completions": [list(c) for c in g.completions]}
-                for g in (self.groups[row] for row in rows)
-            ]
-            file.write_text(json.dumps({"step": step, "rows": rows.tolist(), "groups": batch}))
-            raise UserError(f"the loss is {loss} at step {step}; lower the learning rate; the batch is in {file}")
-        self.outcome.steps.append({"step": step, "loss": loss, "chosen": chosen, "rejected": rejected})
-        self.progress.advance(1, f"loss {loss:.4f}")
+    def _note(self, loss: Tensor, chosen: float, rejected: float, rows: np.ndarray, step: int) -> Tensor:
+        """Put a step into the log; the loss of all processes, on each of them.
+
+        Raises:
+            UserError: the loss is no number.
+        """
+        value, chosen, rejected = processes.total([loss.item(), chosen, rejected], self.policy.device)
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {step}; lower the learning rate; the batch is in {self._dump(rows, step)}"
+            )
+        entry = {"step": step, "loss": value, "chosen": chosen, "rejected": rejected}
+        self.outcome.steps.append(entry)
+        self.progress.advance(1, f"loss {value:.4f}")
+        if processes.first():
+            with (self.folder / LOG).open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+        return loss if processes.world() == 1 else loss.new_tensor(value)
+
+    def _dump(self, rows: np.ndarray, step: int) -> Path:
+        file = self.folder / f"failed-step-{step}.json"
+        groups = [self.task.groups[row] for row in rows]
+        batch = [{"prompt": list(g.prompt), "completions": [list(c) for c in g.completions]} for g in groups]
+        storage.write_json(file, {"step": step, "rows": rows.tolist(), "groups": batch})
+        return file
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
+def _parts(sizes: Sequence[int], budget: int) -> list[tuple[list[int], float]]:
+    """The micro-batches of this process: rows of the batch, and the weight of their loss.
+
+    All processes do the same number of them, because they meet in every one: who has fewer repeats a row with weight 0.
+    """
+    world = processes.world()
+    shares = [range(rank, len(sizes), world) for rank in range(world)]
+    cut = [
+        [[share[i] for i in rows] for rows in token_budget_batches((sizes[i] for i in share), budget)]
+        for share in shares
+    ]
+    own = cut[processes.rank()]
+    missing = max(map(len, cut)) - len(own)
+    return [(rows, 1.0) for rows in own] + [([0], 0.0)] * missing
+
+
+def _drift(log_probs: Tensor, batch: GroupBatch) -> tuple[float, float]:
+    """Log-probability of the chosen and (mean) of the rejected completions, relative to the reference if there is one.
+
+    Both fall together when likelihood is displaced (Razin et al. 2024): the margin grows, the chosen answer suffers.
+    """
+    change = log_probs - batch.extra["reference"] if "reference" in batch.extra else log_probs
+    others = change[:, 1:].sum(1) / batch.mask[:, 1:].sum(1).clamp(min=1)
+    return change[:, 0].sum().item(), others.sum().item()
 
 
 class _KeepBest(TrainerCallback):
-    """After each epoch: validation loss; at the end: the parameters of the best epoch."""
+    """After each epoch: validation loss, and a copy of the best epoch's parameters."""
 
     def __init__(
         self, policy: Policy, valid: Sequence[PromptGroup], per_epoch: int, budget: int, outcome: Outcome
@@ -285,7 +365,7 @@ class _KeepBest(TrainerCallback):
         self.best: dict[str, Tensor] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step % self.per_epoch:
+        if not self.valid or state.global_step % self.per_epoch:
             return
         loss = token_loss(self.policy, self.valid, self.budget)
         if loss < min(self.outcome.valid_loss, default=math.inf):
@@ -293,9 +373,41 @@ class _KeepBest(TrainerCallback):
             self.outcome.best_epoch = len(self.outcome.valid_loss)
         self.outcome.valid_loss.append(loss)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.best:
-            self.policy.restore(self.best)
+
+class _Saver(TrainerCallback):
+    """A checkpoint every so many steps, and when a signal asks to leave; at the start, what the last one remembers."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: _Task,
+        checkpoints: Checkpoints | None,
+        saved: Checkpoint | None,
+        outcome: Outcome,
+        keeper: _KeepBest,
+    ) -> None:
+        self.policy, self.task, self.checkpoints, self.saved = policy, task, checkpoints, saved
+        self.outcome, self.keeper = outcome, keeper
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.global_step = self.task.done
+        if self.saved:
+            recall(self.policy, kwargs["optimizer"], self.saved.moments)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (signals,) = processes.total([float(interrupts.requested())], self.policy.device)
+        due = self.checkpoints is not None and state.global_step % self.checkpoints.every == 0
+        if self.checkpoints and (signals or (due and state.global_step < len(self.task.steps))):
+            self._save(self.checkpoints, state.global_step, kwargs["optimizer"])
+        if signals:
+            interrupts.leave()
+
+    def _save(self, checkpoints: Checkpoints, step: int, optimizer: torch.optim.Optimizer) -> None:
+        parameters, moments = capture(self.policy, optimizer)
+        if not all(value.isfinite().all() for value in parameters.values()):
+            raise UserError(f"the weights are no numbers any more after step {step}; lower the learning rate")
+        if processes.first():
+            checkpoints.save(Checkpoint(step, parameters, moments, self.keeper.best, vars(self.outcome)))
 
 
 def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:

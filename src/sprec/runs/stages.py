@@ -13,6 +13,7 @@ from sprec.config import Scratch, Sft, Training
 from sprec.data import Dataset, Example, Split
 from sprec.data.stats import overlapping
 from sprec.engine.backbone import Policy, scratch
+from sprec.engine.checkpoint import Checkpoints
 from sprec.engine.groups import GroupBatch, PromptGroup
 from sprec.engine.scoring import score
 from sprec.engine.training import Objective, Outcome, train
@@ -59,7 +60,7 @@ def backbone(session: Session) -> Stage:
                          warmup_steps=settings.warmup_steps)  # fmt: skip
         outcome = Outcome()
         if settings.epochs:
-            outcome = _train(session, policy, groups, _SFT, rates, "pretrain", folder, settings.seed)
+            outcome = _train(session, policy, groups, _SFT, rates, "pretrain", settings.seed)
         return _save(session, policy, folder, outcome)
 
     return _hold(session, session.store.stage("backbone", depends, make))
@@ -99,7 +100,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         extra: dict[str, torch.Tensor] = {}
         if settings.weights != "none":
             objective, extra = _weighted(session, examples, settings)
-        outcome = _train(session, policy, groups, objective, settings, "sft", folder, recipe.seed, extra, valid)
+        outcome = _train(session, policy, groups, objective, settings, "sft", recipe.seed, extra, valid)
         return _save(session, policy, folder, outcome)
 
     return _hold(session, session.store.stage("sft", depends, make))
@@ -157,7 +158,7 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
         policy = session.policy(start)
         groups = _sft_groups(session, policy, sample.examples)
         seed = _seed(recipe.seed, iteration, 1)
-        outcome = _train(session, policy, groups, _SFT, recipe.sft_step, f"sft {iteration}", folder, seed)
+        outcome = _train(session, policy, groups, _SFT, recipe.sft_step, f"sft {iteration}", seed)
         return _save(session, policy, folder, outcome)
 
     return _hold(session, session.store.stage(f"sft-{iteration}", depends, make))
@@ -183,7 +184,7 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         policy = session.policy(start)
         seed = _seed(recipe.seed, iteration, 2)
         outcome = _train(
-            session, policy, groups, preference(session), recipe.prefer, f"prefer {iteration}", folder, seed, extra
+            session, policy, groups, preference(session), recipe.prefer, f"prefer {iteration}", seed, extra
         )
         return _save(session, policy, folder, outcome)
 
@@ -279,7 +280,6 @@ def _train(
     objective: Objective,
     settings: Training,
     description: str,
-    folder: Path,
     seed: int,
     extra: dict[str, torch.Tensor] | None = None,
     valid: Sequence[PromptGroup] = (),
@@ -296,7 +296,8 @@ def _train(
         budget=session.recipe.tokens_per_batch,
         description=description,
         track=session.recipe.track,
-        log_folder=session.store.root / "logs" / folder.name.strip(".").removesuffix(".tmp"),
+        log_folder=session.store.logs,
+        checkpoints=Checkpoints(session.store.unfinished, session.recipe.checkpoint_steps),
     )
 
 

@@ -49,7 +49,7 @@ class Store:
     shared: Path | None = None
     strict: bool = False
     _asked: list[str] = field(default_factory=list, init=False)
-    _making: str = field(default="", init=False)
+    _making: Stage = field(default=Stage(Path(), ""), init=False)
 
     @property
     def stages(self) -> Path:
@@ -59,7 +59,12 @@ class Store:
     @property
     def unfinished(self) -> Path:
         """Where the stage that is being made keeps what lets it resume; it is gone when the stage is finished."""
-        return self.root / "unfinished" / self._making
+        return self.root / "unfinished" / self._making.key
+
+    @property
+    def logs(self) -> Path:
+        """The logs of the stage that is being made; they stay."""
+        return self.root / "logs" / self._making.folder.name
 
     def stage(self, name: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> Stage:
         """Return the stage, made now if it is not there, damaged, or made from something else.
@@ -107,7 +112,7 @@ class Store:
         return True
 
     def _make(self, folder: Path, key: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> None:
-        self._making = key
+        self._making = Stage(folder, key)
         started = time.monotonic()
         with storage.writing(folder, _INTACT), storage.replacing(folder) as scratch:
             news = make(scratch)
