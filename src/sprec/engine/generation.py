@@ -8,7 +8,8 @@ log-probabilities, without length normalisation.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,8 +18,9 @@ from transformers import DynamicCache
 
 from sprec.engine.attention import additive
 from sprec.engine.backbone import CausalLM, Policy
+from sprec.engine.batches import in_batches
 from sprec.engine.groups import round_up, token_budget_batches
-from sprec.progress import bar
+from sprec.engine.sharding import sharded
 
 _MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
 
@@ -128,30 +130,33 @@ def generate(
     *,
     budget: int = 8192,
     description: str = "generate",
+    journal: Path | None = None,
 ) -> list[list[Completion]]:
     """Complete prompts until the end token or the limit.
 
     Args:
         prompts: token ids, at least one each.
         budget: tokens per batch, all rows and new tokens included.
+        journal: a folder that remembers finished batches.
 
     Returns:
         Per prompt its completions, best log-probability first (draws: in the order of their numbers).
     """
-    results: list[list[Completion]] = [[] for _ in prompts]
     rows_each = {"beam": decoding.beams, "sample": decoding.count, "greedy": 1}[decoding.mode]
     sizes = [(len(prompt) + decoding.max_new_tokens) * rows_each for prompt in prompts]
-    with policy.evaluating(), policy.inference() as model, bar(description, len(prompts)) as progress:
-        for rows in token_budget_batches(sizes, budget):
+    with policy.evaluating(), policy.inference() as model:
+
+        def work(rows: list[int]) -> list[list[list[Any]]]:
             state = Prefilled(model, [prompts[row] for row in rows], policy.device)
             if decoding.mode == "beam":
                 found = beam_search(state, decoding, policy.end)
             else:
                 found = _follow(state, rows, decoding, policy.end)
-            for row, completions in zip(rows, found, strict=True):
-                results[row] = completions
-            progress.advance(len(rows))
-    return results
+            return [[[list(one.tokens), one.log_prob, one.finished] for one in completions] for completions in found]
+
+        batches = token_budget_batches(sizes, budget)
+        found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
+    return [[Completion(tuple(tokens), log_prob, done) for tokens, log_prob, done in own] for own in found]
 
 
 def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:

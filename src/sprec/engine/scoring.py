@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sprec.engine.backbone import Policy
+from sprec.engine.batches import in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
-from sprec.progress import bar
+from sprec.engine.sharding import sharded
 
 
 def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
@@ -55,24 +57,31 @@ def completion_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -
 
 @torch.no_grad()
 def score(
-    policy: Policy, groups: Sequence[PromptGroup], *, budget: int = 8192, description: str = "score"
+    policy: Policy,
+    groups: Sequence[PromptGroup],
+    *,
+    budget: int = 8192,
+    description: str = "score",
+    journal: Path | None = None,
 ) -> list[Tensor]:
     """Log-probabilities of all completions of all groups, without gradients and dropout.
 
     Args:
         groups: prompt groups; the number of completions may differ.
         budget: tokens per batch, padding included.
+        journal: a folder that remembers finished batches.
 
     Returns:
         One tensor of shape (K_i,) per group, on the CPU, in the order of ``groups``.
     """
-    results: list[Tensor] = [torch.empty(0)] * len(groups)
-    with policy.evaluating(), bar(description, len(groups)) as progress:
-        for rows in token_budget_batches((group.tokens for group in groups), budget):
-            batch = collate([groups[row] for row in rows], dtype=policy.precision).to(policy.device)
-            with policy.autocast():
-                values = completion_log_probs(policy.model, batch, policy.head).cpu()
-            for row, value in zip(rows, values, strict=True):
-                results[row] = value[: len(groups[row].completions)]
-            progress.advance(len(rows))
-    return results
+
+    def work(rows: list[int]) -> list[list[float]]:
+        batch = collate([groups[row] for row in rows], dtype=policy.precision).to(policy.device)
+        with policy.autocast():
+            values = completion_log_probs(policy.model, batch, policy.head).tolist()
+        return [value[: len(groups[row].completions)] for row, value in zip(rows, values, strict=True)]
+
+    batches = token_budget_batches((group.tokens for group in groups), budget)
+    with policy.evaluating():
+        found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
+    return [torch.tensor(values) for values in found]

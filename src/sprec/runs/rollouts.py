@@ -112,7 +112,14 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
     )
     asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
-    answers = generate(model, asked, decoding, budget=recipe.tokens_per_batch, description=f"rollout {iteration}")
+    answers = generate(
+        model,
+        asked,
+        decoding,
+        budget=recipe.tokens_per_batch,
+        description=f"rollout {iteration}",
+        journal=session.store.unfinished / "rollouts",
+    )
     titles = []
     for answer in answers:
         parsed = map(parse_negative, model.decode([completion.tokens for completion in answer]))

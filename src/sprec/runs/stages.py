@@ -200,6 +200,7 @@ def _reference_log_probs(
         groups,
         budget=session.recipe.tokens_per_batch,
         description=f"reference {iteration}",
+        journal=session.store.unfinished / "reference",
     )
     return torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values else torch.zeros(0, 2)
 

@@ -1,0 +1,85 @@
+"""Work in batches that several processes share, and that can be resumed batch by batch."""
+
+import json
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sprec.engine import processes
+from sprec.progress import bar
+
+
+def in_batches(
+    batches: Sequence[list[int]],
+    work: Callable[[list[int]], list[Any]],
+    description: str,
+    *,
+    journal: Path | None = None,
+    together: bool = False,
+) -> list[Any]:
+    """Do the work of all batches, each on one of the processes.
+
+    Args:
+        batches: row numbers; every row from 0 on is in exactly one batch.
+        work: one JSON value per row of a batch.
+        description: of the progress bar.
+        journal: a folder that remembers finished batches until the caller is done with all of them.
+        together: every process does every batch, because the model is sharded over them.
+
+    Returns:
+        The values in the order of the row numbers, on each process.
+    """
+    own = list(batches) if together else processes.share(batches)
+    done = Journal(journal) if journal else None
+    values: dict[int, Any] = {}
+    with bar(description, sum(map(len, own))) as progress:
+        for rows in own:
+            found = done.find(rows) if done else None
+            if found is None:
+                found = work(rows)
+                if done:
+                    done.add(rows, found)
+            values |= zip(rows, found, strict=True)
+            progress.advance(len(rows))
+    everything = values if together else processes.merge(values)
+    return [everything[row] for row in range(len(everything))]
+
+
+class Journal:
+    """Finished batches, one line each, appended as they come; each process has a file of its own and reads all.
+
+    A line is the hash of its JSON, then the JSON: a torn or damaged one does not count, its batch is done again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / f"batches-{processes.rank()}.jsonl"
+        self._found = dict(entry for file in sorted(folder.glob("batches-*.jsonl")) for entry in _read(file))
+        if self._file.exists():  # what follows a torn line must start on a line of its own
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write("\n")
+
+    def find(self, rows: Sequence[int]) -> list[Any] | None:
+        """The values of a batch of these rows, None if it was never finished."""
+        return self._found.get(tuple(rows))
+
+    def add(self, rows: Sequence[int], values: Sequence[Any]) -> None:
+        """Remember a finished batch."""
+        text = json.dumps([list(rows), list(values)])
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(f"{_hash(text)} {text}\n")
+
+
+def _read(file: Path) -> list[tuple[tuple[int, ...], list[Any]]]:
+    entries = []
+    for line in file.read_text("utf-8", errors="replace").splitlines():
+        mark, _, text = line.partition(" ")
+        if text and mark == _hash(text):
+            rows, values = json.loads(text)
+            entries.append((tuple(rows), values))
+    return entries
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
