@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup setup-dev demo test lint bench chaos results clean
+.PHONY: help setup setup-dev demo test lint bench chaos results docs clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,8 +40,14 @@ lint: setup-dev ## ruff and mypy --strict
 	$(BIN)/mypy
 
 test: setup-dev lint ## lint, types and all tests
-	@echo "== tests"
-	$(BIN)/python -m pytest
+	@echo "== tests, two files at a time"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+results: setup ## rebuild everything under results/ and the tables in the docs from it
+	results/make.sh
+
+docs: setup ## fill the tables of the docs from results/
+	$(BIN)/python docs/build.py
 
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo

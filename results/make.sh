@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Everything under results/ comes from here: make results. About 25 minutes on two quiet CPU cores; it resumes.
+#   DATA   the authors' files (data/ and eval/), default ../shared/data/sprec
+#   WORK   where datasets and runs are kept, default runs/
+set -euo pipefail
+cd "$(dirname "$0")/.."
+DATA=${DATA:-../shared/data/sprec}
+WORK=${WORK:-runs}
+export PATH="$PWD/.venv/bin:$PATH"
+
+# The main job: a model made from scratch on the paper's Goodreads data, before and after self-play, three seeds.
+# The backbone is made once (its seed is its own); each seed has its own SFT and self-play.
+test -d "$WORK/data/goodreads" || sprec data import sprec "$DATA" --name Goodreads -o "$WORK/data/goodreads"
+runs=()
+for seed in 0 1 2; do
+    run="$WORK/goodreads-scratch/seed$seed"
+    sprec run goodreads-scratch --data "$WORK/data/goodreads" -o "$run" --set seed="$seed" --shared "$WORK/stages"
+    mkdir -p "results/goodreads-scratch/seed$seed"
+    cp "$run/metrics.json" "$run/recipe.json" "results/goodreads-scratch/seed$seed/"
+    runs+=("$run")
+done
+sprec compare "${runs[@]}" --json > results/goodreads-scratch/compare.json
+
+python docs/build.py
