@@ -130,10 +130,11 @@ def _draw_rows(count: int, samples: int, seed: Sequence[int]) -> np.ndarray:
 def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, iteration: int) -> Stage:
     """The rejected answers of an iteration, as JSONL in TRL's prompt/chosen/rejected form plus item ids."""
     recipe = session.recipe
+    encodes = recipe.negatives.ground or recipe.negatives.source == "semantic"
     depends = {
         "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
         "negatives": recipe.negatives.model_dump(),
-        "encoder": recipe.recommend.encoder if recipe.negatives.ground else None,
+        "encoder": recipe.recommend.encoder if encodes else None,
         "samples": recipe.loop.samples,
         "iteration": iteration,
         "seed": recipe.seed,
@@ -151,8 +152,14 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
 def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> Stage:
     """The SFT step of an iteration, on its examples."""
     recipe = session.recipe
-    depends = {"start": start.key, "step": recipe.sft_step.model_dump(), "samples": recipe.loop.samples,
-               "iteration": iteration, "seed": recipe.seed, **session.prompt_settings}  # fmt: skip
+    depends = {
+        "start": start.key,
+        "step": recipe.sft_step.model_dump(),
+        "samples": recipe.loop.samples,
+        "iteration": iteration,
+        "seed": recipe.seed,
+        **session.prompt_settings,
+    }
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
@@ -167,9 +174,14 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
 def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int) -> Stage:
     """The preference step: raise the targets over the rejected answers, relative to the reference."""
     recipe = session.recipe
-    depends = {"start": start.key, "reference": reference.key, "rejected": rejected.key,
-               "prefer": recipe.prefer.model_dump(), "sasrec": recipe.sasrec.model_dump()
-               if recipe.prefer.smoothing else None, **session.prompt_settings}  # fmt: skip
+    depends = {
+        "start": start.key,
+        "reference": reference.key,
+        "rejected": rejected.key,
+        "prefer": recipe.prefer.model_dump(),
+        "sasrec": recipe.sasrec.model_dump() if recipe.prefer.smoothing else None,
+        **session.prompt_settings,
+    }
 
     def make(folder: Path) -> str:
         rollouts = Rollouts.read(rejected.folder)
@@ -231,10 +243,18 @@ def preference(session: Session) -> Objective:
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
     """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
     recipe = session.recipe
-    depends = {"policy": policy.key, "backbone": start.key, "recommend": recipe.recommend.model_dump(),
-               "cases": recipe.cases, "split": recipe.split, "genres": list(session.dataset.genres), "seed": recipe.seed
-               if recipe.recommend.protocol == "consensus" else None, "sasrec": recipe.sasrec.model_dump()
-               if recipe.recommend.protocol == "d3" else None, **session.prompt_settings}  # fmt: skip
+    protocol = recipe.recommend.protocol
+    depends = {
+        "policy": policy.key,
+        "backbone": start.key,
+        "recommend": recipe.recommend.model_dump(),
+        "cases": recipe.cases,
+        "split": recipe.split,
+        "genres": list(session.dataset.genres),
+        "seed": recipe.seed if protocol in ("consensus", "d3") else None,
+        "sasrec": recipe.sasrec.model_dump() if protocol == "d3" else None,
+        **session.prompt_settings,
+    }
 
     def make(folder: Path) -> str:
         examples = session.cases
