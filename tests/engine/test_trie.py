@@ -33,7 +33,7 @@ def walk(
 ) -> Iterator[tuple[int, dict[Any, Any], int]]:
     """All nodes with their twins in the dict-of-dicts trie."""
     yield node, twin, depth
-    children = trie.children(torch.tensor([node]))
+    children = trie.children(torch.tensor([[node]]))
     for child, token in zip(children.nodes[0].tolist(), children.tokens[0].tolist(), strict=True):
         yield from walk(trie, twin[token], child, depth + 1)
 
@@ -43,7 +43,7 @@ def test_every_node_equals_its_twin_in_a_dict_of_dicts(sequences: list[tuple[int
     trie, visited = Trie.of(sequences), 0
     for node, twin, depth in walk(trie, nested(sequences)):
         visited += 1
-        tokens = trie.children(torch.tensor([node])).tokens[0].tolist()
+        tokens = trie.children(torch.tensor([[node]])).tokens[0].tolist()
         assert tokens == sorted(key for key in twin if key != "ids")
         assert sorted(trie.ids_below(node).tolist()) == twin["ids"]
         assert trie.depth[node] == depth
@@ -62,7 +62,12 @@ def test_mass_below_nodes_is_the_sum_over_their_ids(sequences: list[tuple[int, .
     g = torch.Generator().manual_seed(seed)
     values = torch.rand(3, len(sequences), generator=g)
     nodes = torch.randint(len(trie), (3, 2, 4), generator=g)
-    mass = trie.mass(trie.cumulative(values), nodes)
+    cumulative = trie.cumulative(values)
+    mass = trie.mass(cumulative, nodes)
+    assert (
+        trie.mass(cumulative, nodes[:2], torch.tensor([2, 0])).tolist()
+        == trie.mass(cumulative[[2, 0]], nodes[:2]).tolist()
+    )
     expected = [
         [values[case, trie.ids_below(node)].double().sum().item() for node in row]
         for case, row in enumerate(nodes.flatten(1).tolist())
@@ -70,35 +75,54 @@ def test_mass_below_nodes_is_the_sum_over_their_ids(sequences: list[tuple[int, .
     np.testing.assert_allclose(mass.flatten(1).numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_children_of_a_batch_are_padded() -> None:
+def test_children_lie_side_by_side_and_are_padded() -> None:
     trie = Trie.of(TITLES)
-    root = trie.children(torch.tensor([ROOT]))
+    root = trie.children(torch.tensor([[ROOT]]))
     assert root.tokens.tolist() == [[1, 4]]
     one, four = root.nodes[0].tolist()
-    leaf = int(trie.children(torch.tensor([four])).nodes[0, 1])
-    batch = trie.children(torch.tensor([leaf, one, four]))
-    assert batch.tokens.tolist() == [[0, 0], [2, END], [5, END]]
-    assert batch.mask.tolist() == [[False, False], [True, True], [True, True]]
-    assert batch.nodes[0].tolist() == [ROOT, ROOT]
-    assert trie.children(torch.tensor([leaf])).nodes.shape == (1, 0)
+    leaf = int(trie.children(torch.tensor([[four]])).nodes[0, 1])
+    batch = trie.children(torch.tensor([[leaf, one, four], [four, leaf, leaf], [leaf, leaf, leaf]]))
+    assert batch.tokens.tolist() == [[2, END, 5, END], [5, END, 0, 0], [0, 0, 0, 0]]
+    assert batch.mask.tolist() == [[True] * 4, [True, True, False, False], [False] * 4]
+    assert [parents[mask].tolist() for parents, mask in zip(batch.parents, batch.mask, strict=True)] == [
+        [1, 1, 2, 2],
+        [0, 0],
+        [],
+    ]
+    assert batch.nodes[2].tolist() == [ROOT] * 4
+    assert trie.children(torch.tensor([[leaf]])).nodes.shape == (1, 0)
+
+
+@given(SEQUENCES, st.integers(0, 99))
+def test_children_of_several_nodes_are_those_of_each(sequences: list[tuple[int, ...]], seed: int) -> None:
+    trie = Trie.of(sequences)
+    nodes = torch.randint(len(trie), (3, 4), generator=torch.Generator().manual_seed(seed))
+    children = trie.children(nodes)
+    for row in range(3):
+        own = children.mask[row]
+        alone = [trie.children(node[None, None]) for node in nodes[row]]
+        assert children.nodes[row][own].tolist() == [child for each in alone for child in each.nodes[0].tolist()]
+        assert children.tokens[row][own].tolist() == [token for each in alone for token in each.tokens[0].tolist()]
+        assert children.parents[row][own].tolist() == [w for w, each in enumerate(alone) for _ in each.nodes[0]]
 
 
 def test_equal_sequences_share_a_leaf_and_keep_all_ids() -> None:
     trie = Trie.of(TITLES)
     node = ROOT
     for token in TITLES[0]:
-        children = trie.children(torch.tensor([node]))
+        children = trie.children(torch.tensor([[node]]))
         node = int(children.nodes[0, children.tokens[0].tolist().index(token)])
     assert trie.ids_below(node).tolist() == [0, 3]
+    assert trie.leaf[0] == trie.leaf[3] == node
     assert trie.single[node]
     assert trie.rest(torch.tensor([node])).tokens.shape == (1, 0)
 
 
 def test_rest_of_a_batch_is_padded() -> None:
     trie = Trie.of(TITLES)
-    one, four = trie.children(torch.tensor([ROOT])).nodes[0]
-    five, four_end = trie.children(four[None]).nodes[0]
-    one_end = trie.children(one[None]).nodes[0, 1]
+    one, four = trie.children(torch.tensor([[ROOT]])).nodes[0]
+    five, four_end = trie.children(four[None, None]).nodes[0]
+    one_end = trie.children(one[None, None]).nodes[0, 1]
     rest = trie.rest(torch.stack([one_end, five, four_end]))
     assert rest.tokens.tolist() == [[0, 0, 0], [6, 7, END], [0, 0, 0]]
     assert rest.mask.sum(1).tolist() == [0, 3, 0]
@@ -111,13 +135,14 @@ def test_ids_are_sorted_by_their_sequences() -> None:
 def test_small_masses_survive_the_prefix_sums() -> None:
     trie = Trie.of([(0, END), (1, END), (2, END)])
     cumulative = trie.cumulative(torch.tensor([[1.0, 1e-12, 1e-3]]))
-    nodes = trie.children(torch.tensor([ROOT])).nodes
+    nodes = trie.children(torch.tensor([[ROOT]])).nodes
     assert trie.mass(cumulative, nodes)[0].tolist() == pytest.approx([1, 1e-12, 1e-3], rel=1e-3)
 
 
 def test_one_title_only() -> None:
     trie = Trie.of([(5, END)])
     assert len(trie) == 3
+    assert trie.height == 2
     assert trie.single.all()
     assert trie.rest(torch.tensor([ROOT])).tokens.tolist() == [[5, END]]
 
@@ -135,4 +160,4 @@ def test_impossible_sequences_are_refused(sequences: list[tuple[int, ...]], mess
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_moves_to_a_gpu() -> None:
     trie = Trie.of(TITLES).to("cuda")
-    assert trie.children(torch.tensor([ROOT], device="cuda")).tokens.tolist() == [[1, 4]]
+    assert trie.children(torch.tensor([[ROOT]], device="cuda")).tokens.tolist() == [[1, 4]]

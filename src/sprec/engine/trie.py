@@ -1,9 +1,8 @@
 """A trie over token sequences as flat arrays: children by one gather, sequences below a node as one range.
 
-Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node
-needs no more than the number of its first child and their count. The sequences, sorted, lie below a node as
-one contiguous
-range: what a probability over sequences puts below a node is the difference of two prefix sums.
+Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node needs no more
+than the number of its first child and their count. The sequences, sorted, lie below a node as one contiguous range:
+what a probability over sequences puts below a node is the difference of two prefix sums.
 """
 
 from collections.abc import Sequence
@@ -19,11 +18,16 @@ ROOT = 0
 
 
 class Children(NamedTuple):
-    """The children of B nodes, padded to the largest family: shapes (B, W).
+    """The children of W nodes in each of B rows, side by side, padded to the widest row: shapes (B, T).
 
-    Where ``mask`` is False, ``nodes`` is the root and ``tokens`` is 0.
+    Attributes:
+        parents: column (0..W-1) of each child's parent.
+        nodes: the children, siblings by token; the root where ``mask`` is False.
+        tokens: the token that leads to each child; 0 where ``mask`` is False.
+        mask: which entries are children.
     """
 
+    parents: Tensor
     nodes: Tensor
     tokens: Tensor
     mask: Tensor
@@ -49,6 +53,7 @@ class Trie:
         stop: where they stop (N,).
         single: whether only one sequence (of one or several ids) lies below (N,).
         ids: the ids, sorted by their sequences, ties by id (n,).
+        leaf: the node where the sequence of each id ends (n,).
         tokens: all sequences behind each other.
         begin: where the sequence of each entry of ``ids`` begins in ``tokens`` (n,).
         length: its length (n,).
@@ -62,6 +67,7 @@ class Trie:
     stop: Tensor
     single: Tensor
     ids: Tensor
+    leaf: Tensor
     tokens: Tensor
     begin: Tensor
     length: Tensor
@@ -71,9 +77,8 @@ class Trie:
         """Build the trie; sequence i carries the id i.
 
         Raises:
-            ValueError: no sequences, an empty one, or one that is the beginning of another one: let all end
-                with
-                a token that occurs nowhere else.
+            ValueError: no sequences, an empty one, or one that is the beginning of another one: let all end with a
+                token that occurs nowhere else.
         """
         lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
         if not lengths.all() or not len(lengths):
@@ -90,23 +95,33 @@ class Trie:
         order = np.argsort(start[leaf], kind="stable")
         depth = np.repeat(np.arange(len(levels) - 1), np.diff(levels))
         nodes = (array.astype(np.int32) for array in (token, depth, first_child, branching, start, stop))
-        entries = (order, tokens.astype(np.int32), begin[order], lengths[order])
+        entries = (order, leaf, tokens.astype(np.int32), begin[order], lengths[order])
         return cls(*map(torch.from_numpy, (*nodes, leaves == 1, *entries)))
 
     def __len__(self) -> int:
         return len(self.token)
+
+    @property
+    def height(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.depth[-1])
 
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie on another device."""
         return Trie(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def children(self, nodes: Tensor) -> Children:
-        """The children of nodes, (B,) to (B, W), W the largest number of children among them; siblings by token."""
+        """The children of nodes, (B, W) to (B, T), T the largest number of children in a row."""
         branching = self.branching[nodes]
-        place = torch.arange(int(branching.max()) if len(nodes) else 0, device=nodes.device)
-        mask = place < branching[:, None]
-        child = torch.where(mask, self.first_child[nodes][:, None] + place, ROOT)
-        return Children(child, self.token[child].long(), mask)
+        ends = branching.cumsum(1)
+        place = torch.arange(int(ends[:, -1].max()) if ends.numel() else 0, device=nodes.device)
+        mask = place < ends[:, -1:]
+        parents = torch.searchsorted(ends, place.expand_as(mask).contiguous(), right=True).clamp_(
+            max=nodes.shape[1] - 1
+        )
+        first = self.first_child[nodes] - (ends - branching)
+        child = torch.where(mask, first.gather(1, parents) + place, ROOT)
+        return Children(parents, child, self.token[child].long(), mask)
 
     def rest(self, nodes: Tensor) -> Rest:
         """The tokens from nodes to the leaf of their one sequence; for nodes that are ``single``."""
@@ -126,10 +141,17 @@ class Trie:
         sums = values[:, self.ids].double().cumsum(1)
         return torch.nn.functional.pad(sums, (1, 0))
 
-    def mass(self, cumulative: Tensor, nodes: Tensor) -> Tensor:
-        """Sum of the values of all ids below nodes: case b of ``cumulative`` with nodes (B, ...) to (B, ...)."""
+    def mass(self, cumulative: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Sum of the values of all ids below nodes (B, ...), same shape, float64.
+
+        Args:
+            cumulative: what :meth:`cumulative` made.
+            nodes: nodes of the trie.
+            rows: the row of ``cumulative`` that each row of ``nodes`` asks (B,); by default its own.
+        """
         flat = nodes.flatten(1)
-        upper, lower = (cumulative.gather(1, bound[flat].long()) for bound in (self.stop, self.start))
+        row = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
+        upper, lower = (cumulative[row[:, None], bound[flat].long()] for bound in (self.stop, self.start))
         return (upper - lower).clamp(min=0).view(nodes.shape)
 
 
