@@ -273,6 +273,8 @@ def _load(path: str, settings: HuggingFace, device: torch.device, precision: tor
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
+    for key in ("is_local", "local_files_only"):  # how it was loaded must not be saved with it
+        tokenizer.init_kwargs.pop(key, None)
     # frozen weights may be bf16; weights that are trained stay fp32 under autocast: small updates would be lost
     dtype = precision if settings.lora else torch.float32
     options: dict[str, Any] = source | {"dtype": dtype, "attn_implementation": implementation(device)}
