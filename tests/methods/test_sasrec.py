@@ -174,6 +174,14 @@ def test_top_k_equals_a_stable_sort_with_and_without_history() -> None:
         assert unseen[row].tolist() == [item for item in order if item not in history][:4]
 
 
+def test_scores_of_some_items_are_those_of_all() -> None:
+    model, split = random_model(20), random_split(20, 1100)
+    items = RANDOM.integers(0, 20, (1100, 3))
+    expected = np.take_along_axis(model.scores(split).numpy(), items, axis=1)
+    np.testing.assert_allclose(model.scores_of(split, items).numpy(), expected, atol=1e-5)
+    assert model.scores_of(split[:0], items[:0]).shape == (0, 3)
+
+
 def test_validation_ndcg_by_brute_force() -> None:
     model, split = random_model(20), random_split(20, 1100)
     scores = model.scores(split).numpy()

@@ -1,7 +1,7 @@
 """SASRec (Kang and McAuley, ICDM 2018): the sequential recommender of ids, and what D3 and RosePO consult.
 
 The form is that of the research group's code (DROS, MiniOneRec): the state at the last item of the history
-goes through an untied linear head to one logit per item; the loss is taken on the target only.
+goes through an untied linear head to one logit per item.
 """
 
 import json
@@ -118,6 +118,22 @@ class SASRec(nn.Module):
         """Logits of all items for each example, float32 on the CPU, shape (n, items)."""
         return torch.cat([torch.zeros(0, self.items), *(block.cpu() for block in self.batches(split))])
 
+    def scores_of(self, split: Split, items: np.ndarray) -> Tensor:
+        """Logits of some items for each example, ids (n, K) to float32 on the CPU, shape (n, K)."""
+        self.eval()
+        rows, wanted = torch.from_numpy(padded(split, self.settings.history, self.items)), torch.from_numpy(items)
+        parts = [torch.zeros(0, items.shape[1])]
+        with torch.no_grad():
+            for block, ids in zip(torch.split(rows, _ROWS), torch.split(wanted, _ROWS), strict=True):
+                histories, columns = block.to(self.head.weight.device), ids.to(self.head.weight.device)
+                states = self.states(histories)[_ends(histories, self.items)]
+                parts.append(self._logits(states, columns).cpu())
+        return torch.cat(parts)
+
+    def _logits(self, states: Tensor, items: Tensor) -> Tensor:
+        """Logits of items (B, K) at states (B, d), shape (B, K)."""
+        return torch.einsum("bd,bkd->bk", states, self.head.weight[items]) + self.head.bias[items]
+
     def top_k(self, split: Split, k: int, exclude_history: bool = False) -> np.ndarray:
         """The ``k`` items with the highest logits, ties by item id, shape (n, k).
 
@@ -230,7 +246,7 @@ def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
     others = torch.randint_like(targets, model.items - 1)
     others = others + (others >= targets)  # uniform over the items that are not the target
     pair = torch.stack([targets, others], 1)
-    logits = torch.einsum("bd,bpd->bp", states, model.head.weight[pair]) + model.head.bias[pair]
+    logits = model._logits(states, pair)
     wanted = torch.tensor([1.0, 0.0], device=logits.device).expand_as(logits)
     return nn.functional.binary_cross_entropy_with_logits(logits, wanted)
 

@@ -1,0 +1,41 @@
+"""D3 (EMNLP 2024): decoding that is constrained to titles, without length normalisation, helped by SASRec.
+
+Extending a beginning z of titles by a token v scores
+
+    s(v) = alpha log p(v | prompt, z) + (1 - alpha) log( m(z v) / sum of m(z v') over the titles' next tokens v' )
+
+where m(z) is the probability that the assistant gives to all items whose titles begin with z. A beam is worth the sum.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from sprec.engine.constrained import Adjust, Guide
+from sprec.engine.trie import Trie
+
+_MASS = 1e-20  # of the research code; where the assistant excludes all continuations, they are equally likely
+
+
+def guidance(trie: Trie, logits: Callable[[Sequence[int]], Tensor], alpha: float) -> Guide | None:
+    """What D3 makes of the model's log-probabilities; None where the assistant has no say (``alpha`` is 1).
+
+    Args:
+        trie: the titles, item i under the id i.
+        logits: the assistant's logits of all items for the examples with these numbers, (B, items).
+        alpha: weight of the language model, ``guidance_scale`` of the research code.
+    """
+    if alpha == 1:
+        return None
+
+    def of_batch(numbers: Sequence[int]) -> Adjust:
+        cumulative = trie.cumulative(logits(numbers).to(trie.token.device).double().softmax(1))
+
+        def adjust(rows: Tensor, parents: Tensor, children: Tensor, log_p: Tensor) -> Tensor:
+            own = trie.mass(cumulative, children, rows) + _MASS
+            siblings = trie.mass(cumulative, parents, rows) + _MASS * trie.branching[parents]
+            return alpha * log_p + (1 - alpha) * (own / siblings).log().clamp(max=0)
+
+        return adjust
+
+    return of_batch
