@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import STYLES
 from test_scoring import load
 
+from conftest import STYLES
 from sprec.engine.backbone import Policy
-from sprec.engine.generation import Decoding, common_prefix, generate
+from sprec.engine.generation import Decoding, generate
+from sprec.engine.groups import common_prefix
 
 
 def prompts(seed: int, count: int, shared: int = 0) -> list[list[int]]:

@@ -1,16 +1,22 @@
-"""Attention for CPUs: two batched matrix products and a softmax.
+"""Attention that knows the common prefix of a batch; on CPUs two batched matrix products and a softmax.
 
 At the lengths of this field (100 to 300 tokens) PyTorch's fused CPU kernel is 2 to 3.5 times slower than the plain
-form, forward and backward (``benchmarks/``). Registered with transformers' attention interface, so that every model
-that uses the interface has it; on GPUs the fused kernels stay.
+form, forward and backward (``benchmarks/``); on GPUs the fused kernels stay. Both are registered with transformers'
+attention interface, so that every model that uses the interface has them.
+
+Where the mask has more keys than there are, the missing ones are the prefix: the first columns of row 0, in front of
+the own keys of every row.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sprec_plain"
+PLAIN, FUSED = "sprec_plain", "sprec_fused"
 
 
 def plain_attention(
@@ -30,13 +36,14 @@ def plain_attention(
         query: (B, H, T, D).
         key: (B, H_kv, S, D).
         value: (B, H_kv, S, D).
-        attention_mask: (B, 1, T, S), additive or bool (True: sees); None for causal over S keys.
+        attention_mask: (B, 1, T, prefix + S), additive or bool (True: sees); None for causal over S keys.
         scaling: factor of the scores, 1/sqrt(D) by default.
         dropout: on the attention weights while training.
 
     Returns:
         (B, T, H, D), and None for the weights.
     """
+    key, value = _with_prefix(key, value, attention_mask)
     batch, heads, width, size = query.shape
     kv_heads, keys = key.shape[1:3]
     share = heads // kv_heads
@@ -61,10 +68,35 @@ def _mask_or_causal(mask: Tensor | None, width: int, keys: int, like: Tensor) ->
     return torch.ones(width, keys, dtype=torch.bool, device=like.device).tril(keys - width)
 
 
-AttentionInterface.register(NAME, plain_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """PyTorch's fused attention; arguments and result as in :func:`plain_attention`."""
+    key, value = _with_prefix(key, value, attention_mask)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output, None
+
+
+def _with_prefix(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    prefix = 0 if mask is None else mask.shape[-1] - key.shape[2]
+    if prefix <= 0:
+        return key, value
+    first, second = (part[:1, :, :prefix].expand(len(part), -1, -1, -1) for part in (key, value))
+    return torch.cat([first, key], 2), torch.cat([second, value], 2)
+
+
+AttentionInterface.register(PLAIN, plain_attention)
+AttentionMaskInterface.register(PLAIN, sdpa_mask)
+AttentionInterface.register(FUSED, fused_attention)
+AttentionMaskInterface.register(FUSED, sdpa_mask)
 
 
 def implementation(device: torch.device) -> str:
     """The name of the attention that is fastest on this device."""
-    return NAME if device.type == "cpu" else "sdpa"
+    return PLAIN if device.type == "cpu" else FUSED
+
+
+def takes_prefix_row(model: nn.Module) -> bool:
+    """Whether a model, possibly wrapped, computes attention by one of the functions above."""
+    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    return inner.config._attn_implementation in (PLAIN, FUSED)

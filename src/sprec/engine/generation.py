@@ -7,7 +7,6 @@ log-probabilities, without length normalisation.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +18,8 @@ from transformers import DynamicCache
 from sprec.engine.attention import additive
 from sprec.engine.backbone import CausalLM, Policy
 from sprec.engine.batches import in_batches
-from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.groups import common_prefix, round_up, token_budget_batches
 from sprec.engine.sharding import sharded
-
-_MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
 
 
 @dataclass(frozen=True)
@@ -110,16 +107,6 @@ class Prefilled:
         self.cache.batch_select_indices(rows)
         self.seen = self.seen[rows]
         self.next_position = self.next_position[rows]
-
-
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts start with, at least one token of each left over; 0 if not worth it."""
-    if len(prompts) < 2:
-        return 0
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the extremes in lexical order differ first
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    shared = min(shared, min(map(len, prompts)) - 1)
-    return shared if shared >= _MIN_PREFIX else 0
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
 """The prompt group: one prompt and the completions that hang on it, as token ids and as a batch of tensors.
 
-A row of a batch reads ``[padding | prompt | completion 1 | completion 2 | ... | padding]``. Every completion sees the
-prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once however many
-completions it has: P + K*C tokens instead of K*(P + C).
+A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ... | padding]``. Every completion
+sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once however
+many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with (the
+template) stand in the first columns, so that a model can read them once for the whole batch.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,10 @@ from torch import Tensor
 
 from sprec.engine.attention import additive
 
-
 WIDTH_MULTIPLE = 8
 """Widths of batches are rounded up to it: CPU kernels are compiled per shape and kept, and without rounding a long
 run meets thousands of shapes (2.3 GiB against 1.0 GiB of memory when pre-training the 2M backbone)."""
+_MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class GroupBatch:
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
         lengths: (B, K) long: tokens of each completion.
+        prefix: number of leading columns that are the same in all rows, and seen by all that follow; 0 for none.
         extra: further tensors of shape (B, ...) that an objective needs (weights, smoothing).
     """
 
@@ -61,6 +64,7 @@ class GroupBatch:
     mask: Tensor
     lengths: Tensor
     extra: dict[str, Tensor]
+    prefix: int = 0
 
     def to(self, device: torch.device) -> "GroupBatch":
         """The same batch on another device."""
@@ -68,6 +72,25 @@ class GroupBatch:
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})
+
+    def with_prefix_row(self) -> "GroupBatch":
+        """The same groups with the common prefix in a row of its own, before the others: (1 + B, T - prefix).
+
+        The mask has T keys: the prefix, then the row's own columns (:mod:`sprec.engine.attention`).
+        """
+        prefix, own = self.prefix, self.input_ids.shape[1] - self.prefix
+        first = self.input_ids.new_zeros(2, 1, own)
+        first[0, 0, :prefix], first[1, 0, :prefix] = self.input_ids[0, :prefix], self.position_ids[0, :prefix]
+        sees = torch.ones(own, own, dtype=torch.bool, device=self.input_ids.device).tril()
+        mask = additive(torch.nn.functional.pad(sees, (prefix, 0))[None, None], self.attention_mask.dtype)
+        return replace(
+            self,
+            input_ids=torch.cat([first[0], self.input_ids[:, prefix:]]),
+            position_ids=torch.cat([first[1], self.position_ids[:, prefix:]]),
+            attention_mask=torch.cat([mask, self.attention_mask[:, :, prefix:]]),
+            source=self.source + self.kept,
+            prefix=0,
+        )
 
 
 def collate(
@@ -84,8 +107,9 @@ def collate(
         dtype: of the mask: the one the attention computes in.
         multiple: the widths of prompts and completions are rounded up to it.
     """
-    prompt_width = round_up(max(len(group.prompt) for group in groups), multiple)
     region = round_up(max(group.tokens - len(group.prompt) for group in groups), multiple)
+    prefix = _worthwhile_prefix(groups, region)
+    prompt_width = prefix + round_up(max(len(group.prompt) for group in groups) - prefix, multiple)
     width = prompt_width + region
     completions = max(1, max(len(group.completions) for group in groups))
     input_ids = np.zeros((len(groups), width), dtype=np.int64)
@@ -94,18 +118,19 @@ def collate(
     lengths = np.zeros((len(groups), completions), dtype=np.int64)
     source, token, slot = [], [], []
     for row, group in enumerate(groups):
-        start = prompt_width - len(group.prompt)
-        input_ids[row, start:prompt_width] = group.prompt
-        positions[row, start:prompt_width] = np.arange(len(group.prompt))
-        segment[row, start:prompt_width] = 0
+        columns = np.arange(prompt_width - len(group.prompt), prompt_width)
+        columns[:prefix] = np.arange(prefix)
+        input_ids[row, columns] = group.prompt
+        positions[row, columns] = np.arange(len(group.prompt))
+        segment[row, columns] = 0
         column = prompt_width
         for index, completion in enumerate(group.completions):
             size = len(completion)
             lengths[row, index] = size
-            columns = slice(column, column + size)
-            input_ids[row, columns] = completion
-            positions[row, columns] = len(group.prompt) + np.arange(size)
-            segment[row, columns] = index + 1
+            own = slice(column, column + size)
+            input_ids[row, own] = completion
+            positions[row, own] = len(group.prompt) + np.arange(size)
+            segment[row, own] = index + 1
             predicted_by = np.arange(column, column + size) - prompt_width
             predicted_by[:1] = 0  # the first token of every completion is predicted by the prompt's last one
             source.append(row * (region + 1) + predicted_by)
@@ -123,7 +148,25 @@ def collate(
         mask=torch.from_numpy(lengths > 0),
         lengths=torch.from_numpy(lengths),
         extra=extra or {},
+        prefix=prefix,
     )
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts start with, at least one token of each left over; 0 if not worth it."""
+    if len(prompts) < 2:
+        return 0
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the extremes in lexical order differ first
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
+    shared = min(shared, min(map(len, prompts)) - 1)
+    return shared if shared >= _MIN_PREFIX else 0
+
+
+def _worthwhile_prefix(groups: Sequence[PromptGroup], region: int) -> int:
+    """Leading columns to read once: they must fit in a row of what is left, and save more than this row costs."""
+    longest = max(len(group.prompt) for group in groups) + region
+    prefix = min(common_prefix([group.prompt for group in groups]), longest // 2) // WIDTH_MULTIPLE * WIDTH_MULTIPLE
+    return prefix if prefix * (len(groups) - 1) > longest - prefix else 0
 
 
 def round_up(width: int, multiple: int = WIDTH_MULTIPLE) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sprec.engine.attention import takes_prefix_row
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
@@ -22,6 +23,8 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
         head: the LM head inside the model. It is given the N hidden states that predict completion tokens and no
             others: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
     """
+    if batch.prefix and takes_prefix_row(model):
+        batch = batch.with_prefix_row()
     with _rows_of_head(head, batch.source):
         logits: Tensor = model(
             input_ids=batch.input_ids,

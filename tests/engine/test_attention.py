@@ -1,0 +1,100 @@
+"""Reading the common prefix of a batch once changes nothing: log-probabilities, gradients, fifty steps of training."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_scoring import alone, load, ragged_groups
+
+from conftest import STYLES
+from sprec.config import Training
+from sprec.engine.attention import FUSED, PLAIN, plain_attention, takes_prefix_row
+from sprec.engine.backbone import Policy
+from sprec.engine.groups import PromptGroup, collate
+from sprec.engine.scoring import completion_log_probs, score
+from sprec.engine.training import Objective, train
+from sprec.methods import objectives
+
+
+def with_template(seed: int, count: int, completions: int, template: int = 24) -> list[PromptGroup]:
+    head = np.random.default_rng(99).integers(3, 300, template).tolist()
+    groups = ragged_groups(seed, count, completions)
+    return [PromptGroup([*head, *group.prompt], group.completions) for group in groups]
+
+
+def use(policy: Policy, attention: str) -> Policy:
+    policy.model.set_attn_implementation(attention)
+    return policy
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("attention", [PLAIN, FUSED])
+def test_a_prefix_row_equals_whole_prompts(style: str, attention: str, checkpoint: Callable[[str], Path]) -> None:
+    policy = use(load(checkpoint(style)), attention)
+    groups = with_template(0, 9, 3)
+    batch = collate(groups)
+    assert batch.prefix == 24
+    assert takes_prefix_row(policy.model)
+    assert batch.with_prefix_row().input_ids.shape == (10, batch.input_ids.shape[1] - 24)
+    with torch.no_grad():
+        expected = [[alone(policy, group, k).item() for k in range(len(group.completions))] for group in groups]
+    for found, wanted in zip(score(policy, groups), expected, strict=True):
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_prefix_row_has_the_same_gradients(style: str, checkpoint: Callable[[str], Path]) -> None:
+    shared, whole = load(checkpoint(style)), use(load(checkpoint(style)), "sdpa")
+    assert not takes_prefix_row(whole.model)
+    batch = collate(with_template(1, 6, 4))
+    weights = torch.linspace(-1, 1, batch.mask.numel()).view(batch.mask.shape)
+    for policy in (shared, whole):
+        (completion_log_probs(policy.model, batch, policy.head) * weights).sum().backward()
+    for (name, one), (_, two) in zip(shared.trainable(), whole.trainable(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert (one.grad - two.grad).norm() <= 1e-4 * max(two.grad.norm().item(), 1e-3), name
+
+
+def test_fifty_steps_have_the_same_losses(checkpoint: Callable[[str], Path]) -> None:
+    groups = [group for group in with_template(2, 150, 2) if len(group.completions) == 2][:50]
+    losses = []
+    for attention in (PLAIN, "sdpa"):
+        policy = use(load(checkpoint("llama")), attention)
+        reference = torch.stack(score(policy, groups))
+        objective = Objective(lambda p, b: objectives.dpo(p, b.extra["reference"], b.mask, beta=0.1))
+        settings = Training(lr=1e-3, batch=4, epochs=4, warmup_steps=0)
+        outcome = train(policy, groups, objective, settings, seed=0, extra={"reference": reference})
+        losses.append([step["loss"] for step in outcome.steps][:50])
+    assert len(losses[0]) == 50
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[0][-1] < losses[0][0] - 0.05  # it trains
+
+
+def test_short_or_rare_prefixes_are_left_alone() -> None:
+    assert collate(with_template(0, 9, 2, template=7)).prefix == 0
+    assert collate(with_template(0, 1, 2)).prefix == 0  # a row of its own for one prompt costs more than it saves
+
+
+def test_a_prefix_longer_than_the_rest_is_cut_to_it() -> None:
+    batch = collate([PromptGroup([*range(3, 80), i], ([5, 6],)) for i in range(5)])
+    assert 0 < batch.prefix <= batch.input_ids.shape[1] - batch.prefix
+
+
+def test_plain_attention_by_hand() -> None:
+    query = torch.zeros(1, 1, 2, 1)
+    value = torch.tensor([2.0, 4.0]).view(1, 1, 2, 1)
+    output, _ = plain_attention(torch.nn.Identity(), query, query, value, None)
+    assert output.flatten().tolist() == [2.0, 3.0]  # causal: the first sees itself, the second the mean of both
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_prefix_row_on_a_gpu(checkpoint: Callable[[str], Path]) -> None:
+    on_cpu, on_gpu = load(checkpoint("llama")), use(load(checkpoint("llama")), FUSED)
+    on_gpu.model.to("cuda")
+    groups = with_template(3, 8, 3)
+    for one, two in zip(score(on_cpu, groups), score(on_gpu, groups), strict=True):
+        assert two.tolist() == pytest.approx(one.tolist(), abs=1e-3)
