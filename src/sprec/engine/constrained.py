@@ -12,17 +12,18 @@ each other in the cache, and the attention mask tells each one its ancestors.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sprec.engine.attention import additive
 from sprec.engine.backbone import Policy
+from sprec.engine.batches import in_batches
 from sprec.engine.generation import Prefilled
 from sprec.engine.groups import token_budget_batches
+from sprec.engine.sharding import sharded
 from sprec.engine.trie import ROOT, Trie
-from sprec.progress import bar
 
 Adjust = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """From rows of the batch (B,), parent nodes, child nodes and log-probabilities (B, T) to scores (B, T), at most 0."""
@@ -83,20 +84,26 @@ def best_leaves(
         guide: changes the score of every step.
         budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads.
     """
-    n, k = len(prompts), search.count
     trie = trie.to(policy.device)
-    found = Leaves(torch.full((n, k), -1), torch.full((n, k), -torch.inf).double(), torch.zeros(n, dtype=torch.bool))
     usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # what trained models need, with some room
     sizes = [len(prompt) + usual for prompt in prompts]
-    with policy.evaluating(), policy.inference() as model, bar(description, n) as progress:
-        for rows in token_budget_batches(sizes, budget):
+    with policy.evaluating(), policy.inference() as model:
+
+        def work(rows: list[int]) -> list[list[Any]]:
             state = Prefilled(model, [prompts[row] for row in rows], policy.device)
             bans = None if banned is None else banned[rows].to(policy.device)
-            batch = _Batch(state, trie, search, bans, guide(rows) if guide else None)
-            for whole, own in zip(found, batch.run(), strict=True):
-                whole[rows] = own.cpu()
-            progress.advance(len(rows))
-    return found
+            found = _Batch(state, trie, search, bans, guide(rows) if guide else None).run()
+            return [list(values) for values in zip(*(part.tolist() for part in found), strict=True)]
+
+        batches = token_budget_batches(sizes, budget)
+        found = in_batches(batches, work, description, together=sharded(policy.model))
+    nodes, scores, certain = ([values[part] for values in found] for part in range(3))
+    shape = (len(prompts), search.count)
+    return Leaves(
+        torch.tensor(nodes, dtype=torch.long).view(shape),
+        torch.tensor(scores, dtype=torch.float64).view(shape),
+        torch.tensor(certain, dtype=torch.bool),
+    )
 
 
 class _Tree:
