@@ -248,16 +248,19 @@ def writing(what: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cannot_write = isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError)
-        if not cannot_write and not disk_full(error):
+        if not _of_system(error):
             raise
-        reason = "no space left on the device" if disk_full(error) else error
-        raise UserError(f"cannot write {what}: {reason}; {hint}") from error
+        raise UserError(f"cannot write {what}: {_reason(error)}; {hint}") from error
 
 
-def disk_full(error: Exception) -> bool:
-    """Whether an error says that the disk is full; libraries wrap the reason in exceptions of their own."""
-    code = error.errno if isinstance(error, OSError) else None
-    return (
-        code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error) or "os error 28" in str(error)
-    )
+def _of_system(error: Exception) -> bool:
+    """Whether the operating system refused; libraries written in Rust wrap its errors in exceptions of their own."""
+    if isinstance(error, OSError):
+        return not isinstance(error, ConnectionError | TimeoutError)
+    return "(os error " in str(error) or "No space left on device" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0]

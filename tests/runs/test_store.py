@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
 
     store = Store(tmp_path)
     store.stage("one", {}, writes("text", made))
-    with pytest.raises(UserError, match=r"cannot write .*01-two: no space left on the device; earlier"):
+    with pytest.raises(UserError, match=r"cannot write .*01-two: No space left on device; earlier"):
         store.stage("two", {}, full)
     assert [path.name for path in (tmp_path / "stages").iterdir()] == ["00-one"]
     assert made == ["text"]

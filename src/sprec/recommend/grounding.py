@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sprec.data import Catalog
 from sprec.errors import UserError
-from sprec.progress import bar
+from sprec.progress import bar, say
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.nearest import nearest
 
@@ -127,6 +127,8 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
     file = cache / f"{key.hexdigest()[:32]}.safetensors"
     embeddings = _read(file, len(titles))
     if embeddings is None:
+        if file.exists():
+            say(f"! {file} is damaged; encoding the titles again")
         embeddings = _encode(encoder, titles)
         _write(file, embeddings)
     return embeddings

@@ -63,17 +63,13 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
     """Put recipe and data into the run directory; results of other settings or data leave it."""
     about, file = describe(recipe, dataset), store.root / RECIPE
     if (store.root / storage.MANIFEST).exists():
-        problem = storage.verify(store.root)
-        if problem and store.strict:
-            raise UserError(f"{problem}; without --strict it is written again")
-        if problem:
-            say(f"! {problem}; writing it again")
+        _complain(store, storage.verify(store.root))
     if _read(file) != about:
         (store.root / storage.MANIFEST).unlink(missing_ok=True)
         (store.root / METRICS).unlink(missing_ok=True)
         storage.discard(store.root / MODEL)
         storage.write_json(file, about)
-    if not _same_data(store.root / "dataset", dataset):
+    if not _has_data(store, dataset):
         dataset.save(store.root / "dataset", overwrite=True)
 
 
@@ -146,12 +142,23 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 
 
-def _same_data(folder: Path, dataset: Dataset) -> bool:
+def _has_data(store: Store, dataset: Dataset) -> bool:
     """Whether the run directory already holds this dataset: it goes along, so that a run can be used anywhere."""
+    folder = store.root / "dataset"
+    if not folder.exists():
+        return False
     try:
         return Dataset.load(folder).hash == dataset.hash
-    except UserError:
+    except UserError as error:
+        _complain(store, str(error).split(";")[0])
         return False
+
+
+def _complain(store: Store, problem: str) -> None:
+    if problem and store.strict:
+        raise UserError(f"{problem}; without --strict it is written again")
+    if problem:
+        say(f"! {problem}; it is written again")
 
 
 def describe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,92 @@
+"""A full disk at every write: one clear line, what was finished stays, and with room again the same command ends."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.conftest import FULL, Record, Run, content
+from chaos.harness import Ended, Fault
+
+PARTS = 10
+
+
+def refused(done: Ended, reason: str) -> bool:
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("✓", "=", "!"))]
+    return done.code == 2 and len(lines) == 1 and lines[0].startswith("sprec: cannot write ") and reason in lines[0]
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(PARTS) if FULL else [0])
+def test_no_space_at_any_write(part: int, run: Run, whole: Path, tmp_path: Path, record: Record) -> None:
+    out = tmp_path / "run"
+    operations = run(out, fault=Fault("count")).operations
+    shutil.rmtree(out)
+    points = range(1 + part, operations + 1, PARTS if FULL else operations // 4)
+    missed = []
+    for at in points:
+        done = run(out, fault=Fault("full", at))
+        whole_stages = {path.parent.name for path in out.glob("stages/*/MANIFEST.json")}
+        told = {line.split()[1] for line in done.stderr.splitlines() if line.startswith("✓")}
+        fine = done.code == 0 or refused(done, "No space left on device")
+        again = run(out)
+        if not (fine and told <= whole_stages and again.code == 0 and content(out) == content(whole)):
+            missed.append((at, done.stderr, again.stderr))
+        shutil.rmtree(out)
+    record("no space left at a file operation", len(points), len(points) - len(missed))
+    assert missed == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("size", [100, 500, 3_000, 20_000, 40_000] if FULL else [3_000])
+def test_writes_that_fail_half_way(size: int, run: Run, whole: Path, tmp_path: Path, record: Record) -> None:
+    out = tmp_path / "run"
+    done = run(out, fault=Fault("small", size))
+    assert refused(done, "File too large"), done.stderr
+    again = run(out)
+    survived = again.code == 0 and content(out) == content(whole)
+    record("a write that fails half way", 1, int(survived))
+    assert survived
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KiB that can grow."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path, run: Run, whole: Path, record: Record) -> None:
+    out = small_disk / "run"
+    sizes = [300, 400, 600, 2000]
+    done = run(out)
+    tried = 0
+    while done.code:
+        assert refused(done, "No space left on device") or refused(done, "os error 28"), done.stderr
+        tried += 1
+        size = f"remount,size={sizes.pop(0)}k"
+        subprocess.run(["mount", "-o", size, str(small_disk)], check=True)
+        done = run(out)
+    assert tried >= 2
+    assert content(out) == content(whole)
+    record("a small file system runs full", tried, tried)
+
+
+def test_losses_that_are_no_numbers(run: Run, tmp_path: Path, record: Record) -> None:
+    out = tmp_path / "run"
+    done = run(out, "--set", "prefer.beta=1.0e+38", "--set", "prefer.lr=0.1")
+    (file,) = out.glob("logs/*/failed-step-*.json")
+    assert done.code == 2
+    message = rf"sprec: the loss is (nan|inf) at step \d+; lower the learning rate; the batch is in {file}"
+    assert re.fullmatch(message, done.stderr.splitlines()[-1])
+    assert run(out).code == 0, "with the old settings the stages before it are there"
+    record("a loss that is no number", 1, 1)
