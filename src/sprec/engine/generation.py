@@ -153,7 +153,7 @@ def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
 
 
 def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> list[list[Completion]]:
-    """Greedy or sampled completions of a prefilled batch: one path per row, finished rows leave the batch."""
+    """Greedy or sampled completions of a prefilled batch: one path per row; finished rows leave the batch."""
     count = decoding.count if decoding.mode == "sample" else 1
     logits, device = state.logits, state.logits.device
     uniforms = None
@@ -170,22 +170,35 @@ def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int)
     for step in range(decoding.max_new_tokens):
         log_p = logits.log_softmax(-1)
         chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[live, step], decoding)
+        chosen = chosen.masked_fill(finished[live], end)
         tokens[live, step] = chosen
-        log_probs[live] += log_p.gather(1, chosen[:, None])[:, 0]
-        ended = chosen == end
-        finished[live[ended]] = True
-        going = (~ended).nonzero()[:, 0]
-        if not len(going) or step + 1 == decoding.max_new_tokens:
+        log_probs[live] += log_p.gather(1, chosen[:, None])[:, 0].masked_fill(finished[live], 0.0)
+        finished[live] |= chosen == end
+        kept = _still_needed(finished[live])
+        if not len(kept) or step + 1 == decoding.max_new_tokens:
             break
-        if len(going) < len(live):
-            state.select(going)
-        live = live[going]
-        logits = state.step(chosen[going])
+        if len(kept) < len(live):
+            state.select(kept)
+            live, chosen = live[kept], chosen[kept]
+        logits = state.step(chosen)
     flat = [
         _completion(row, value, done, end)
         for row, value, done in zip(tokens.tolist(), log_probs.tolist(), finished.tolist(), strict=True)
     ]
     return [flat[start : start + count] for start in range(0, total, count)]
+
+
+def _still_needed(finished: Tensor) -> Tensor:
+    """Rows that stay in the batch: all, until a quarter of them can leave; then the unfinished ones and a few more.
+
+    Sizes are rounded up: CPU kernels are compiled and kept per shape, and copying a cache at every step costs more
+    than a few idle rows.
+    """
+    going = int((~finished).sum())
+    kept = min(len(finished), round_up(going)) if going else 0
+    if 4 * kept > 3 * len(finished):
+        return torch.arange(len(finished), device=finished.device)
+    return finished.long().argsort(stable=True)[:kept]
 
 
 def _completion(tokens: list[int], log_prob: float, finished: bool, end: int) -> Completion:

@@ -1,8 +1,8 @@
 """The prompt group: one prompt and the completions that hang on it, as token ids and as a batch of tensors.
 
 A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ... | padding]``. Every completion
-sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once however
-many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with (the
+sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
+however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with (the
 template) stand in the first columns, so that a model can read them once for the whole batch.
 """
 
@@ -199,12 +199,16 @@ def token_budget_batches(lengths: Iterable[int], budget: int) -> list[list[int]]
         budget: most tokens of a batch, padding included; a longer row gets a batch of its own.
 
     Returns:
-        Row indices, longest rows first (the first batch shows at once whether memory suffices).
+        Row indices, longest rows first (the first batch shows at once whether memory suffices). Batches of more than
+        eight rows have a multiple of eight, but for the last one: few shapes, see :data:`WIDTH_MULTIPLE`.
     """
     sizes = np.asarray(list(lengths))
+    order = np.argsort(-sizes, kind="stable")
     batches: list[list[int]] = []
-    for row in np.argsort(-sizes, kind="stable").tolist():
-        if not batches or (len(batches[-1]) + 1) * sizes[batches[-1][0]] > budget:
-            batches.append([])
-        batches[-1].append(row)
+    start = 0
+    while start < len(order):
+        rows = max(1, budget // max(1, int(sizes[order[start]])))
+        rows -= rows % WIDTH_MULTIPLE if rows > WIDTH_MULTIPLE else 0
+        batches.append(order[start : start + rows].tolist())
+        start += rows
     return batches
