@@ -22,6 +22,7 @@ ALLOWED = {
     "methods": LEAVES | {"data", "engine"},
     "recommend": LEAVES | {"data", "engine", "prompts", "methods"},
     "theory": LEAVES | {"methods"},
+    "bench": LEAVES | {"data", "engine", "methods", "prompts", "recommend"},
     "report": LEAVES | {"theory", "evaluation", "methods"},
     "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory"},
 }

@@ -12,6 +12,7 @@ import typer
 
 from sprec import interrupts
 from sprec.cli import data, runs
+from sprec.cli.bench import bench
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
 from sprec.errors import UserError
@@ -28,6 +29,7 @@ for command in runs.COMMANDS:
     app.command()(command)
 app.command()(reproduce)
 app.command()(theory)
+app.command()(bench)
 
 
 def main() -> None:

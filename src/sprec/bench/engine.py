@@ -1,0 +1,138 @@
+"""The side of the engine: each function prepares a part and returns one repetition of it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sprec.bench.measure import Timed, seconds, useful_flops
+from sprec.bench.work import BETA, LR, NEW_TOKENS, TOKENS_PER_BATCH, Work
+from sprec.config import Training
+from sprec.data import Dataset
+from sprec.engine.backbone import Policy
+from sprec.engine.constrained import Search, best_leaves
+from sprec.engine.generation import Decoding, generate
+from sprec.engine.groups import GroupBatch
+from sprec.engine.scoring import score
+from sprec.engine.training import Objective, train
+from sprec.engine.trie import Trie
+from sprec.methods import objectives
+from sprec.prompts import PromptBuilder
+from sprec.recommend.nearest import nearest
+
+Repetition = Callable[[], Timed]
+SFT = Objective(lambda log_probs, _: objectives.sft(log_probs), per_token=True)
+BEAMS = 10
+NEAREST = 10
+
+
+def _pairs(log_probs: Tensor, batch: GroupBatch) -> Tensor:
+    """The mean of the DPO losses of a group's pairs: what a trainer of pairs computes for K pairs."""
+    even = torch.zeros_like(log_probs[:, 1:])
+    return objectives.importance_weighted_dpo(
+        log_probs, batch.extra["reference"], batch.mask, beta=BETA, log_weights=even
+    )
+
+
+def sft(work: Work, policy: Policy | None = None) -> Repetition:
+    """One epoch of supervised fine-tuning."""
+    policy, texts = policy or work.policy(), work.texts()
+    groups = texts.groups(policy, negatives=False)
+    initial, settings = policy.state(), Training(lr=LR, batch=work.batch, warmup_steps=0)
+
+    def repetition() -> Timed:
+        policy.restore(initial)
+        taken, outcome = seconds(lambda: train(policy, groups, SFT, settings, seed=0), policy.device)
+        flops = useful_flops(policy, groups, 3)
+        return Timed(taken, sum(g.tokens for g in groups), [s["loss"] for s in outcome.steps], flops=flops)
+
+    return repetition
+
+
+def dpo(work: Work, policy: Policy | None = None) -> Repetition:
+    """Reference log-probabilities, then one epoch of preference training."""
+    policy, texts = policy or work.policy(), work.texts()
+    groups = texts.groups(policy, negatives=True)
+    initial, settings = policy.state(), Training(lr=LR, batch=work.batch, warmup_steps=0)
+
+    def stage() -> list[float]:
+        reference = torch.stack(score(policy, groups, budget=TOKENS_PER_BATCH))
+        outcome = train(policy, groups, Objective(_pairs), settings, seed=0, extra={"reference": reference})
+        return [step["loss"] for step in outcome.steps]
+
+    def repetition() -> Timed:
+        policy.restore(initial)
+        taken, losses = seconds(stage, policy.device)
+        tokens = sum(2 * len(g.prompt) + len(g.completions[0]) + len(one) for g in groups for one in g.completions[1:])
+        return Timed(taken, tokens, losses, flops=useful_flops(policy, groups, 4))
+
+    return repetition
+
+
+def rollout(work: Work, policy: Policy | None = None) -> Repetition:
+    """Greedy answers."""
+    policy, texts = policy or work.policy(), work.texts()
+    asked = policy.encode_prompts(texts.prompts)
+    tokens = sum(map(len, asked))
+
+    def repetition() -> Timed:
+        taken, found = seconds(lambda: generate(policy, asked, Decoding(max_new_tokens=NEW_TOKENS)), policy.device)
+        return Timed(taken, tokens, found=policy.decode([answer[0].tokens for answer in found]))
+
+    return repetition
+
+
+def beam(work: Work) -> Repetition:
+    """The best items of a catalog by constrained beam search, with the trie built before."""
+    policy, texts = work.policy(), work.texts()
+    asked = policy.encode_prompts(texts.prompts)
+    trie = Trie.of(catalog_tokens(work, policy.encode_completions))
+    tokens = sum(map(len, asked))
+
+    def repetition() -> Timed:
+        search = Search(count=BEAMS, width=BEAMS)
+        taken, found = seconds(lambda: best_leaves(policy, asked, trie, search), policy.device)
+        return Timed(taken, tokens, found=found.scores[:, 0].tolist())
+
+    return repetition
+
+
+def catalog_tokens(work: Work, encode: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
+    """Token ids of the different answers that name an item."""
+    dataset = Dataset.load(Path(work.data))
+    builder = PromptBuilder(dataset.catalog, dataset.wording)
+    return encode([builder.respond(title) for title in dict.fromkeys(dataset.catalog.titles)])
+
+
+def embeddings(samples: int, items: int = 13_000, width: int = 384) -> tuple[Tensor, Tensor]:
+    """Random queries and item embeddings of the size of the paper's largest catalog and sentence encoder."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(items, width, generator=generator)
+    return rows[:samples] + 0.5 * torch.randn(samples, width, generator=generator), rows
+
+
+def grounding(work: Work) -> Repetition:
+    """The nearest items of queries."""
+    queries, rows = embeddings(work.samples)
+
+    def repetition() -> Timed:
+        start = time.perf_counter()
+        found, _ = nearest(queries, rows, NEAREST)
+        return Timed(time.perf_counter() - start, work.samples, found=found[:, 0].tolist())
+
+    return repetition
+
+
+def iteration(work: Work) -> Repetition:
+    """A whole iteration in one process with one model: rollouts, SFT, preference step, evaluation of half as many."""
+    cases = replace(work, samples=max(1, work.samples // 2))
+
+    def repetition() -> Timed:
+        policy = work.policy()
+        stages = (rollout(work, policy), sft(work, policy), dpo(work, policy), rollout(cases, policy), grounding(cases))
+        return Timed(*seconds(lambda: sum(stage().tokens for stage in stages), policy.device))
+
+    return repetition

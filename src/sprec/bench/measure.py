@@ -1,0 +1,87 @@
+"""What is measured: seconds, memory, and how much of it the machine could do at best."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprec.engine.backbone import Policy, pick_device
+from sprec.engine.groups import PromptGroup
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One repetition: seconds, tokens of the data (each sequence whole), what came out (to compare the
+    sides), and the useful FLOPs.
+    """
+
+    seconds: float
+    tokens: int
+    losses: list[float] = field(default_factory=list)
+    found: list[Any] = field(default_factory=list)
+    flops: float = 0.0
+
+
+def seconds(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """Time a call to its end on the device."""
+    _finish(device)
+    start = time.perf_counter()
+    result = call()
+    _finish(device)
+    return time.perf_counter() - start, result
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak() -> None:
+    """Start to measure the peak of memory anew."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    refs = Path("/proc/self/clear_refs")
+    if refs.exists():
+        refs.write_text("5")
+
+
+def memory() -> tuple[float, float]:
+    """Resident memory of this process in MiB, now and at its peak; on CUDA the allocator's."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated() / _MIB, torch.cuda.max_memory_allocated() / _MIB
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    now, peak = (float(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def matmul_rate(device: str = "auto", size: int = 2048, repetitions: int = 10) -> float:
+    """Best rate of a square bf16 matrix product in FLOP/s: the yardstick for the share of the machine used."""
+    where = pick_device(device)
+    left = torch.randn(size, size, device=where).bfloat16()
+    right = torch.randn(size, size, device=where).bfloat16()
+    times = [seconds(lambda: left @ right, where)[0] for _ in range(repetitions + 2)]
+    return 2 * size**3 / min(times[2:])
+
+
+def useful_flops(policy: Policy, groups: Sequence[PromptGroup], passes: int) -> float:
+    """FLOPs of reading groups with every prompt once; ``passes`` is 1 for scoring, 3 with the backward pass.
+
+    Two per weight and token, the head on completion tokens only, and four per hidden unit, layer and pair of tokens
+    that see each other.
+    """
+    config = policy.model.config
+    head = config.vocab_size * config.hidden_size
+    embeddings = head if config.tie_word_embeddings else 2 * head
+    body = sum(value.numel() for value in policy.model.parameters()) - embeddings
+    total = 0.0
+    for group in groups:
+        prompt, tails = len(group.prompt), [len(tail) for tail in group.completions]
+        pairs = prompt * (prompt + 1) / 2 + sum(tail * prompt + tail * (tail + 1) / 2 for tail in tails)
+        total += 2 * body * group.tokens + 2 * head * sum(tails)
+        total += 4 * config.hidden_size * config.num_hidden_layers * pairs
+    return passes * total

@@ -1,0 +1,113 @@
+"""A whole benchmark: the model, the parts, the machine, and the record of it all."""
+
+import importlib.util
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any, TextIO, cast
+
+import torch
+
+from sprec.bench.measure import matmul_rate
+from sprec.bench.runner import PARTS, compare, parts
+from sprec.bench.work import SIZES, Size, Work, make_model
+from sprec.data import Dataset
+from sprec.data.demo import demo
+from sprec.engine.backbone import pick_device
+from sprec.errors import UserError
+from sprec.progress import bar
+
+PEERS = {"trl": "trl", "datasets": "datasets"}
+
+
+def run(
+    size: str,
+    names: Sequence[str],
+    data: Path | None,
+    repeats: int,
+    samples: int,
+    negatives: Sequence[int],
+    device: str,
+    log: Path | None,
+) -> dict[str, Any]:
+    """Compare the engine with its peers.
+
+    Returns:
+        The record: machine, versions, date, settings, and for each part medians, spreads and ratios.
+
+    Raises:
+        UserError: a wrong setting, a missing peer, or sides that compute different things.
+    """
+    _check(size, names, negatives, device)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
+        messages = cast("TextIO", stack.enter_context((log or Path(os.devnull)).open("w")))
+        if data is None:
+            data = folder / "demo"
+            demo().save(data)
+        dataset = Dataset.load(data)
+        parameters = make_model(folder / "model", cast("Size", size), dataset, device)
+        work = Work("", "engine", str(folder / "model"), str(data), samples, device=device)
+        asked = parts(work, names, negatives)
+        results, rates = [], []
+        with bar(f"bench {size}", sum(repeats + (not part.whole) for part in asked)) as progress:
+            for part in asked:
+                rates.append(matmul_rate(device))
+                results.append(compare(part, repeats, messages, progress))
+    rates.append(matmul_rate(device))
+    rate = median(rates)
+    for result in results:
+        if result["flops"]:
+            result["share"] = result["flops"] / result["engine"]["seconds"] / rate
+    return {
+        "date": date.today().isoformat(),
+        "size": size,
+        "parameters": parameters,
+        "data": dataset.name,
+        "repeats": repeats,
+        "machine": machine(device),
+        "matmul_flops": rate,
+        "parts": results,
+    }
+
+
+def _check(size: str, names: Sequence[str], negatives: Sequence[int], device: str) -> None:
+    if size not in SIZES:
+        raise UserError(f"there is no size {size!r}; sizes: {', '.join(SIZES)}")
+    for name in names:
+        if name not in PARTS:
+            raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
+    if not negatives:
+        raise UserError("--negatives takes whole numbers from 1 on, with commas: 1,3,5,8")
+    where = pick_device(device)
+    if size == "1b" and where.type == "cpu":
+        raise UserError("size 1b needs a CUDA device; take 2m or 30m here")
+    for package, name in PEERS.items():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"the benchmark compares with {name}, which is not installed: pip install 'sprec[dev]'")
+
+
+def machine(device: str) -> dict[str, str]:
+    """What the numbers depend on."""
+    where = pick_device(device)
+    name = torch.cuda.get_device_name() if where.type == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
+    packages = ("torch", "transformers", "trl", "datasets")
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()

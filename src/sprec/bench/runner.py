@@ -1,0 +1,206 @@
+"""Both sides in turn, each in a process of its own, and what comes out: medians, spreads, ratios."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any, TextIO
+
+from sprec.bench.work import Work
+from sprec.errors import UserError
+from sprec.progress import Bar
+
+CLOSE = 1e-3
+"""How far the first losses of the two sides may be apart."""
+BF16_CLOSE = 5e-3
+"""The same in bf16, where a loss of 8 has steps of 3e-2 in single numbers and their mean of about 1e-3."""
+Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison: the engine's work, and for each peer the works that together do the same."""
+
+    name: str
+    engine: Work
+    peers: Mapping[str, tuple[Work, ...]]
+    whole: bool = False  # count the processes from start to end, not only their repetitions
+
+
+class Worker:
+    """A side that waits in its own process."""
+
+    def __init__(self, work: Work, log: TextIO) -> None:
+        command = [sys.executable, "-m", "sprec.bench.worker", json.dumps(asdict(work))]
+        self.work = work
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def ready(self) -> None:
+        """Wait until it is prepared."""
+        self._read()
+
+    def repeat(self) -> Answer:
+        """Do it once."""
+        stdin = self.process.stdin
+        if stdin is not None and self.process.poll() is None:
+            stdin.write("\n")
+            stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Let it end."""
+        self.process.communicate()
+
+    def _read(self) -> Answer:
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise UserError(
+                f"the side {self.work.side} of part {self.work.part} ended with code {self.process.wait()}; "
+                "its messages are in the log that --log names"
+            )
+        answer: Answer = json.loads(line)
+        return answer
+
+
+@contextmanager
+def working(work: Work, log: TextIO) -> Iterator[Worker]:
+    """A worker for the length of a block."""
+    worker = Worker(work, log)
+    try:
+        worker.ready()
+        yield worker
+    finally:
+        worker.close()
+
+
+def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, Any]:
+    """Run a part: one repetition of each side in turn, after one that does not count.
+
+    Raises:
+        UserError: the sides do not compute the same, or one of them ended.
+    """
+    measure = _whole if part.whole else _resident
+    answers = measure(part, repeats, log, progress)
+    peers = {}
+    for name in part.peers:
+        _same(part, name, answers["engine"][0], answers[name][0])
+        peers[name] = _versus(answers["engine"], answers[name])
+    return {
+        "part": part.name,
+        "samples": part.engine.samples,
+        "engine": _summary(answers["engine"]),
+        "peers": peers,
+        "flops": answers["engine"][0]["flops"],
+    }
+
+
+def _resident(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, list[Answer]]:
+    works = {"engine": part.engine} | {name: works[0] for name, works in part.peers.items()}
+    answers: dict[str, list[Answer]] = {name: [] for name in works}
+    with ExitStack() as stack:
+        workers = {name: stack.enter_context(working(work, log)) for name, work in works.items()}
+        for round_ in range(repeats + 1):
+            for name, worker in workers.items():
+                answer = worker.repeat()
+                if round_:  # the first one warms up
+                    answers[name].append(answer)
+            progress.advance(1, part.name)
+    return answers
+
+
+def _whole(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, list[Answer]]:
+    sides = {"engine": (part.engine,), **part.peers}
+    answers: dict[str, list[Answer]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, works in sides.items():
+            start = time.perf_counter()
+            own = [_once(work, log) for work in works]
+            taken = time.perf_counter() - start
+            peak = max(answer["peak"] for answer in own)
+            answers[name].append({**own[0], "seconds": taken, "peak": peak, "losses": [], "found": []})
+        progress.advance(1, part.name)
+    return answers
+
+
+def _once(work: Work, log: TextIO) -> Answer:
+    with working(work, log) as worker:
+        return worker.repeat()
+
+
+def _same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
+    """The losses of both sides agree, step by step: after the first one they also compare the gradients."""
+    apart = [abs(one - two) for one, two in zip(ours["losses"], theirs["losses"], strict=bool(theirs["losses"]))]
+    if apart and not apart[0] <= BF16_CLOSE:
+        raise UserError(
+            f"{part.name}: the first loss is {ours['losses'][0]:.5f} here and {theirs['losses'][0]:.5f} with {peer}; "
+            "the sides do not compute the same"
+        )
+
+
+def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
+    times = [answer["seconds"] for answer in answers]
+    middle = median(times)
+    return {
+        "seconds": middle,
+        "low": min(times),
+        "high": max(times),
+        "tokens_per_second": answers[0]["tokens"] / middle,
+        "peak_mib": max(answer["peak"] for answer in answers),
+        "above_mib": max(answer["above"] for answer in answers),
+        "losses": answers[0]["losses"][:3],
+    }
+
+
+def _versus(ours: Sequence[Answer], theirs: Sequence[Answer]) -> dict[str, Any]:
+    summary = _summary(theirs)
+    pairs = [two["seconds"] / one["seconds"] for one, two in zip(ours, theirs, strict=True)]
+    apart = [abs(one - two) for one, two in zip(ours[0]["losses"], theirs[0]["losses"], strict=False)]
+    same = [one == two for one, two in zip(ours[0]["found"], theirs[0]["found"], strict=False)]
+    return summary | {
+        "ratio": summary["seconds"] / _summary(ours)["seconds"],
+        "ratio_low": min(pairs),
+        "ratio_high": max(pairs),
+        "peak_share": _summary(ours)["peak_mib"] / summary["peak_mib"],
+        "first_loss_apart": apart[0] if apart else None,
+        "largest_loss_apart": max(apart) if apart else None,
+        "same_results": sum(same) / len(same) if same and not apart else None,
+    }
+
+
+def parts(base: Work, names: Sequence[str], negatives: Sequence[int]) -> list[Part]:
+    """The comparisons that a list of names asks for.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    found = []
+    for name in names:
+        if name == "dpo":
+            for count in negatives:
+                work = replace(base, part="dpo", side="engine", negatives=count)
+                found.append(Part(f"dpo-{count}", work, {"trl": (replace(work, side="trl"),)}))
+        elif name == "iteration":
+            found.append(_iteration(base))
+        elif name in _PEERS:
+            work = replace(base, part=name, side="engine")
+            if name == "grounding":
+                work = replace(work, samples=1000)
+            found.append(Part(name, work, {peer: (replace(work, side=peer),) for peer in _PEERS[name]}))
+        else:
+            raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
+    return found
+
+
+_PEERS = {"sft": ("trl",), "rollout": ("official", "tuned"), "beam": ("hf",), "grounding": ("argsort",)}
+PARTS = ("dpo", "sft", "rollout", "grounding", "beam", "iteration")
+
+
+def _iteration(base: Work) -> Part:
+    stages = (("rollout", "official"), ("sft", "trl"), ("dpo", "trl"), ("evaluate", "hf"))
+    works = [replace(base, part=part, side=side) for part, side in stages]
+    works[-1] = replace(works[-1], samples=max(1, base.samples // 2))
+    return Part("iteration", replace(base, part="iteration", side="engine"), {"scripts": tuple(works)}, whole=True)

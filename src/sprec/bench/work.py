@@ -1,0 +1,124 @@
+"""The work that both sides do: a model, real prompts and answers, as files that a process of its own can read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sprec.config import HuggingFace, Scratch
+from sprec.data import Dataset, Split
+from sprec.engine.backbone import Policy, load_huggingface, pick_device, pick_precision, scratch
+from sprec.engine.groups import PromptGroup
+from sprec.prompts import PromptBuilder
+
+Size = Literal["toy", "2m", "30m", "1b"]
+SIZES = {
+    "toy": Scratch(hidden=32, layers=2, heads=2, vocabulary=400),
+    "2m": Scratch(),
+    "30m": Scratch(hidden=512, layers=8, heads=8, vocabulary=8000),
+    "1b": Scratch(hidden=32, layers=1, heads=2, vocabulary=8000),  # its tokenizer; the weights are Llama's shape
+}
+LR = 1e-4
+NEW_TOKENS = 16
+"""A fitting limit: a title and the end take about 10 tokens."""
+BETA = 0.1
+TOKENS_PER_BATCH = 8192
+_TEMPLATES = 4  # copies of the template that the tokenizer learns from: about as many tokens as with Llama's
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one side does in one part.
+
+    Attributes:
+        part: which part.
+        side: ``engine`` or one of the peers of the part.
+        model: folder of the model that the stage starts from.
+        data: folder of the dataset.
+        samples: training examples or cases.
+        negatives: rejected answers per prompt (the preference stage only).
+        batch: prompts per optimiser step.
+        device: where to run.
+    """
+
+    part: str
+    side: str
+    model: str
+    data: str
+    samples: int
+    negatives: int = 1
+    batch: int = 16
+    device: str = "auto"
+
+    def policy(self) -> Policy:
+        """The model, in the precision of this machine."""
+        device = pick_device(self.device)
+        return load_huggingface(HuggingFace(path=self.model, lora=None), device, pick_precision("auto", device))
+
+    def texts(self) -> "Texts":
+        """The prompts and answers of this work."""
+        return read_texts(Dataset.load(Path(self.data)), self.samples, self.negatives)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """n prompts, their right answers, and K wrong ones each."""
+
+    prompts: list[str]
+    chosen: list[str]
+    rejected: list[list[str]]
+
+    def groups(self, policy: Policy, negatives: bool) -> list[PromptGroup]:
+        """As prompt groups, with or without the wrong answers."""
+        asked, answers = policy.encode_prompts(self.prompts), policy.encode_completions(self.chosen)
+        if not negatives:
+            return [PromptGroup(ask, (answer,)) for ask, answer in zip(asked, answers, strict=True)]
+        wrong = [policy.encode_completions(own) for own in self.rejected]
+        return [PromptGroup(ask, (answer, *own)) for ask, answer, own in zip(asked, answers, wrong, strict=True)]
+
+
+def read_texts(dataset: Dataset, samples: int, negatives: int) -> Texts:
+    """Prompts and targets of the first examples (train, then test, repeated if need be), uniform wrong answers."""
+    builder = PromptBuilder(dataset.catalog, dataset.wording)
+    examples = _take(dataset.train + dataset.test, samples)
+    wrong = np.random.default_rng(0).integers(len(dataset.catalog), size=(samples, negatives)).tolist()
+    return Texts(
+        [builder.prompt(example.history) for example in examples],
+        [builder.response(example.target) for example in examples],
+        [[builder.response(item) for item in row] for row in wrong],
+    )
+
+
+def _take(split: Split, samples: int) -> Split:
+    return split.take(np.resize(np.arange(len(split)), samples))
+
+
+def make_model(folder: Path, size: Size, dataset: Dataset, device: str) -> int:
+    """Write a random model of a size, with a tokenizer for the titles and the template.
+
+    Returns:
+        The number of its parameters.
+    """
+    where = pick_device(device)
+    builder = PromptBuilder(dataset.catalog, dataset.wording)
+    lines = [builder.respond(title) for title in dataset.catalog.titles] + [builder.prompt([])] * _TEMPLATES
+    policy = scratch(SIZES[size], lines, 0, where, pick_precision("auto", where))
+    if size == "1b":
+        policy.model = _billion(policy, where)
+    policy.save(folder)
+    return sum(value.numel() for value in policy.model.parameters())
+
+
+def _billion(policy: Policy, device: torch.device) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, tie_word_embeddings=True, max_position_embeddings=4096,
+        bos_token_id=policy.tokenizer.bos_token_id, eos_token_id=policy.end,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(device):
+        return LlamaForCausalLM(config)

@@ -1,0 +1,58 @@
+"""A side in a process of its own: prepares its part, then does one repetition for each line it reads.
+
+Answers are JSON lines on standard output; whatever libraries print goes to standard error.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+from sprec.bench.measure import Timed, forget_peak, memory
+from sprec.bench.work import Work
+
+
+def prepared(work: Work) -> Callable[[], Timed]:
+    """The repetitions of a side: only what is asked for is imported, so that memory is the side's own."""
+    if work.side == "engine":
+        from sprec.bench import engine
+
+        return {
+            "sft": engine.sft,
+            "dpo": engine.dpo,
+            "rollout": engine.rollout,
+            "beam": engine.beam,
+            "grounding": engine.grounding,
+            "iteration": engine.iteration,
+        }[work.part](work)
+    from sprec.bench import peers
+
+    return {
+        ("sft", "trl"): peers.sft,
+        ("dpo", "trl"): peers.dpo,
+        ("rollout", "official"): peers.rollout_official,
+        ("rollout", "tuned"): peers.rollout_tuned,
+        ("beam", "hf"): peers.beam,
+        ("grounding", "argsort"): peers.grounding,
+        ("evaluate", "hf"): peers.evaluate,
+    }[work.part, work.side](work)
+
+
+def main() -> None:
+    """Read a work, then a line per repetition."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    work = Work(**json.loads(sys.argv[1]))
+    repetition = prepared(work)
+    forget_peak()
+    before, _ = memory()
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for _ in sys.stdin:
+        timed = repetition()
+        _, peak = memory()
+        print(json.dumps(asdict(timed) | {"peak": peak, "above": peak - before}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""``sprec bench``: the engine and its peers side by side on this machine."""
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def bench(
+    size: Annotated[str, typer.Option(help="Model: 2m, 30m, 1b (a GPU), or toy.")] = "2m",
+    parts: Annotated[
+        str, typer.Option(help="What to compare, with commas.")
+    ] = "dpo,sft,rollout,grounding,beam,iteration",
+    data: Annotated[Path | None, typer.Option(help="Dataset with the prompts; the demo dataset without.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
+    samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,
+    negatives: Annotated[str, typer.Option(help="Negatives per prompt in the part dpo, with commas.")] = "1,3,5,8",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    log: Annotated[Path | None, typer.Option(help="Where the libraries' messages go.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
+) -> None:
+    """Compare the engine with TRL, Hugging Face generate and a double argsort; the last line is JSON."""
+    from sprec.bench.report import run
+
+    counts = [int(count) for count in negatives.split(",") if count.strip().isdigit() and int(count)]
+    found = run(size, parts.split(","), data, repeats, samples, counts, device, log)
+    if not json:
+        from rich.console import Console
+
+        Console(highlight=False).print(_table(found))
+    typer.echo(json_format.dumps(found))
+
+
+def _table(found: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
+    machine = found["machine"]
+    table = Table(title=f"{found['size']} ({found['parameters']:,} parameters), {machine['device']}")
+    for column in (
+        "part",
+        "peer",
+        "here, s",
+        "peer, s",
+        "ratio (range)",
+        "tokens/s",
+        "peak MiB",
+        "of matmul rate",
+    ):
+        table.add_column(column, justify="left" if column in ("part", "peer") else "right")
+    for part in found["parts"]:
+        ours = part["engine"]
+        for name, peer in part["peers"].items():
+            share = f"{part['share']:.0%}" if part.get("share") else ""
+            table.add_row(
+                part["part"],
+                name,
+                f"{ours['seconds']:.3g}",
+                f"{peer['seconds']:.3g}",
+                f"{peer['ratio']:.2f} ({peer['ratio_low']:.2f} to {peer['ratio_high']:.2f})",
+                f"{ours['tokens_per_second']:,.0f}",
+                f"{ours['peak_mib']:,.0f} / {peer['peak_mib']:,.0f}",
+                share,
+            )
+    return table
