@@ -8,6 +8,9 @@ MethodName = Literal[
     "bigrec",
     "rw",
     "d3",
+    "sasrec",
+    "popularity",
+    "random",
     "dpo",
     "dmpo",
     "sdpo",
@@ -171,8 +174,10 @@ class Prefer(Training):
 class Recommend(Section):
     """From the model to top-k items."""
 
-    protocol: Literal["paper", "exact", "consensus", "d3"] = "paper"
-    """paper: a greedy title and its nearest neighbours; exact: trie-constrained beams; consensus: votes of samples."""
+    protocol: Literal["paper", "exact", "consensus", "d3", "d3-grounded"] = "paper"
+    """paper: a greedy title and its nearest neighbours; exact: the most probable titles of the catalog; consensus:
+    votes of samples; d3: beams guided by SASRec; d3-grounded: the best of these and its nearest neighbours.
+    """
     encoder: str = "lm"
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
@@ -184,7 +189,7 @@ class Recommend(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of the consensus protocol."""
     beams: Count = 10
-    """Beams of the exact and d3 protocols."""
+    """Hypotheses that the exact and d3 protocols read at once, per user; never fewer than items are looked for."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
     """d3: weight of the language model against the SASRec assistant."""
 

@@ -210,7 +210,7 @@ def validation_ndcg(model: SASRec, split: Split) -> float:
     for block, targets in zip(
         model.batches(split), np.split(split.targets, range(_ROWS, len(split), _ROWS)), strict=True
     ):
-        target = torch.from_numpy(targets).to(ids.device)[:, None]
+        target = torch.tensor(targets, device=ids.device)[:, None]  # the array of a loaded dataset is read-only
         score = block.gather(1, target)
         ahead = (block > score) | ((block == score) & (ids < target))
         ranks.append(ahead.sum(1).cpu())
@@ -221,7 +221,7 @@ def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split) -> 
     model.train()
     device = model.head.weight.device
     histories = torch.from_numpy(padded(examples, model.settings.history, model.items)).to(device)
-    targets = torch.from_numpy(examples.targets).to(device)
+    targets = torch.tensor(examples.targets, device=device)
     for rows in torch.split(torch.randperm(len(targets)).to(device), model.settings.batch):
         optimizer.zero_grad()
         torch.autograd.backward(training_loss(model, histories[rows], targets[rows]))

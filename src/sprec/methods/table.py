@@ -15,6 +15,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "bigrec": _SFT_ONLY,
     "rw": _SFT_ONLY | {"sft": {"weights": "correct"}},
     "d3": _SFT_ONLY | {"recommend": {"protocol": "d3"}},
+    "sasrec": _SFT_ONLY,
+    "popularity": _SFT_ONLY,
+    "random": _SFT_ONLY,
     "dpo": {"loop": _ONE_ROUND, "negatives": {"source": "uniform"}, "prefer": {"objective": "dpo"}},
     "dmpo": {
         "loop": _ONE_ROUND,
@@ -44,3 +47,6 @@ METHODS: dict[str, dict[str, Any]] = {
 
 ``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
 """
+
+WITHOUT_MODEL = frozenset({"sasrec", "popularity", "random"})
+"""Methods that rank items and use no language model: their runs have no backbone and no iterations."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
-from sprec.data import Example
+import numpy as np
+
+from sprec.data import Dataset, Example, Split
+from sprec.data.stats import overlapping
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import PromptGroup
 from sprec.errors import UserError
@@ -10,6 +13,16 @@ from sprec.prompts import PromptBuilder, Stage
 
 ANSWER_ROOM = 128
 """Positions of the model that a prompt leaves for the answer; the longest titles of the paper's data need about 100."""
+
+
+def pretraining_examples(dataset: Dataset) -> Split:
+    """Training rows, and those extra rows that share no run of items with a validation or test row.
+
+    Extra and validation rows are windows over the same users: in the paper's Goodreads files 96% of the validation
+    rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
+    """
+    fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid + dataset.test))
+    return dataset.train + dataset.extra.take(fresh)
 
 
 def prompts(

@@ -11,8 +11,11 @@ from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.errors import UserError
+from sprec.methods.sampling import excluded_items, require_room
+from sprec.methods.table import METHODS, WITHOUT_MODEL
 from sprec.progress import say
 from sprec.runs import stages
+from sprec.runs.oracle import needs_oracle, oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Stage, Store, versions
 
@@ -52,7 +55,8 @@ def run(
     with store.lock():
         with storage.writing(store.root, "make room or choose another -o"):
             _open(store, recipe, dataset)
-        results, final = _loop(Session(recipe, dataset, store))
+        session = Session(recipe, dataset, store)
+        results, final = _without_model(session) if recipe.method in WITHOUT_MODEL else _loop(session)
         with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
             _close(store, results, final)
         store.prune()
@@ -73,10 +77,11 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
         dataset.save(store.root / "dataset", overwrite=True)
 
 
-def _close(store: Store, results: Sequence[Result], final: Stage) -> None:
-    """Metrics, the last model, and the manifest that says that the run is complete."""
+def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None:
+    """Metrics, the last model if there is one, and the manifest that says that the run is complete."""
     storage.write_json(store.root / METRICS, [_record(result) for result in results])
-    storage.link_tree(final.folder / MODEL, store.root / MODEL)
+    if final is not None:
+        storage.link_tree(final.folder / MODEL, store.root / MODEL)
     model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
     storage.seal(store.root, {"versions": versions()}, [RECIPE, METRICS, *model])
 
@@ -89,17 +94,28 @@ def _read(file: Path) -> Any:
         return None
 
 
+def _without_model(session: Session) -> tuple[list[Result], None]:
+    """The methods that rank items: one evaluation."""
+    method = session.recipe.method
+    basis = oracle(session) if needs_oracle(session.recipe) else Stage(Path(), method)
+    metrics = stages.evaluate(session, f"{method}-0", basis, basis)
+    return [Result(method, 0, method, metrics)], None
+
+
 def _loop(session: Session) -> tuple[list[Result], Stage]:
     recipe, loop = session.recipe, session.recipe.loop
     results: list[Result] = []
+    start_from = "bigrec" if METHODS[recipe.method]["loop"]["iterations"] else recipe.method
 
     def evaluate(stage: str, policy: Stage, iteration: int, last: bool) -> None:
         if last or iteration == 0 or recipe.evaluate == "stages":
             metrics = stages.evaluate(session, f"{stage}-{iteration}", policy, backbone)
-            results.append(Result(stage, iteration, "bigrec" if iteration == 0 else recipe.method, metrics))
+            results.append(Result(stage, iteration, recipe.method if iteration else start_from, metrics))
             _watch(results, recipe)
 
     backbone = stages.backbone(session)
+    if needs_oracle(recipe):
+        oracle(session)
     policy = stages.initial_sft(session, backbone)
     evaluate("sft", policy, 0, last=loop.iterations == 0)
     for iteration in range(1, loop.iterations + 1):
@@ -138,6 +154,11 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
     if recipe.negatives.count >= items and recipe.loop.iterations:
         raise UserError(f"negatives.count={recipe.negatives.count}, but the catalog has {items} items; lower it")
+    if needs_oracle(recipe) and not len(dataset.valid):
+        raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
+    if recipe.recommend.exclude_history:
+        cases = dataset.splits[recipe.split][: recipe.cases]
+        require_room(excluded_items(cases, items, history=True, target=False), items, k)
     if recipe.sft.weights != "none" and not dataset.genres:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 

@@ -8,6 +8,7 @@ from sprec import storage
 from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
 from sprec.errors import UserError
+from sprec.methods.table import WITHOUT_MODEL
 from sprec.runs import protocols
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
@@ -56,9 +57,8 @@ class Recommender:
         wanted = self.session.recipe.recommend.model_copy(update={"top_k": k})
         session = self.session
         session.recipe = session.recipe.model_copy(update={"recommend": wanted})
-        policy = session.policy(self.final)
         examples = Split.of((history, 0) for history in items)
-        lists: list[list[int]] = protocols.recommend(session, policy, self.backbone, examples).items.tolist()
+        lists: list[list[int]] = protocols.recommend(session, self.final, self.backbone, examples).items.tolist()
         return lists
 
     def _item(self, entry: int | str) -> int:
@@ -81,8 +81,8 @@ def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
     """
     session = open_run(Path(run))
     session.recipe = changed(session.recipe, changes)
-    policy = session.policy(Stage(Path(run), "model"))
-    return metrics_of(session, protocols.recommend(session, policy, backbone_of(session), session.cases))
+    final = Stage(Path(run), "model")
+    return metrics_of(session, protocols.recommend(session, final, backbone_of(session), session.cases))
 
 
 def open_run(root: Path) -> Session:
@@ -117,6 +117,8 @@ def backbone_of(session: Session) -> Stage:
     Raises:
         UserError: it is damaged.
     """
+    if session.recipe.method in WITHOUT_MODEL:
+        return Stage(Path(), session.recipe.method)
     if not isinstance(session.recipe.backbone, Scratch):
         return Stage(Path(), session.recipe.backbone.model_dump_json())
     folder = session.store.root / "stages" / "00-backbone"

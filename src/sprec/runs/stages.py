@@ -10,8 +10,7 @@ import polars as pl
 import torch
 
 from sprec.config import Scratch, Sft, Training
-from sprec.data import Dataset, Example, Split
-from sprec.data.stats import overlapping
+from sprec.data import Example, Split
 from sprec.engine.backbone import Policy, scratch
 from sprec.engine.checkpoint import Checkpoints
 from sprec.engine.groups import GroupBatch, PromptGroup
@@ -24,7 +23,8 @@ from sprec.methods.weights import reweighting
 from sprec.prompts import PromptBuilder
 from sprec.recommend.recommender import Recommendations
 from sprec.runs import protocols
-from sprec.runs.examples import preference_groups, sequence_groups, sft_groups
+from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
+from sprec.runs.oracle import smoothing
 from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
@@ -64,16 +64,6 @@ def backbone(session: Session) -> Stage:
         return _save(session, policy, folder, outcome)
 
     return _hold(session, session.store.stage("backbone", depends, make))
-
-
-def pretraining_examples(dataset: Dataset) -> Split:
-    """Training rows, and those extra rows that share no run of items with a validation or test row.
-
-    Extra and validation rows are windows over the same users: in the paper's Goodreads files 96% of the validation
-    rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
-    """
-    fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid + dataset.test))
-    return dataset.train + dataset.extra.take(fresh)
 
 
 def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
@@ -193,6 +183,8 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         )
         before = _reference_log_probs(session, reference, groups, iteration)
         extra = {"reference": before}
+        if recipe.prefer.smoothing:
+            extra["smoothing"] = smoothing(session, examples, rollouts.titles)
         policy = session.policy(start)
         seed = _seed(recipe.seed, iteration, 2)
         outcome = _train(
@@ -251,14 +243,14 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         "cases": recipe.cases,
         "split": recipe.split,
         "genres": list(session.dataset.genres),
-        "seed": recipe.seed if protocol in ("consensus", "d3") else None,
-        "sasrec": recipe.sasrec.model_dump() if protocol == "d3" else None,
+        "seed": recipe.seed if recipe.method == "random" or protocol in ("consensus", "d3", "d3-grounded") else None,
+        "sasrec": recipe.sasrec.model_dump() if protocol.startswith("d3") else None,
         **session.prompt_settings,
     }
 
     def make(folder: Path) -> str:
         examples = session.cases
-        found = protocols.recommend(session, session.policy(policy), start, examples)
+        found = protocols.recommend(session, policy, start, examples)
         write_recommendations(folder / RECOMMENDATIONS, found)
         metrics = metrics_of(session, found)
         write_json(folder / "metrics.json", {key: value if value == value else None for key, value in metrics.items()})
