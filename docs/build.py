@@ -7,12 +7,13 @@ stale; a test runs it.
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
 _METRICS = ("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5")
 _BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -43,12 +44,61 @@ def markdown_file(file: Path) -> Callable[[], str]:
     return lambda: file.read_text("utf-8")
 
 
+_TARGETS = {
+    ("dpo-1", "trl"): 4.5,
+    ("dpo-5", "trl"): 15,
+    ("dpo-8", "trl"): 20,
+    ("sft", "trl"): 2,
+    ("rollout", "official"): 4,
+    ("rollout", "tuned"): 1.5,
+    ("beam", "hf"): 10,
+    ("grounding", "argsort"): 50,
+    ("iteration", "scripts"): 10,
+}
+
+
+def benchmark(files: Sequence[Path]) -> str:
+    """What ``sprec bench`` measured with one size: a row per part and peer, over several runs of the command."""
+    records = [json.loads(file.read_text("utf-8")) for file in files]
+    lines = [
+        "| part | peer | samples | here, s | peer, s | ratio (lowest to highest pair) | of processor time | target "
+        "| tokens/s here | peak MiB here / peer | of the matmul rate |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for part in (part for record in records for part in record["parts"]):
+        for name, peer in part["peers"].items():
+            lines.append(_benchmark_row(part, name, peer))
+    first = records[0]
+    machine = ", ".join(f"{key} {value}" for key, value in first["machine"].items())
+    rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
+    repeats = ", ".join(str(r["repeats"]) for r in records)
+    lines += ["", f"{first['parameters']:,} parameters; prompts of {first['data']}; {machine}; {first['date']}; "
+              f"medians of {repeats} repetitions; 2048^3 bf16 product: {rates} GFLOP/s.", ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _benchmark_row(part: Mapping[str, Any], name: str, peer: Mapping[str, Any]) -> str:
+    ours, target = part["engine"], _TARGETS.get((part["part"], name))
+    share = f"{part['share']:.0%}" if part.get("share") else ""
+    goal = f"{target:g} {'met' if peer['ratio'] >= target else 'missed'}" if target else ""
+    return (
+        f"| {part['part']} | {name} | {part['samples']} | {ours['seconds']:.3g} | {peer['seconds']:.3g} "
+        f"| **{peer['ratio']:.1f}** ({peer['ratio_low']:.1f} to {peer['ratio_high']:.1f}) "
+        f"| {peer['cpu_ratio']:.1f} | {goal} "
+        f"| {ours['tokens_per_second']:,.0f} | {ours['peak_mib']:,.0f} / {peer['peak_mib']:,.0f} | {share} |"
+    )
+
+
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
     for file in sorted(results.glob("*/*.md")):
         found[f"{file.parent.name}-{file.stem}"] = markdown_file(file)
+    measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))
+    for size in {file.stem.split("-")[0] for file in measured}:
+        files = [file for file in measured if file.stem.split("-")[0] == size]
+        found[f"bench-{size}"] = partial(benchmark, files)
     return found
 
 

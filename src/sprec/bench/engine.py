@@ -1,6 +1,5 @@
 """The side of the engine: each function prepares a part and returns one repetition of it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -119,9 +118,8 @@ def grounding(work: Work) -> Repetition:
     queries, rows = embeddings(work.samples)
 
     def repetition() -> Timed:
-        start = time.perf_counter()
-        found, _ = nearest(queries, rows, NEAREST)
-        return Timed(time.perf_counter() - start, work.samples, found=found[:, 0].tolist())
+        taken, (found, _) = seconds(lambda: nearest(queries, rows, NEAREST), queries.device)
+        return Timed(taken, work.samples, found=found[:, 0].tolist())
 
     return repetition
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,26 +14,33 @@ from sprec.engine.groups import PromptGroup
 _MIB = 1 << 20
 
 
+class Spent(NamedTuple):
+    """Seconds on the clock, and of processor time (of all threads: comparable even where other processes run)."""
+
+    wall: float
+    cpu: float
+
+
 @dataclass(frozen=True)
 class Timed:
-    """One repetition: seconds, tokens of the data (each sequence whole), what came out (to compare the
+    """One repetition: time, tokens of the data (each sequence whole), what came out (to compare the
     sides), and the useful FLOPs.
     """
 
-    seconds: float
+    spent: Spent
     tokens: int
     losses: list[float] = field(default_factory=list)
     found: list[Any] = field(default_factory=list)
     flops: float = 0.0
 
 
-def seconds(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+def seconds(call: Callable[[], Any], device: torch.device) -> tuple[Spent, Any]:
     """Time a call to its end on the device."""
     _finish(device)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     _finish(device)
-    return time.perf_counter() - start, result
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
 def _finish(device: torch.device) -> None:
@@ -64,7 +71,7 @@ def matmul_rate(device: str = "auto", size: int = 2048, repetitions: int = 10) -
     where = pick_device(device)
     left = torch.randn(size, size, device=where).bfloat16()
     right = torch.randn(size, size, device=where).bfloat16()
-    times = [seconds(lambda: left @ right, where)[0] for _ in range(repetitions + 2)]
+    times = [seconds(lambda: left @ right, where)[0].wall for _ in range(repetitions + 2)]
     return 2 * size**3 / min(times[2:])
 
 

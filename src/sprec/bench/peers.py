@@ -6,7 +6,6 @@ DPO, and its padding-free SFT needs FlashAttention: both run padded.
 """
 
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from sprec.bench.engine import BEAMS, NEAREST, catalog_tokens, embeddings
-from sprec.bench.measure import Timed, seconds
+from sprec.bench.measure import Spent, Timed, seconds
 from sprec.bench.work import BETA, LR, NEW_TOKENS, Texts, Work
 from sprec.engine.backbone import pick_device, pick_precision
 from sprec.engine.training import plan
@@ -54,13 +53,13 @@ def sft(work: Work) -> Repetition:
 class _TimedDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """Times the reference pass, which runs while the trainer is built, and never takes it from TRL's cache."""
 
-    precomputing = 0.0
+    precomputing = Spent(0.0, 0.0)
 
     def _precompute_ref_logps(self, *args: Any, **kwargs: Any) -> Any:
         self._precompute_model_hash = uuid.uuid4().hex
-        start = time.perf_counter()
-        result = super()._precompute_ref_logps(*args, **kwargs)
-        self.precomputing += time.perf_counter() - start
+        self.precomputing, result = seconds(
+            lambda: super(_TimedDPOTrainer, self)._precompute_ref_logps(*args, **kwargs), self.args.device
+        )
         return result
 
 
@@ -81,7 +80,7 @@ def dpo(work: Work) -> Repetition:
                 train_dataset=Dataset.from_list(rows),
             )  # fmt: skip
             taken, _ = seconds(trainer.train, trainer.args.device)
-            return Timed(taken + trainer.precomputing, tokens, _losses(trainer))
+            return Timed(_sum(taken, trainer.precomputing), tokens, _losses(trainer))
 
     return repetition
 
@@ -128,6 +127,10 @@ def _model(work: Work, dtype: torch.dtype) -> Any:
     attention = "eager" if device.type == "cpu" else "sdpa"  # on CPUs eager is the faster one at these lengths
     model: Any = AutoModelForCausalLM.from_pretrained(work.model, dtype=dtype, attn_implementation=attention)
     return model.to(device)
+
+
+def _sum(one: Spent, two: Spent) -> Spent:
+    return Spent(one.wall + two.wall, one.cpu + two.cpu)
 
 
 def _losses(trainer: Any) -> list[float]:
@@ -228,6 +231,6 @@ def evaluate(work: Work) -> Repetition:
 
     def repetition() -> Timed:
         first, second = answers(), grounded()
-        return Timed(first.seconds + second.seconds, first.tokens)
+        return Timed(_sum(first.spent, second.spent), first.tokens)
 
     return repetition

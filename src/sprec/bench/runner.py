@@ -1,6 +1,7 @@
 """Both sides in turn, each in a process of its own, and what comes out: medians, spreads, ratios."""
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -117,13 +118,18 @@ def _whole(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, li
     answers: dict[str, list[Answer]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, works in sides.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), _cpu_of_children()
             own = [_once(work, log) for work in works]
-            taken = time.perf_counter() - start
-            peak = max(answer["peak"] for answer in own)
-            answers[name].append({**own[0], "seconds": taken, "peak": peak, "losses": [], "found": []})
+            spent = {"wall": time.perf_counter() - wall, "cpu": _cpu_of_children() - cpu}
+            peak = {key: max(answer[key] for answer in own) for key in ("peak", "above")}
+            answers[name].append({**own[0], **spent, **peak, "losses": [], "found": []})
         progress.advance(1, part.name)
     return answers
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _once(work: Work, log: TextIO) -> Answer:
@@ -142,12 +148,13 @@ def _same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
 
 
 def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    times = [answer["seconds"] for answer in answers]
+    times = [answer["wall"] for answer in answers]
     middle = median(times)
     return {
         "seconds": middle,
         "low": min(times),
         "high": max(times),
+        "cpu_seconds": median(answer["cpu"] for answer in answers),
         "tokens_per_second": answers[0]["tokens"] / middle,
         "peak_mib": max(answer["peak"] for answer in answers),
         "above_mib": max(answer["above"] for answer in answers),
@@ -157,11 +164,12 @@ def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _versus(ours: Sequence[Answer], theirs: Sequence[Answer]) -> dict[str, Any]:
     summary = _summary(theirs)
-    pairs = [two["seconds"] / one["seconds"] for one, two in zip(ours, theirs, strict=True)]
+    pairs = [two["wall"] / one["wall"] for one, two in zip(ours, theirs, strict=True)]
     apart = [abs(one - two) for one, two in zip(ours[0]["losses"], theirs[0]["losses"], strict=False)]
-    same = [one == two for one, two in zip(ours[0]["found"], theirs[0]["found"], strict=False)]
+    same = [_alike(one, two) for one, two in zip(ours[0]["found"], theirs[0]["found"], strict=False)]
     return summary | {
         "ratio": summary["seconds"] / _summary(ours)["seconds"],
+        "cpu_ratio": summary["cpu_seconds"] / _summary(ours)["cpu_seconds"],
         "ratio_low": min(pairs),
         "ratio_high": max(pairs),
         "peak_share": _summary(ours)["peak_mib"] / summary["peak_mib"],
@@ -169,6 +177,13 @@ def _versus(ours: Sequence[Answer], theirs: Sequence[Answer]) -> dict[str, Any]:
         "largest_loss_apart": max(apart) if apart else None,
         "same_results": sum(same) / len(same) if same and not apart else None,
     }
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """Equal texts or items; log-probabilities that bf16 cannot tell apart."""
+    if isinstance(one, float):
+        return bool(abs(one - two) <= BF16_CLOSE * abs(two))
+    return bool(one == two)
 
 
 def parts(base: Work, names: Sequence[str], negatives: Sequence[int]) -> list[Part]:

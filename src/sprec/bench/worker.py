@@ -51,7 +51,11 @@ def main() -> None:
     for _ in sys.stdin:
         timed = repetition()
         _, peak = memory()
-        print(json.dumps(asdict(timed) | {"peak": peak, "above": peak - before}), file=answers, flush=True)
+        print(
+            json.dumps(asdict(timed) | timed.spent._asdict() | {"peak": peak, "above": peak - before}),
+            file=answers,
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
