@@ -37,11 +37,14 @@ def run(
     if data is None or output is None:
         raise UserError("sprec run needs --data DATASET and -o RUN (or --dry-run)")
     from sprec.data import Dataset
+    from sprec.engine.processes import first
     from sprec.runs import run as run_recipe
 
     quiet()
     dataset = Dataset.load(data)
-    _show(run_recipe(resolved, dataset, output, shared=shared, strict=strict), f"{dataset.name}, {output}")
+    results = run_recipe(resolved, dataset, output, shared=shared, strict=strict)
+    if first():
+        _show(results, f"{dataset.name}, {output}")
 
 
 def quiet() -> None:

@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from sprec.config import HuggingFace, Lora, Scratch
+from sprec.engine import processes
 from sprec.engine.attention import implementation
 from sprec.engine.groups import round_up, token_budget_batches
-from sprec.engine.sharding import laid_out, whole
+from sprec.engine.sharding import laid_out, sharded, whole
 from sprec.errors import UserError
 from sprec.progress import bar
 
@@ -147,9 +148,15 @@ class Policy:
         return picked
 
     def save(self, folder: Path) -> None:
-        """Write model (or adapter) and tokenizer in Hugging Face format, safetensors only."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write model (or adapter) and tokenizer in Hugging Face format, safetensors only.
+
+        All processes must call it; the first one writes.
+        """
+        shards = self.model.state_dict() if sharded(self.model) else {}
+        state = {name: whole(value) for name, value in shards.items()} or None
+        if processes.first():
+            self.model.save_pretrained(folder, state_dict=state)
+            self.tokenizer.save_pretrained(folder)
 
     def trainable(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Names and values of the parameters that training changes."""

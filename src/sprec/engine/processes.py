@@ -4,16 +4,18 @@ Alone, every function here is free. With others, all processes walk through the 
 takes its share of the batches, and only the first one writes.
 """
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from sprec.errors import UserError
+from sprec.progress import console
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
@@ -30,6 +32,8 @@ def start(cpu: bool) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=cpu, timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)
+        console.quiet = not first()
 
 
 def world() -> int:
@@ -68,6 +72,28 @@ def agree(value: T) -> T:
     said = [value]
     dist.broadcast_object_list(said, src=0)
     return said[0]
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """Let the first process do something, and tell the others what came out; if it fails, all end.
+
+    Raises:
+        SystemExit: on the others, when the first one failed; it says why.
+    """
+    if world() == 1:
+        return work()
+    value, failure = None, None
+    if first():
+        try:
+            value = work()
+        except BaseException as error:
+            failure = error
+    value, failed = agree((value, failure is not None))
+    if failure is not None:
+        raise failure
+    if failed:
+        raise SystemExit(2)
+    return cast("T", value)
 
 
 def total(values: Sequence[float], device: torch.device) -> list[float]:

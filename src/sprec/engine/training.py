@@ -198,7 +198,6 @@ class _GroupTrainer(Trainer):
             seed=task.seed,
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
-            ddp_broadcast_buffers=False,
         )
         arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs are for several processes
         super().__init__(

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprec.data import Catalog
+from sprec.engine import processes
 from sprec.errors import UserError
 from sprec.progress import bar, say
 from sprec.recommend.encoders import Encoder
@@ -130,7 +131,8 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
         if file.exists():
             say(f"! {file} is damaged; encoding the titles again")
         embeddings = _encode(encoder, titles)
-        _write(file, embeddings)
+        if processes.first():
+            _write(file, embeddings)
     return embeddings
 
 

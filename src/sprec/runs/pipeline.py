@@ -10,6 +10,8 @@ from typing import Any
 from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
+from sprec.engine import processes
+from sprec.engine.backbone import pick_device
 from sprec.errors import UserError
 from sprec.methods.sampling import excluded_items, require_room
 from sprec.methods.table import METHODS, WITHOUT_MODEL
@@ -52,14 +54,12 @@ def run(
     """
     check_fit(recipe, dataset)
     store = Store(Path(out), shared, strict)
-    with store.lock():
-        with storage.writing(store.root, "make room or choose another -o"):
-            _open(store, recipe, dataset)
+    processes.start(cpu=pick_device(recipe.device).type == "cpu")
+    with processes.together(), store.lock():
+        processes.by_first(lambda: _open(store, recipe, dataset))
         session = Session(recipe, dataset, store)
         results, final = _without_model(session) if recipe.method in WITHOUT_MODEL else _loop(session)
-        with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
-            _close(store, results, final)
-        store.prune()
+        processes.by_first(lambda: _close(store, results, final))
     return results
 
 
@@ -68,22 +68,25 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
     about, file = describe(recipe, dataset), store.root / RECIPE
     if (store.root / storage.MANIFEST).exists():
         _complain(store, storage.verify(store.root))
-    if _read(file) != about:
-        (store.root / storage.MANIFEST).unlink(missing_ok=True)
-        (store.root / METRICS).unlink(missing_ok=True)
-        storage.discard(store.root / MODEL)
-        storage.write_json(file, about)
-    if not _has_data(store, dataset):
-        dataset.save(store.root / "dataset", overwrite=True)
+    with storage.writing(store.root, "make room or choose another -o"):
+        if _read(file) != about:
+            (store.root / storage.MANIFEST).unlink(missing_ok=True)
+            (store.root / METRICS).unlink(missing_ok=True)
+            storage.discard(store.root / MODEL)
+            storage.write_json(file, about)
+        if not _has_data(store, dataset):
+            dataset.save(store.root / "dataset", overwrite=True)
 
 
 def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None:
     """Metrics, the last model if there is one, and the manifest that says that the run is complete."""
-    storage.write_json(store.root / METRICS, [_record(result) for result in results])
-    if final is not None:
-        storage.link_tree(final.folder / MODEL, store.root / MODEL)
-    model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
-    storage.seal(store.root, {"versions": versions()}, [RECIPE, METRICS, *model])
+    with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
+        storage.write_json(store.root / METRICS, [_record(result) for result in results])
+        if final is not None:
+            storage.link_tree(final.folder / MODEL, store.root / MODEL)
+        model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
+        storage.seal(store.root, {"versions": versions()}, [RECIPE, METRICS, *model])
+    store.prune()
 
 
 def _read(file: Path) -> Any:
@@ -105,7 +108,7 @@ def _without_model(session: Session) -> tuple[list[Result], None]:
 def _loop(session: Session) -> tuple[list[Result], Stage]:
     recipe, loop = session.recipe, session.recipe.loop
     results: list[Result] = []
-    start_from = "bigrec" if METHODS[recipe.method]["loop"]["iterations"] else recipe.method
+    start_from = "bigrec" if loop.iterations else recipe.method
 
     def evaluate(stage: str, policy: Stage, iteration: int, last: bool) -> None:
         if last or iteration == 0 or recipe.evaluate == "stages":

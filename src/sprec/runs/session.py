@@ -10,6 +10,7 @@ import torch
 from sprec.config import HuggingFace, Recipe, Scratch
 from sprec.data import Dataset, Split
 from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
+from sprec.engine.sharding import sharded
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.grounding import Grounder
@@ -71,7 +72,12 @@ class Session:
         self._holds = key
 
     def made(self, key: str) -> None:
-        """A stage was finished: if its weights were trained here, the policy in memory has them."""
+        """A stage was finished: if its weights were trained here, the policy in memory has them.
+
+        Unless they are sharded over several processes: then the next stage reads them from the store.
+        """
+        if self._policy is not None and sharded(self._policy.model):
+            self._policy = None
         if self._policy is not None and not self._holds:
             self._holds = key
 

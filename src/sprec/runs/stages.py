@@ -11,11 +11,12 @@ import torch
 
 from sprec.config import Scratch, Sft, Training
 from sprec.data import Example, Split
+from sprec.engine import processes
 from sprec.engine.backbone import Policy, scratch
 from sprec.engine.checkpoint import Checkpoints
 from sprec.engine.groups import GroupBatch, PromptGroup
 from sprec.engine.scoring import score
-from sprec.engine.training import Objective, Outcome, train
+from sprec.engine.training import LOG, Objective, Outcome, train
 from sprec.evaluation import entropy, exact_title_share
 from sprec.evaluation import evaluate as measure
 from sprec.methods import objectives
@@ -133,7 +134,8 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
 
     def make(folder: Path) -> str:
         rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
-        rollouts.write(folder, session.builder, session.dataset.train)
+        if processes.first():
+            rollouts.write(folder, session.builder, session.dataset.train)
         return rollouts.news(session.dataset.catalog)
 
     return session.store.stage(f"rollout-{iteration}", depends, make)
@@ -251,9 +253,11 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
     def make(folder: Path) -> str:
         examples = session.cases
         found = protocols.recommend(session, policy, start, examples)
-        write_recommendations(folder / RECOMMENDATIONS, found)
         metrics = metrics_of(session, found)
-        write_json(folder / "metrics.json", {key: value if value == value else None for key, value in metrics.items()})
+        defined = {key: value if value == value else None for key, value in metrics.items()}
+        if processes.first():
+            write_recommendations(folder / RECOMMENDATIONS, found)
+            write_json(folder / "metrics.json", defined)
         shown = ("HR@5", "DivRatio@1", "ORRatio@1", "MGU@1", "ExactTitles")
         return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
 
@@ -316,9 +320,9 @@ def _train(
 
 def _save(session: Session, policy: Policy, folder: Path, outcome: Outcome) -> str:
     policy.save(folder / "model")
-    with (folder / "log.jsonl").open("w") as log:
-        log.writelines(json.dumps(step) + "\n" for step in outcome.steps)
-    write_json(folder / "outcome.json", {"valid_loss": outcome.valid_loss, "best_epoch": outcome.best_epoch})
+    if processes.first():
+        (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
+        write_json(folder / "outcome.json", {"valid_loss": outcome.valid_loss, "best_epoch": outcome.best_epoch})
     loss = np.mean([step["loss"] for step in outcome.steps[-20:]]) if outcome.steps else float("nan")
     valid = f", validation {min(outcome.valid_loss):.4f}" if outcome.valid_loss else ""
     return f"loss {loss:.4f}{valid}"

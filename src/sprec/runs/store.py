@@ -14,13 +14,14 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sprec import storage
+from sprec.engine import processes
 from sprec.errors import UserError
 from sprec.progress import say
 
@@ -72,7 +73,8 @@ class Store:
         Args:
             name: what the stage does; the folder is ``stages/<nn>-<name>``.
             depends: JSON of all that decides the result: settings, data hash, keys of earlier stages.
-            make: fills an empty folder and returns one line of news.
+            make: fills an empty folder and returns one line of news; with several processes all of them call it, and
+                the first one writes.
 
         Raises:
             UserError: the stage is damaged and the store is strict, or the disk is full.
@@ -81,11 +83,14 @@ class Store:
         key = storage.digest({"stage": name, "format": storage.FORMAT, **depends})[:24]
         folder = self.stages / f"{len(self._asked):02d}-{name}"
         self._asked.append(folder.name)
-        self._renumber(folder, name, key)
-        if not self._usable(folder, key, depends) and not self._fetch(folder, key):
+        if not processes.by_first(lambda: self._found(folder, name, key, depends)):
             self._make(folder, key, depends, make)
-            self._share(folder, key)
+            processes.by_first(lambda: self._share(folder, key))
         return Stage(folder, key)
+
+    def _found(self, folder: Path, name: str, key: str, depends: Mapping[str, Any]) -> bool:
+        self._renumber(folder, name, key)
+        return self._usable(folder, key, depends) or self._fetch(folder, key)
 
     def _renumber(self, folder: Path, name: str, key: str) -> None:
         """Settings can add or remove stages before this one: then it is here under another number."""
@@ -114,8 +119,11 @@ class Store:
     def _make(self, folder: Path, key: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> None:
         self._making = Stage(folder, key)
         started = time.monotonic()
+        if not processes.first():
+            make(Path(processes.agree("")))
+            return
         with storage.writing(folder, _INTACT), storage.replacing(folder) as scratch:
-            news = make(scratch)
+            news = make(Path(processes.agree(str(scratch))))
             seconds = round(time.monotonic() - started, 3)
             about = {"stage": folder.name, "key": key, "depends": depends, "seconds": seconds}
             storage.seal(scratch, about | {"versions": versions()})
@@ -158,24 +166,27 @@ class Store:
         Raises:
             UserError: another process is in this run directory, or it cannot be written.
         """
+        with ExitStack() as held:
+            processes.by_first(lambda: self._take(held))
+            yield
+
+    def _take(self, held: ExitStack) -> None:
         with storage.writing(self.root, "choose another -o"):
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("a+")
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                handle.seek(0)
-                owner = handle.read().strip() or "unknown"
-                raise UserError(
-                    f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
-                ) from error
-            handle.truncate(0)
-            handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-            handle.flush()
-            for folder in (self.root, self.stages):
-                storage.sweep(folder)
-            yield
+            handle = held.enter_context((self.root / ".lock").open("a+"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise UserError(
+                f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
+            ) from error
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        for folder in (self.root, self.stages):
+            storage.sweep(folder)
 
 
 def _key_of(folder: Path) -> str:
