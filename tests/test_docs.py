@@ -34,21 +34,35 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-@pytest.mark.parametrize("line", commands(README), ids=" ".join)
-def test_commands_of_the_readme_parse(line: list[str]) -> None:
-    """Every command and option exists; the ones that take long are run at toy size in tests/runs."""
-    import typer
-    from typer.testing import CliRunner
+TOY = (
+    "backbone.hidden=32", "backbone.layers=1", "backbone.heads=2", "backbone.vocabulary=400", "backbone.epochs=1",
+    "sft.epochs=1", "sft.samples=64", "loop.iterations=1", "loop.samples=16", "cases=20",
+)  # fmt: skip
 
-    from sprec.cli import app
 
-    names = [part for part in line if not part.startswith("-")]
-    depth = 2 if names[0] in ("data", "recipes") else 1
-    shown = CliRunner().invoke(app, [*names[:depth], "--help"], env={"COLUMNS": "200"}, catch_exceptions=False)
-    assert shown.exit_code == 0
-    assert isinstance(app, typer.Typer)
-    for option in (part for part in line if part.startswith("-")):
-        assert option in shown.stdout, f"{option} of {' '.join(line)}"
+def shop(folder: Path) -> None:
+    """The files that the README's reader brings: clicks of 40 users on 30 items."""
+    titles = ["First title", "Second title", *(f"Title {i}" for i in range(28))]
+    (folder / "items.csv").write_text("item,title\n" + "".join(f"{i},{title}\n" for i, title in enumerate(titles)))
+    clicks = [
+        (user, (user * 7 + step * 3) % 30, 1_700_000_000 + user * 50 + step) for user in range(40) for step in range(14)
+    ]
+    (folder / "clicks.csv").write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in clicks))
+
+
+def test_the_commands_of_the_readme_run(shared_data: Path, tmp_path: Path) -> None:
+    """All of them, in their order, with settings that make them fast."""
+    shop(tmp_path)
+    lines = commands(README)
+    assert len(lines) > 8
+    for line in lines:
+        ready = [str(shared_data / "sprec") if part == "../shared/data/sprec" else part for part in line]
+        if line[0] == "run" and "--dry-run" not in line:
+            ready += [part for change in TOY for part in ("--set", change)]
+        done = subprocess.run(
+            [sys.executable, "-m", "sprec", *ready], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"sprec {shlex.join(line)}\n{done.stderr}"
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import evaluate
 from sprec.prompts import parse_negative
 from sprec.runs import Recommender, load_results
+from sprec.runs.recipes import names
 
 STAGES = [
     "00-backbone",
@@ -144,6 +146,48 @@ def test_every_method_runs(method: str, cli: Cli, toy_run: Path, toy_data: Path,
     ]
     cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
     assert load_results(tmp_path / "run")[-1].method in (method, "bigrec")
+
+
+def rollouts_of(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "stages/03-rollout-1/rollouts.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_self_play_by_sampling_grounded_without_equal_pairs(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    options = {"decode": "sample", "temperature": 1.5, "ground": True, "drop_equal": True}
+    changes = toy_changes(prefer__reference="iteration-start", **{f"negatives__{k}": v for k, v in options.items()})
+    cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
+    pairs = rollouts_of(tmp_path / "run")
+    assert pairs
+    assert all(pair["rejected_item"] is not None for pair in pairs), "grounded: every negative is an item"
+    unequal = [pair for pair in pairs if pair["rejected_item"] != pair["target"]]
+    steps = (tmp_path / "run/stages/06-prefer-1/log.jsonl").read_text().splitlines()
+    assert len(steps) == -(-len(unequal) // 16)
+    # the reference is the model before the SFT step, so that the first loss is not that of equal models
+    assert abs(json.loads(steps[0])["loss"] - np.log(2)) > 1e-6
+
+
+def test_self_play_by_beams_gives_n_different_titles(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    changes = toy_changes(negatives__decode="beam", negatives__count=3, prefer__objective="sdpo")
+    cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
+    by_row: dict[int, list[str]] = {}
+    for pair in rollouts_of(tmp_path / "run"):
+        by_row.setdefault(pair["row"], []).append(pair["title"])
+    assert max(map(len, by_row.values())) == 3
+    assert all(len(set(titles)) == len(titles) for titles in by_row.values())
+
+
+def test_a_share_of_the_negatives_is_random(cli: Cli, toy_data: Path, tmp_path: Path, toy_run: Path) -> None:
+    cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *toy_changes(negatives__random_ratio=0.5))
+    own = {pair["row"]: pair["title"] for pair in rollouts_of(toy_run)}
+    mixed = {pair["row"]: pair["title"] for pair in rollouts_of(tmp_path / "run")}
+    replaced = sum(own.get(row) != title for row, title in mixed.items())
+    assert 8 <= replaced <= 12 + 24 - len(own)  # 12 of 24 cases; a uniform draw may hit the same title
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_recipe_dry_runs(name: str, cli: Cli) -> None:
+    assert json.loads(cli("run", name, "--dry-run").stdout)["description"]
 
 
 def test_consensus_and_other_encoders_evaluate(cli: Cli, toy_run: Path) -> None:
