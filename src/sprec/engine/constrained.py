@@ -20,8 +20,8 @@ from torch import Tensor
 from sprec.engine.attention import additive
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches
-from sprec.engine.generation import Prefilled
-from sprec.engine.groups import token_budget_batches
+from sprec.engine.generation import Prefilled, still_needed
+from sprec.engine.groups import round_up, token_budget_batches
 from sprec.engine.sharding import sharded
 from sprec.engine.trie import ROOT, Trie
 
@@ -145,7 +145,8 @@ class _Batch:
     """The search for one batch of prompts. The pool is sorted, best first; empty places have the score -inf.
 
     Attributes:
-        rows: the prompts that are not settled, (B,).
+        found: the results of the settled prompts.
+        rows: the prompts in the batch; settled ones leave it in groups, (B,).
         nodes: node of each hypothesis of the pool, its token not yet read, (B, C).
         scores: its score, that token's included, (B, C).
         parents: the row of its parent in the tree, (B, C).
@@ -158,7 +159,12 @@ class _Batch:
         self.tree, self.trie, self.search, self.banned, self.adjust = _Tree(state), trie, search, banned, adjust
         bans = 0 if banned is None else banned.shape[1]
         self.steps, self.least = 0, max(search.width, search.count + bans)  # else there could be too few leaves
-        n, device = len(state.logits), state.logits.device
+        n, k, device = len(state.logits), search.count, state.logits.device
+        self.found = Leaves(
+            torch.full((n, k), -1, device=device),
+            torch.full((n, k), -torch.inf, dtype=torch.float64, device=device),
+            torch.zeros(n, dtype=torch.bool, device=device),
+        )
         self.rows = torch.arange(n, device=device)
         self.scores = torch.zeros(n, 0, dtype=torch.float64, device=device)
         self.nodes = self.parents = torch.zeros(n, 0, dtype=torch.long, device=device)
@@ -166,24 +172,25 @@ class _Batch:
 
     def run(self) -> Leaves:
         """Step until all prompts are settled."""
-        n, k, device = len(self.rows), self.search.count, self.rows.device
-        nodes = torch.full((n, k), -1, device=device)
-        scores = torch.full((n, k), -torch.inf, dtype=torch.float64, device=device)
-        certain = torch.zeros(n, dtype=torch.bool, device=device)
         root = torch.zeros_like(self.rows)[:, None]
         self._extend(root + ROOT, root.double(), root, self.tree.state.logits[:, None])
         while True:
             settled = self._settled()
-            if settled.any():
-                done, best = self.rows[settled], self.scores[settled, :k]
-                width = best.shape[1]
-                scores[done, :width] = best
-                nodes[done, :width] = self.nodes[settled, :k].masked_fill(best == -torch.inf, -1)
-                certain[done] = scores[done, -1] >= self.lost[settled]
-                self._keep((~settled).nonzero()[:, 0])
-            if not len(self.rows):
-                return Leaves(nodes, scores, certain)
+            kept = still_needed(settled)
+            if len(kept) < len(settled):
+                self._record(settled)
+                self._keep(kept)
+            if not len(kept):
+                return self.found
             self._step()
+
+    def _record(self, settled: Tensor) -> None:
+        rows, best = self.rows[settled], self.scores[settled, : self.search.count]
+        self.found.scores[rows, : best.shape[1]] = best
+        self.found.nodes[rows, : best.shape[1]] = self.nodes[settled, : best.shape[1]].masked_fill(
+            best == -torch.inf, -1
+        )
+        self.found.certain[rows] = self.found.scores[rows, -1] >= self.lost[settled]
 
     def _settled(self) -> Tensor:
         """Prompts whose best hypotheses are finished; hypotheses that cannot be among the best are dropped, (B,)."""
@@ -205,7 +212,7 @@ class _Batch:
         self.steps += 1
         order = self.scores.masked_fill(~self._unfinished(), -torch.inf)
         scores, place = order.topk(min(self.search.width, order.shape[1]), dim=1)
-        width = int((scores > -torch.inf).sum(1).max())
+        width = min(scores.shape[1], round_up(int((scores > -torch.inf).sum(1).max()), 4))
         scores, place = scores[:, :width], place[:, :width]
         live = scores > -torch.inf
         nodes = self.nodes.gather(1, place).masked_fill(~live, len(self.trie) - 1)  # a leaf: it has no children

@@ -174,7 +174,7 @@ def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int)
         tokens[live, step] = chosen
         log_probs[live] += log_p.gather(1, chosen[:, None])[:, 0].masked_fill(finished[live], 0.0)
         finished[live] |= chosen == end
-        kept = _still_needed(finished[live])
+        kept = still_needed(finished[live])
         if not len(kept) or step + 1 == decoding.max_new_tokens:
             break
         if len(kept) < len(live):
@@ -188,7 +188,7 @@ def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int)
     return [flat[start : start + count] for start in range(0, total, count)]
 
 
-def _still_needed(finished: Tensor) -> Tensor:
+def still_needed(finished: Tensor) -> Tensor:
     """Rows that stay in the batch: all, until a quarter of them can leave; then the unfinished ones and a few more.
 
     Sizes are rounded up: CPU kernels are compiled and kept per shape, and copying a cache at every step costs more
