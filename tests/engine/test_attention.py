@@ -8,7 +8,6 @@ import pytest
 import torch
 from test_scoring import alone, load, ragged_groups
 
-from conftest import STYLES
 from sprec.config import Training
 from sprec.engine.attention import FUSED, PLAIN, plain_attention, takes_prefix_row
 from sprec.engine.backbone import Policy
@@ -16,6 +15,7 @@ from sprec.engine.groups import PromptGroup, collate
 from sprec.engine.scoring import completion_log_probs, score
 from sprec.engine.training import Objective, train
 from sprec.methods import objectives
+from toy_models import STYLES
 
 
 def with_template(seed: int, count: int, completions: int, template: int = 24) -> list[PromptGroup]:
@@ -51,7 +51,7 @@ def test_a_prefix_row_has_the_same_gradients(style: str, checkpoint: Callable[[s
     batch = collate(with_template(1, 6, 4))
     weights = torch.linspace(-1, 1, batch.mask.numel()).view(batch.mask.shape)
     for policy in (shared, whole):
-        (completion_log_probs(policy.model, batch, policy.head) * weights).sum().backward()
+        (completion_log_probs(policy.model, batch, policy.head) * weights).sum().backward()  # type: ignore[no-untyped-call]
     for (name, one), (_, two) in zip(shared.trainable(), whole.trainable(), strict=True):
         assert one.grad is not None
         assert two.grad is not None
@@ -94,7 +94,7 @@ def test_plain_attention_by_hand() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_prefix_row_on_a_gpu(checkpoint: Callable[[str], Path]) -> None:
     on_cpu, on_gpu = load(checkpoint("llama")), use(load(checkpoint("llama")), FUSED)
-    on_gpu.model.to("cuda")
+    on_gpu.model.to("cuda")  # type: ignore[arg-type]
     groups = with_template(3, 8, 3)
     for one, two in zip(score(on_cpu, groups), score(on_gpu, groups), strict=True):
         assert two.tolist() == pytest.approx(one.tolist(), abs=1e-3)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_scoring import load
 
-from conftest import STYLES
 from sprec.engine.backbone import Policy
 from sprec.engine.generation import Decoding, generate
 from sprec.engine.groups import common_prefix
+from toy_models import STYLES
 
 
 def prompts(seed: int, count: int, shared: int = 0) -> list[list[int]]:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import STYLES
 from torch import Tensor
 
 from sprec.config import HuggingFace
 from sprec.engine.backbone import Policy, load_huggingface
 from sprec.engine.groups import PromptGroup, collate, token_budget_batches
 from sprec.engine.scoring import completion_log_probs, score
+from toy_models import STYLES
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def alone(policy: Policy, group: PromptGroup, completion: int) -> Tensor:
     tail = list(group.completions[completion])
     ids = torch.tensor([[*group.prompt, *tail]])
     logits = policy.model(input_ids=ids).logits[0, len(group.prompt) - 1 : -1].float()
-    return logits.log_softmax(-1)[torch.arange(len(tail)), torch.tensor(tail)].sum()
+    return logits.log_softmax(-1)[torch.arange(len(tail)), torch.tensor(tail)].sum()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -69,10 +69,10 @@ def test_gradients_equal_unshared(style: str, checkpoint: Callable[[str], Path])
     groups = ragged_groups(2, 6, 5)
     weights = torch.linspace(-1, 1, 6 * 5).view(6, 5)
     batch = collate(groups)
-    (completion_log_probs(shared.model, batch, shared.head) * weights[:, : batch.mask.shape[1]]).sum().backward()
+    (completion_log_probs(shared.model, batch, shared.head) * weights[:, : batch.mask.shape[1]]).sum().backward()  # type: ignore[no-untyped-call]
     for row, group in enumerate(groups):
         for k in range(len(group.completions)):
-            (alone(single, group, k) * weights[row, k]).backward()
+            (alone(single, group, k) * weights[row, k]).backward()  # type: ignore[no-untyped-call]
     for (name, one), (_, two) in zip(shared.trainable(), single.trainable(), strict=True):
         assert one.grad is not None
         assert two.grad is not None

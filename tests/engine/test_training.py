@@ -117,7 +117,7 @@ def test_sft_step_equals_a_plain_loop(checkpoint: Callable[[str], Path]) -> None
             loss = loss + plain.model(input_ids=ids, labels=labels).loss * len(group.completions[0]) / tokens
         assert outcome.steps[step]["loss"] == pytest.approx(loss.item(), abs=1e-5)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1.0)
         for options in optimizer.param_groups:
             options["lr"] = 1e-3 * (3 - step) / 3
