@@ -35,8 +35,8 @@ demo: setup ## run the main job on the demo data: minutes on a laptop, no GPU, n
 	@$(BIN)/sprec recommend demo/run --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
 
 lint: setup-dev ## ruff and mypy --strict
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
 test: setup-dev lint ## lint, types and all tests

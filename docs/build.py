@@ -1,7 +1,7 @@
 """Fill the generated blocks of the documentation from the files under ``results/``: ``make docs``.
 
-A block stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``. ``python docs/build.py --check`` fails when one is
-stale; a test runs it.
+A block stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``. ``python docs/build.py --check`` fails when
+one is stale; a test runs it.
 """
 
 import json

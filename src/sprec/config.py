@@ -60,7 +60,7 @@ class Scratch(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters; methods.md section 3 gives the defaults of the official code."""
+    """Low-rank adapters; the defaults are those of the authors' code."""
 
     r: Count = 16
     alpha: Count = 32
@@ -117,7 +117,7 @@ class Sft(Training):
     valid: Annotated[int, Field(ge=0)] = 512
     epochs: Annotated[int, Field(ge=0)] = 4
     weights: Literal["none", "correct", "ifairlrs", "official"] = "none"
-    """Weights of the samples by genre: the re-weighting (RW) of methods.md 4.3."""
+    """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS)."""
 
 
 class Loop(Section):
@@ -195,7 +195,7 @@ class Recommend(Section):
 
 
 class Sasrec(Section):
-    """The sequential recommender that D3 and RosePO consult (methods.md 4.1)."""
+    """The sequential recommender that D3 and RosePO consult (Kang and McAuley, ICDM 2018)."""
 
     hidden: Count = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

@@ -27,7 +27,7 @@ class PromptBuilder:
 
     ``unified`` uses one Alpaca template for SFT, rollout and preference step. ``official`` repeats the research code:
     an indented template with the loss on all tokens and no EOS in the SFT, an unindented one for generating, and bare
-    instruction + input for the preference step (methods.md, section 2). ``compact`` shows titles only, one a line, and a mark.
+    instruction + input for the preference step. ``compact`` shows titles only, one a line.
     """
 
     catalog: Catalog

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from peft import PeftModel
-from runs.conftest import Cli
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from runs.conftest import Cli
 from sprec.data import Dataset
 from sprec.runs import Recommender, load_results
 

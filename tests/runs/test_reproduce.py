@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from runs.conftest import Cli, toy_changes
 
+from runs.conftest import Cli, toy_changes
 from sprec.data import Dataset
 from sprec.errors import UserError
 from sprec.evaluation import PAPER_METRICS
@@ -20,7 +20,11 @@ COMMON = ["--backbone", "demo", "--seeds", "0", "--seeds", "1"]
 @pytest.fixture(scope="module")
 def changes() -> list[str]:
     pairs = toy_changes()
-    kept = [value for flag, value in zip(pairs[::2], pairs[1::2], strict=True) if not value.startswith(("seed=", "loop.iterations="))]
+    kept = [
+        value
+        for flag, value in zip(pairs[::2], pairs[1::2], strict=True)
+        if not value.startswith(("seed=", "loop.iterations="))
+    ]
     return [part for value in kept for part in ("--set", value)]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from runs.conftest import Cli, toy_changes
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from runs.conftest import Cli, toy_changes
 from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import evaluate
 from sprec.prompts import parse_negative
@@ -253,7 +253,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_d
         (("run", "demo", "--data", toy_data, "-o", run, "--set", "prefer.betta=1"), "prefer.betta: unknown key"),
         (("run", "demo", "--data", toy_data, "-o", run, *hub), f"no tokenizer could be loaded from {no_tokenizer}"),
         (("run", "demo", "--data", toy_data, "-o", run, "--set", "device=cuda"), "PyTorch sees no CUDA device"),
-        (("recommend", toy_run, "--history", "Alein (1979)"), 'no item is titled "Alein (1979)"; closest: "Alien (1979)"'),
+        (("recommend", toy_run, "--history", "Alein (1979)"), 'is titled "Alein (1979)"; closest: "Alien (1979)"'),
         (("recommend", toy_run, "--history", "Alien (1979)", "-k", "100000"), "k=100000 is not between 1 and"),
         (("recommend", tmp_path, "--history", "Alien (1979)"), "is not a run"),
         (("score", lists, "--data", toy_data), "lists.jsonl, line 1: no item is titled"),

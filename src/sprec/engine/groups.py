@@ -2,8 +2,8 @@
 
 A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ... | padding]``. Every completion
 sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
-however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with (the
-template) stand in the first columns, so that a model can read them once for the whole batch.
+however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
+(the template) stand in the first columns, so that a model can read them once for the whole batch.
 """
 
 from collections.abc import Iterable, Sequence

@@ -43,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "prefer": {"objective": "weighted-dpo"},
     },
 }
-"""Method name to the settings that make it (DESIGN: one loop, every method a row; paper, Tables 2 and 3).
+"""Method name to the settings that make it (one loop, every method a row; paper, Tables 2 and 3).
 
 ``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
 """

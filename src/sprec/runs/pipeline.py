@@ -14,7 +14,7 @@ from sprec.engine import processes
 from sprec.engine.backbone import pick_device
 from sprec.errors import UserError
 from sprec.methods.sampling import excluded_items, require_room
-from sprec.methods.table import METHODS, WITHOUT_MODEL
+from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
 from sprec.runs import stages
 from sprec.runs.oracle import needs_oracle, oracle

@@ -80,9 +80,9 @@ class Rollouts:
 
 
 def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.ndarray, iteration: int) -> Rollouts:
-    """The negatives of an iteration as the recipe wants them (methods.md 4.9 and 4.11).
+    """The negatives of an iteration as the recipe wants them.
 
-    A share ``random_ratio`` of the cases gets uniform items instead.
+    A share ``random_ratio`` of the cases gets uniform items instead (paper, RQ3).
     """
     settings, catalog = session.recipe.negatives, session.dataset.catalog
     examples = session.dataset.train.take(rows)
@@ -102,7 +102,7 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
     """What the policy answers: parsed, equal answers of a case once, at most N per case."""
     settings, recipe = session.recipe.negatives, session.recipe
     model = session.policy(policy)
-    wide = 2 * settings.count  # methods.md 4.11: 2N beams, then the N best different titles
+    wide = 2 * settings.count  # paper, RQ3: 2N beams, then the N best different titles
     decoding = Decoding(
         mode=settings.decode,
         max_new_tokens=settings.max_new_tokens,
