@@ -6,8 +6,8 @@ search: what falls out is forgotten, and the best leaf may be below it. With a l
 log-probabilities only fall, so when the ``count`` best of the pool are finished, nothing can overtake them. The result
 says for each prompt whether that is certain: no forgotten hypothesis was better than the last leaf returned.
 
-The prompt is read once, its keys and values are neither copied nor reordered. The tokens of all hypotheses lie behind
-each other in the cache, and the attention mask tells each one its ancestors.
+The prompt is read once, and all hypotheses share its keys and values: their tokens lie behind each other in the cache,
+and the attention mask tells each one its ancestors. So nothing is copied when hypotheses fork or are forgotten.
 """
 
 from collections.abc import Callable, Sequence
