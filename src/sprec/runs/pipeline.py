@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sprec.errors import UserError
 from sprec.methods.sampling import excluded_items, require_room
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
-from sprec.runs import stages
+from sprec.runs import health, stages
 from sprec.runs.oracle import needs_oracle, oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Stage, Store, versions
@@ -53,6 +54,7 @@ def run(
         UserError: the recipe does not fit the data, or the directory is in use.
     """
     check_fit(recipe, dataset)
+    check_installed(recipe)
     store = Store(Path(out), shared, strict)
     processes.start(cpu=pick_device(recipe.device).type == "cpu")
     with processes.together(), store.lock():
@@ -166,6 +168,17 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 
 
+def check_installed(recipe: Recipe) -> None:
+    """Refuse trackers that are not installed before any work is done.
+
+    Raises:
+        UserError: names the package.
+    """
+    for tracker in recipe.track:
+        if find_spec(tracker) is None:
+            raise UserError(f"track=[{tracker}] needs the package {tracker}: pip install {tracker}")
+
+
 def _has_data(store: Store, dataset: Dataset) -> bool:
     """Whether the run directory already holds this dataset: it goes along, so that a run can be used anywhere."""
     folder = store.root / "dataset"
@@ -209,13 +222,13 @@ def _result(stage: str, iteration: int, method: str, metrics: dict[str, float | 
 
 
 def _watch(results: list[Result], recipe: Recipe) -> None:
-    """Warn, or stop, when the model forgets how titles are written: preference rates that are too high do that."""
+    """Warn of what goes wrong, and stop if the recipe wants that, when the model forgets how titles are written."""
     share = results[-1].metrics.get("ExactTitles", 1.0)
     where = f"{results[-1].stage} {results[-1].iteration}"
+    for warning in health.of_evaluations([result.metrics for result in results]):
+        say(f"! after {where}: {warning}")
     if share < recipe.stop_below_exact_share:
         raise UserError(
             f"stopped after {where}: {share:.0%} of the generated titles exist, the recipe demands "
             f"{recipe.stop_below_exact_share:.0%}; lower prefer.lr"
         )
-    if share < results[0].metrics.get("ExactTitles", 1.0) - 0.1:
-        say(f"! after {where} only {share:.0%} of the generated titles exist in the catalog; lower prefer.lr")

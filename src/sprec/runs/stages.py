@@ -21,9 +21,10 @@ from sprec.evaluation import entropy, exact_title_share
 from sprec.evaluation import evaluate as measure
 from sprec.methods import objectives
 from sprec.methods.weights import reweighting
+from sprec.progress import say
 from sprec.prompts import PromptBuilder
 from sprec.recommend.recommender import Recommendations
-from sprec.runs import protocols
+from sprec.runs import health, protocols
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
 from sprec.runs.oracle import smoothing
 from sprec.runs.rollouts import Rollouts, make_rollouts
@@ -62,7 +63,7 @@ def backbone(session: Session) -> Stage:
         outcome = Outcome()
         if settings.epochs:
             outcome = _train(session, policy, groups, _SFT, rates, "pretrain", settings.seed)
-        return _save(session, policy, folder, outcome)
+        return _save(session, policy, folder, outcome, "backbone")
 
     return _hold(session, session.store.stage("backbone", depends, make))
 
@@ -92,7 +93,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         if settings.weights != "none":
             objective, extra = _weighted(session, examples, settings)
         outcome = _train(session, policy, groups, objective, settings, "sft", recipe.seed, extra, valid)
-        return _save(session, policy, folder, outcome)
+        return _save(session, policy, folder, outcome, "sft")
 
     return _hold(session, session.store.stage("sft", depends, make))
 
@@ -158,7 +159,7 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
         groups = _sft_groups(session, policy, sample.examples)
         seed = _seed(recipe.seed, iteration, 1)
         outcome = _train(session, policy, groups, _SFT, recipe.sft_step, f"sft {iteration}", seed)
-        return _save(session, policy, folder, outcome)
+        return _save(session, policy, folder, outcome, "sft_step")
 
     return _hold(session, session.store.stage(f"sft-{iteration}", depends, make))
 
@@ -192,7 +193,7 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         outcome = _train(
             session, policy, groups, preference(session), recipe.prefer, f"prefer {iteration}", seed, extra
         )
-        return _save(session, policy, folder, outcome)
+        return _save(session, policy, folder, outcome, "prefer", recipe.prefer.beta)
 
     return _hold(session, session.store.stage(f"prefer-{iteration}", depends, make))
 
@@ -318,9 +319,16 @@ def _train(
     )
 
 
-def _save(session: Session, policy: Policy, folder: Path, outcome: Outcome) -> str:
+def _save(
+    session: Session, policy: Policy, folder: Path, outcome: Outcome, section: str, beta: float | None = None
+) -> str:
+    """Write what a training stage leaves, and warn if it is not well; ``section`` of the recipe holds its rates."""
     policy.save(folder / "model")
+    numbers = health.of_training(outcome, beta)
+    for warning in health.warn_of_training(numbers, section):
+        say(f"! {session.store.logs.name}: {warning}")
     if processes.first():
+        write_json(folder / "health.json", numbers)
         (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
         write_json(folder / "outcome.json", {"valid_loss": outcome.valid_loss, "best_epoch": outcome.best_epoch})
     loss = np.mean([step["loss"] for step in outcome.steps[-20:]]) if outcome.steps else float("nan")

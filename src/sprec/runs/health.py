@@ -1,0 +1,83 @@
+"""Is a run well? A few numbers per stage, and warnings with advice when they go wrong."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sprec.engine.training import Outcome
+
+EXACT = 0.9
+"""Share of generated titles that exist, below which a model has begun to forget how titles are written."""
+DISPLACED = -1.0
+"""Change of the chosen titles' log-probability, in nats, from which likelihood displacement is worth a warning."""
+_WINDOW = 20
+
+
+def of_training(outcome: Outcome, beta: float | None = None) -> dict[str, float]:
+    """Numbers of a training stage: means over its first and last 20 steps.
+
+    Args:
+        outcome: what the stage reported.
+        beta: of a preference step; then log-probabilities are changes relative to the reference.
+
+    Returns:
+        ``loss_first``, ``loss``, ``chosen`` and ``rejected`` (mean log-probability of a completion, or its change),
+        of a preference step also ``margin`` = beta (chosen - rejected), the implicit reward (Rafailov et al. 2023,
+        Eq. 5); ``valid_first``, ``valid_best`` where there is a validation split. Empty without steps.
+    """
+    if not outcome.steps:
+        return {}
+    last = outcome.steps[-_WINDOW:]
+    numbers = {
+        "steps": float(len(outcome.steps)),
+        "loss_first": _mean(outcome.steps[:_WINDOW], "loss"),
+        "loss": _mean(last, "loss"),
+        "chosen": _mean(last, "chosen"),
+    }
+    if beta is not None:
+        rejected = _mean(last, "rejected")
+        numbers |= {"rejected": rejected, "margin": beta * (numbers["chosen"] - rejected)}
+    if outcome.valid_loss:
+        numbers |= {"valid_first": outcome.valid_loss[0], "valid_best": min(outcome.valid_loss)}
+    return numbers
+
+
+def _mean(steps: Sequence[Mapping[str, float]], key: str) -> float:
+    return float(np.mean([step[key] for step in steps]))
+
+
+def warn_of_training(numbers: Mapping[str, float], section: str) -> list[str]:
+    """What is wrong with a training stage, and what to change.
+
+    Args:
+        numbers: of :func:`of_training`.
+        section: of the recipe, that holds the rates of this stage.
+    """
+    warnings = []
+    if numbers.get("loss", 0.0) > 1.05 * numbers.get("loss_first", math.inf):
+        warnings.append(f"the loss rose from {numbers['loss_first']:.3f} to {numbers['loss']:.3f}; lower {section}.lr")
+    if "margin" in numbers:
+        if numbers["chosen"] < DISPLACED:
+            warnings.append(
+                f"the chosen titles lost {-numbers['chosen']:.1f} nats, the rejected ones {-numbers['rejected']:.1f}: "
+                f"likelihood displacement; lower {section}.lr or raise {section}.beta"
+            )
+        if numbers["steps"] >= _WINDOW and numbers["margin"] <= 0:
+            warnings.append(f"no reward margin ({numbers['margin']:.4f}): nothing was learned; raise {section}.lr")
+    return warnings
+
+
+def of_evaluations(metrics: Sequence[Mapping[str, float]]) -> list[str]:
+    """What is wrong after the last of several evaluations, compared with the first one, and what to change."""
+    first, last = metrics[0], metrics[-1]
+    warnings = []
+    exact = last.get("ExactTitles", 1.0)
+    if exact < min(EXACT, first.get("ExactTitles", 1.0)):
+        warnings.append(f"only {exact:.0%} of the generated titles exist in the catalog; lower prefer.lr")
+    if last.get("Entropy@1", math.inf) < 0.8 * first.get("Entropy@1", -math.inf):
+        warnings.append(
+            f"the recommendations concentrate (entropy {first['Entropy@1']:.2f}, now {last['Entropy@1']:.2f}); "
+            "lower sft_step.lr or loop.iterations"
+        )
+    return warnings
