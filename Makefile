@@ -51,8 +51,9 @@ docs: setup ## fill the tables of the docs from results/
 
 bench: setup-dev ## compare with the peers on this machine, and with the committed ratios
 	@echo "== the same work through the engine and its peers, about 15 minutes on two cores"
-	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 48 --log bench.log --json > bench-2m.json
-	$(BIN)/python benchmarks/check.py bench-2m.json
+	@mkdir -p build
+	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 48 --log build/bench.log --json > build/bench-2m.json
+	$(BIN)/python benchmarks/check.py build/bench-2m.json
 
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo
