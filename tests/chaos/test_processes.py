@@ -11,23 +11,32 @@ import numpy as np
 import psutil
 import pytest
 
-from chaos.conftest import Record, Run, content
+from chaos.conftest import FULL, Record, Run, content
+from chaos.harness import Fault
 
 PLAIN = ["--set", "backbone.dropout=0", "--set", "backbone.lr=0.005", "--set", "negatives.decode=greedy"]
 LINES = ("sprec: ", "sprec (process ")
 
 
-def start(count: int, run: Run, out: Path, *more: str) -> "subprocess.Popen[str]":
+PLAIN_LAUNCH = ["-m", "sprec"]
+FSDP2 = [str(Path(__file__).with_name("fsdp_on_cpu.py"))]
+
+
+def start(count: int, run: Run, out: Path, program: list[str]) -> "subprocess.Popen[str]":
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    command = [*launcher, "-m", "sprec", "run", str(run.files / "recipe.yaml"), "--data", str(run.files / "data")]
-    alone = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, "-o", str(out), *PLAIN, *more], env=os.environ | alone, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+    toy = ["run", str(run.files / "recipe.yaml"), "--data", str(run.files / "data"), "-o", str(out), *PLAIN]
+    return subprocess.Popen(
+        [*launcher, *program, *toy],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
-def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    _, errors = process.communicate(timeout=240)
-    return process.returncode, errors
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    printed, errors = process.communicate(timeout=240)
+    return process.returncode, errors, printed
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +66,52 @@ def same_result(one: Path, two: Path) -> bool:
 
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    code, errors = finish(start(2, run, tmp_path / "run"))
+    code, errors, _ = finish(start(2, run, tmp_path / "run", PLAIN_LAUNCH))
     assert code == 0, errors
     assert same_result(single, tmp_path / "run")
     assert errors.count("✓ 01-sft") == 1, "one process speaks"
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not FULL, reason="make chaos")
+def test_two_processes_with_sharded_parameters_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
+    code, errors, printed = finish(start(2, run, tmp_path / "run", FSDP2))
+    assert code == 0, errors
+    assert printed.count("sharded: True") == 8, "four training stages on two processes"
+    assert same_result(single, tmp_path / "run")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not FULL, reason="make chaos")
+@pytest.mark.parametrize("program", [PLAIN_LAUNCH, FSDP2], ids=["ddp", "fsdp2"])
+def test_a_run_of_one_process_goes_on_with_two(
+    program: list[str], run: Run, single: Path, tmp_path: Path, record: Record
+) -> None:
+    assert run(tmp_path / "run", *PLAIN, fault=Fault("kill", 100)).code == -9
+    code, errors, _ = finish(start(2, run, tmp_path / "run", program))
+    assert code == 0, errors
+    assert errors.count("resuming after step") == 1
+    survived = same_result(single, tmp_path / "run")
+    record("one process is killed, two go on", 1, int(survived))
+    assert survived
+
+
+VICTIMS = [("0", PLAIN_LAUNCH), ("0", FSDP2), ("1", FSDP2)] if FULL else []
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize(("victim", "program"), [("1", PLAIN_LAUNCH), *VICTIMS], ids=lambda part: str(part)[-8:-2])
 def test_a_dying_process_ends_the_run_which_resumes_alone(
-    victim: str, run: Run, single: Path, tmp_path: Path, record: Record
+    victim: str, program: list[str], run: Run, single: Path, tmp_path: Path, record: Record
 ) -> None:
     out = tmp_path / "run"
-    process = start(2, run, out)
+    process = start(2, run, out, program)
     while not list(out.glob("unfinished/*/step-*")):
         assert process.poll() is None, finish(process)
         time.sleep(0.01)
     ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
     next(child for child in ranks if child.environ()["RANK"] == victim).kill()
-    code, errors = finish(process)
+    code, errors, _ = finish(process)
     told = [line for line in errors.splitlines() if line.startswith(LINES)]
     assert code != 0
     assert len(told) <= 1
@@ -84,5 +120,5 @@ def test_a_dying_process_ends_the_run_which_resumes_alone(
     assert done.code == 0, done.stderr
     assert "resuming after step" in done.stderr
     survived = same_result(single, out)
-    record("one of two processes is killed", 1, int(survived))
+    record("one of two processes is killed, one goes on", 1, int(survived))
     assert survived

@@ -160,13 +160,15 @@ COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend,
 
 @recipes.command("ls")
 def list_recipes() -> None:
-    """List the shipped recipes with what they are for."""
+    """List the shipped recipes, and the configurations of accelerate launch, with what they are for."""
     import yaml
 
-    from sprec.runs.recipes import names, text
+    from sprec.runs.recipes import launchers, names, text
 
     for name in names():
-        typer.echo(f"{name:<22} {yaml.safe_load(text(name)).get('description', '')}")
+        typer.echo(f"{name:<26} {yaml.safe_load(text(name)).get('description', '')}")
+    for name in launchers():
+        typer.echo(f"{name:<26} {text(name).splitlines()[0].removeprefix('# ')}")
 
 
 @recipes.command("cp")
@@ -174,11 +176,14 @@ def copy_recipe(
     name: Annotated[str, typer.Argument(help="A shipped recipe.")],
     target: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
-    """Copy a shipped recipe to a file of your own."""
+    """Copy a shipped recipe, or a configuration of accelerate launch (accelerate/ddp), to a file of your own."""
     from sprec.errors import UserError
-    from sprec.runs.recipes import text
+    from sprec.runs.recipes import launchers, text
+    from sprec.storage import writing
 
     if target.exists():
         raise UserError(f"{target} already exists")
-    target.write_text(text(name), "utf-8")
-    typer.echo(f"wrote {target}; run it with: sprec run {target} --data DATASET -o RUN")
+    with writing(target, "choose another file"):
+        target.write_text(text(name), "utf-8")
+    use = "sprec run {0}" if name not in launchers() else "accelerate launch --config_file {0} -m sprec run RECIPE"
+    typer.echo(f"wrote {target}; run it with: {use.format(target)} --data DATASET -o RUN")

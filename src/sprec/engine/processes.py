@@ -33,7 +33,7 @@ def start(cpu: bool) -> None:
 
         PartialState(cpu=cpu, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
-        console.quiet = not first()
+    console.quiet = console.quiet or not first()
 
 
 def world() -> int:

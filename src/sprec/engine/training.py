@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -147,19 +147,6 @@ class _Task:
     done: int
 
 
-def _optimizer(policy: Policy, task: _Task) -> tuple[Any, Any]:
-    settings, steps = task.settings, len(task.steps)
-    parameters = [value for _, value in policy.trainable()]
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    warmup = min(settings.warmup_steps, steps // 2)
-
-    def factor(made: int) -> float:
-        step = task.done + made
-        return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
 class _Steps(Dataset[np.ndarray]):
     """The planned batches that are left; the Trainer counts and fetches them."""
 
@@ -204,12 +191,29 @@ class _GroupTrainer(Trainer):
             model=policy.model,
             args=arguments,
             train_dataset=_Steps(task),
-            optimizers=_optimizer(policy, task),
         )
         self.remove_callback(PrinterCallback)
         if processes.first():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        settings, parameters = self.task.settings, [value for _, value in self.policy.trainable()]
+        made = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.optimizer = made
+        return made
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
+        steps, done = len(self.task.steps), self.task.done
+        warmup = min(self.task.settings.warmup_steps, steps // 2)
+
+        def factor(further: int) -> float:
+            step = done + further
+            return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
+
+        made = torch.optim.lr_scheduler.LambdaLR(cast("torch.optim.Optimizer", self.optimizer), factor)
+        self.lr_scheduler = made
+        return made
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         # every process sees every batch and takes its share of the groups in training_step

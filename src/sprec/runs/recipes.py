@@ -20,13 +20,18 @@ def names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in SHIPPED.iterdir() if file.name.endswith(".yaml"))
 
 
+def launchers() -> list[str]:
+    """Names of the shipped configurations of ``accelerate launch``."""
+    return sorted(f"accelerate/{file.name.removesuffix('.yaml')}" for file in (SHIPPED / "accelerate").iterdir())
+
+
 def text(name: str) -> str:
-    """The text of a recipe, shipped (by name) or of your own (by path).
+    """The text of a recipe, shipped (by name) or of your own (by path); or of a shipped launcher configuration.
 
     Raises:
         UserError: there is no such recipe.
     """
-    if name in names():
+    if name in names() or name in launchers():
         return (SHIPPED / f"{name}.yaml").read_text("utf-8")
     try:
         return Path(name).read_text("utf-8")
