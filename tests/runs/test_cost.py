@@ -1,0 +1,141 @@
+"""The cost model against what small runs cost: tokens, operations and bytes are counted, not believed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig
+
+from sprec.config import Lora, Scratch, Training
+from sprec.engine.backbone import Policy, adapt, scratch
+from sprec.engine.checkpoint import Checkpoints
+from sprec.engine.generation import Decoding, generate
+from sprec.engine.groups import PromptGroup
+from sprec.engine.scoring import score
+from sprec.engine.training import Objective, train
+from sprec.methods import objectives
+from sprec.runs.cost import LLAMA_1B, LLAMA_8B, Cost, Lengths, Model, Shape, run_cost, table
+from sprec.runs.recipes import resolve
+
+PROMPT, COMPLETION = 40, 8
+CPU = torch.device("cpu")
+SIZES = Scratch(hidden=192, layers=3, heads=3, vocabulary=400)
+SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
+
+
+def made(rank: int = 0) -> tuple[Policy, Model]:
+    policy = scratch(SIZES, ["a title"] * 9, 0, CPU, torch.float32)
+    if rank:
+        policy.model = adapt(policy.model, Lora(r=rank, dropout=0.0))  # type: ignore[arg-type]
+    return policy, Model(Shape.of(policy.model.config, rank), Lengths(PROMPT, COMPLETION))
+
+
+def groups(count: int, completions: int) -> list[PromptGroup]:
+    rng = np.random.default_rng(0)
+
+    def drawn(size: int) -> list[int]:
+        tokens: list[int] = rng.integers(3, 250, size).tolist()
+        return tokens
+
+    return [PromptGroup(drawn(PROMPT), tuple(drawn(COMPLETION) for _ in range(completions))) for _ in range(count)]
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[], float]]:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        yield counter.get_total_flops
+
+
+def test_shapes_are_those_of_the_models() -> None:
+    one = LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=True,
+    )  # fmt: skip
+    eight = LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False,
+    )  # fmt: skip
+    assert Shape.of(one, 16) == LLAMA_1B
+    assert Shape.of(eight, 16) == LLAMA_8B
+    assert LLAMA_1B.parameters == pytest.approx(1.236e9, rel=1e-3)  # the published sizes
+    assert LLAMA_8B.parameters == pytest.approx(8.03e9, rel=1e-3)
+
+
+def test_parameters_are_counted_right() -> None:
+    policy, model = made(4)
+    trainable = sum(value.numel() for _, value in policy.trainable())
+    assert model.shape.adapters == trainable
+    plain, whole = made()
+    norms = sum(value.numel() for name, value in plain.model.named_parameters() if "norm" in name)
+    assert whole.shape.parameters == plain.model.num_parameters() - norms
+
+
+@pytest.mark.parametrize("completions", [1, 2, 6])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_operations_of_training(completions: int, rank: int) -> None:
+    policy, model = made(rank)
+    examples = groups(8, completions)
+    with counted() as flops:
+        train(policy, examples, SFT, Training(batch=8), seed=0)
+    assert model.training(8, completions).flops == pytest.approx(flops(), rel=0.06)
+
+
+@pytest.mark.parametrize("completions", [1, 6])
+def test_operations_of_scoring(completions: int) -> None:
+    policy, model = made()
+    with counted() as flops:
+        score(policy, groups(8, completions))
+    assert model.scoring(8, completions).flops == pytest.approx(flops(), rel=0.06)
+
+
+def test_operations_of_generating() -> None:
+    policy, model = made()
+    prompts = [group.prompt for group in groups(8, 1)]
+    decoding = Decoding(max_new_tokens=COMPLETION)
+    with counted() as flops:
+        found = generate(policy, prompts, decoding)
+    assert np.mean([len(one.tokens) for (one,) in found]) > COMPLETION - 1.5, "random models do not end"
+    assert model.generating(8).flops == pytest.approx(flops(), rel=0.15)
+
+
+def test_bytes_of_a_checkpoint(tmp_path: Path) -> None:
+    policy, model = made(4)
+    train(policy, groups(8, 1), SFT, Training(batch=4), seed=0, checkpoints=Checkpoints(tmp_path, 1))
+    (folder,) = tmp_path.iterdir()
+    size = (folder / "state.safetensors").stat().st_size
+    assert model.checkpoint_bytes() == pytest.approx(size, rel=0.2)  # names of tensors count at this size
+
+
+def test_tokens_of_a_run_and_what_it_grows_with() -> None:
+    recipe = resolve("llama-3.2-1b", ["negatives.count=1", "loop.iterations=2", "cases=100"])
+    model = Model(LLAMA_1B, Lengths(200, 15))
+    sft, evaluations = recipe.sft.epochs * 1000 * 215, 5 * 100 * 215
+    iterations = 2 * 1000 * (215 + 215 + 230 + 230)
+    assert run_cost(model, recipe, 1000).tokens == sft + evaluations + iterations
+    small, large = (run_cost(model, recipe.model_copy(update={"cases": 1}), samples) for samples in (1e6, 2e6))
+    assert large.flops == pytest.approx(2 * small.flops, rel=1e-3)
+
+
+def test_the_papers_iteration_costs_what_was_computed_by_hand() -> None:
+    """2,048 rollouts, SFT and preference pairs on a 1B model: 5.45 PFLOP, 5.5 s of one H200."""
+    model = Model(LLAMA_1B, Lengths(200, 15))
+    total = model.generating(2048) + model.training(2048) + model.scoring(2048, 2) + model.training(2048, 2)
+    assert total.flops == pytest.approx(5.45e15, rel=0.06)
+    assert total.hours(989e12, utilisation=1.0) * 3600 == pytest.approx(5.5, rel=0.06)
+
+
+def test_the_table_has_all_sizes() -> None:
+    rows = [row.split(" | ") for row in table(resolve("llama-3.2-1b")).splitlines()[2:]]
+    assert [(row[0].removeprefix("| "), row[1]) for row in rows] == [
+        (name, size) for name in ("1B", "8B") for size in ("10,000", "1,000,000", "100,000,000")
+    ]
+
+
+def test_costs_add() -> None:
+    assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
+    assert Cost(flops=3600e12).hours(1e12, devices=2, utilisation=0.5) == 1.0
