@@ -55,5 +55,15 @@ bench: setup-dev ## compare with the peers on this machine, and with the committ
 	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 48 --log build/bench.log --json > build/bench-2m.json
 	$(BIN)/python benchmarks/check.py build/bench-2m.json
 
+chaos: setup-dev ## kill, damage and starve runs in every way, and fuzz: about an hour on two cores
+	@rm -f results/chaos.json
+	SPREC_CHAOS=full SPREC_FUZZ=20000 SPREC_CHAOS_RESULTS=$(CURDIR)/results/chaos.json OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest tests/chaos tests/data/test_fuzz.py
+	$(BIN)/python docs/build.py
+
+audit: setup-dev ## look for known vulnerabilities of the pinned dependencies; needs PyPI
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo

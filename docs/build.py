@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md", "benchmarks/README.md")
+PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/reliability.md", "benchmarks/README.md")
 _METRICS = ("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5")
 _BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -89,10 +89,30 @@ def _benchmark_row(part: Mapping[str, Any], name: str, peer: Mapping[str, Any]) 
     )
 
 
+def costs() -> str:
+    """What the paper's recipe costs at several sizes."""
+    from sprec.runs.cost import table
+    from sprec.runs.recipes import resolve
+
+    return table(resolve("llama-3.2-1b"))
+
+
+def chaos(file: Path) -> str:
+    """Faults that were tried and survived."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = ["| fault | tried | survived |", "|---|---:|---:|"]
+    for fault in sorted(found["faults"]):
+        parts = found["faults"][fault].values()
+        lines.append(f"| {fault} | {sum(tried for tried, _ in parts):,} | {sum(fine for _, fine in parts):,} |")
+    machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    return "\n".join([*lines, "", f"{machine}.", ""])
+
+
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
+    found |= {"cost": costs, "chaos": partial(chaos, results / "chaos.json")}
     for file in sorted(results.glob("*/*.md")):
         found[f"{file.parent.name}-{file.stem}"] = markdown_file(file)
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))

@@ -1,13 +1,16 @@
 """A run of seconds to break: a tiny model, a catalog of a dozen titles, checkpoints every second step."""
 
+import datetime
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from chaos.harness import Ended, Fault, Server
@@ -106,19 +109,22 @@ def content(out: Path) -> dict[str, bytes]:
     return kept
 
 
-@pytest.fixture(scope="session")
-def record() -> Iterator[Record]:
-    """Note how many faults of a kind were tried and survived; the full run writes them down."""
-    table: dict[str, list[int]] = {}
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Note how many faults of a kind were tried and survived; the full run writes them down, test by test."""
 
     def note(fault: str, tried: int, survived: int) -> None:
-        entry = table.setdefault(fault, [0, 0])
-        entry[0] += tried
-        entry[1] += survived
+        target = os.environ.get("SPREC_CHAOS_RESULTS")
+        if target:
+            file = Path(target)
+            found = json.loads(file.read_text()) if file.exists() else {"faults": {}}
+            found["machine"] = {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "kernel": platform.release(),
+                "date": datetime.date.today().isoformat(),
+            }
+            found["faults"].setdefault(fault, {})[request.node.name] = [tried, survived]
+            file.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
 
-    yield note
-    target = os.environ.get("SPREC_CHAOS_RESULTS")
-    if target:
-        file = Path(target)
-        old = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps(old | table, indent=2) + "\n")
+    return note

@@ -29,7 +29,7 @@ class Fault:
     Attributes:
         kind: ``none``; ``count`` file operations only; ``kill`` at operation ``at``; ``full`` from operation ``at`` on
             the disk has no space; ``late`` signal ``at`` after ``seconds``; ``small`` no file may be larger than ``at``
-            bytes.
+            bytes; ``memory`` training batches of more than ``at`` tokens do not fit.
     """
 
     kind: str = "none"
@@ -137,6 +137,8 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
     if fault.kind == "small":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, fault.at))
+    if fault.kind == "memory":
+        _limit_memory(fault.at)
     if fault.kind not in ("count", "kill", "full"):
         return
     number, handle = 0, os.open(counted, os.O_WRONLY)
@@ -154,6 +156,22 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(details[0]))
 
     sys.addaudithook(hook)
+
+
+def _limit_memory(tokens: int) -> None:
+    import torch
+
+    from sprec.engine import training
+
+    collate = training.collate
+
+    def scarce(*arguments: Any, **options: Any) -> Any:
+        batch = collate(*arguments, **options)
+        if batch.input_ids.numel() > tokens:
+            raise torch.OutOfMemoryError("out of memory")
+        return batch
+
+    training.collate = scarce
 
 
 def _touches(event: str, details: tuple[Any, ...], out: str) -> bool:

@@ -1,5 +1,9 @@
-"""A full disk at every write: one clear line, what was finished stays, and with room again the same command ends."""
+"""A full disk at every write: one clear line, what was finished stays, with room again the same command ends.
 
+Memory that runs out, and losses that are no numbers.
+"""
+
+import json
 import os
 import re
 import shutil
@@ -90,3 +94,20 @@ def test_losses_that_are_no_numbers(run: Run, tmp_path: Path, record: Record) ->
     assert re.fullmatch(message, done.stderr.splitlines()[-1])
     assert run(out).code == 0, "with the old settings the stages before it are there"
     record("a loss that is no number", 1, 1)
+
+
+def test_memory_that_runs_out(run: Run, tmp_path: Path, record: Record) -> None:
+    roomy = ["--set", "tokens_per_batch=8192", "--set", "backbone.dropout=0"]
+    assert run(tmp_path / "plenty", *roomy).code == 0
+    done = run(tmp_path / "scarce", *roomy, fault=Fault("memory", 300))
+    assert done.code == 0, done.stderr
+    assert "! out of memory at step 0: going on with 4096 tokens per forward pass" in done.stderr
+    found = [
+        [json.loads(line)["loss"] for file in sorted(out.glob("stages/*/log.jsonl")) for line in file.open()]
+        for out in (tmp_path / "plenty", tmp_path / "scarce")
+    ]
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    record("memory runs out on a batch", 1, 1)
+    hopeless = run(tmp_path / "none", *roomy, fault=Fault("memory", 10))
+    assert hopeless.code == 2
+    assert re.search(r"sprec: out of memory at step 0 with tokens_per_batch=256; lower it, the same", hopeless.stderr)

@@ -30,7 +30,7 @@ SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
 def made(rank: int = 0) -> tuple[Policy, Model]:
     policy = scratch(SIZES, ["a title"] * 9, 0, CPU, torch.float32)
     if rank:
-        policy.model = adapt(policy.model, Lora(r=rank, dropout=0.0))  # type: ignore[arg-type]
+        policy.model = adapt(policy.model, Lora(r=rank, dropout=0.0))
     return policy, Model(Shape.of(policy.model.config, rank), Lengths(PROMPT, COMPLETION))
 
 
