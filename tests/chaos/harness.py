@@ -5,6 +5,7 @@ audit hook counts what the child does to files of its run directory and strikes 
 """
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -161,8 +162,7 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
 def _limit_memory(tokens: int) -> None:
     import torch
 
-    from sprec.engine import training
-
+    training: Any = importlib.import_module("sprec.engine.training")
     collate = training.collate
 
     def scarce(*arguments: Any, **options: Any) -> Any:

@@ -97,9 +97,9 @@ def test_losses_that_are_no_numbers(run: Run, tmp_path: Path, record: Record) ->
 
 
 def test_memory_that_runs_out(run: Run, tmp_path: Path, record: Record) -> None:
-    roomy = ["--set", "tokens_per_batch=8192", "--set", "backbone.dropout=0"]
+    roomy = ["--set", "tokens_per_batch=8192", "--set", "backbone.dropout=0", "--set", "backbone.batch=24"]
     assert run(tmp_path / "plenty", *roomy).code == 0
-    done = run(tmp_path / "scarce", *roomy, fault=Fault("memory", 300))
+    done = run(tmp_path / "scarce", *roomy, fault=Fault("memory", 600))
     assert done.code == 0, done.stderr
     assert "! out of memory at step 0: going on with 4096 tokens per forward pass" in done.stderr
     found = [
@@ -110,4 +110,4 @@ def test_memory_that_runs_out(run: Run, tmp_path: Path, record: Record) -> None:
     record("memory runs out on a batch", 1, 1)
     hopeless = run(tmp_path / "none", *roomy, fault=Fault("memory", 10))
     assert hopeless.code == 2
-    assert re.search(r"sprec: out of memory at step 0 with tokens_per_batch=256; lower it, the same", hopeless.stderr)
+    assert re.search(r"sprec: out of memory at step 0 with only 256 tokens at once; take a smaller", hopeless.stderr)

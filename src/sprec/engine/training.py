@@ -251,7 +251,11 @@ class _GroupTrainer(Trainer):
         Raises:
             UserError: the pieces cannot get smaller, or other processes are in the middle of the same step.
         """
-        if self.budget <= _SMALLEST or processes.world() > 1:
+        if self.budget <= _SMALLEST:
+            raise UserError(
+                f"out of memory at step {step} with only {self.budget} tokens at once; take a smaller model"
+            )
+        if processes.world() > 1:
             raise UserError(
                 f"out of memory at step {step} with tokens_per_batch={self.budget}; lower it, the same command resumes"
             )
