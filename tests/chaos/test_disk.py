@@ -16,7 +16,7 @@ import pytest
 from chaos.conftest import FULL, Record, Run, content
 from chaos.harness import Ended, Fault
 
-PARTS = 10
+PARTS = 40
 
 
 def refused(done: Ended, reason: str) -> bool:

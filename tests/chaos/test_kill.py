@@ -30,7 +30,7 @@ def survives(run: Run, whole: Path, out: Path, *faults: Fault) -> bool:
     return same and set(ends) <= {0, -9}
 
 
-PARTS = 20  # so that the full test can be run in pieces
+PARTS = 40  # so that the full test can be run in pieces
 
 
 @pytest.mark.timeout(1200)
