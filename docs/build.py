@@ -112,7 +112,9 @@ def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
-    found |= {"cost": costs, "chaos": partial(chaos, results / "chaos.json")}
+    found["cost"] = costs
+    if (results / "chaos.json").exists():
+        found["chaos"] = partial(chaos, results / "chaos.json")
     for file in sorted(results.glob("*/*.md")):
         found[f"{file.parent.name}-{file.stem}"] = markdown_file(file)
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))

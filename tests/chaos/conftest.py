@@ -121,7 +121,7 @@ def record(request: pytest.FixtureRequest) -> Record:
             found["machine"] = {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
-                "kernel": platform.release(),
+                "system": platform.system(),
                 "date": datetime.date.today().isoformat(),
             }
             found["faults"].setdefault(fault, {})[request.node.name] = [tried, survived]

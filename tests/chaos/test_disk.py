@@ -30,7 +30,7 @@ def test_no_space_at_any_write(part: int, run: Run, whole: Path, tmp_path: Path,
     out = tmp_path / "run"
     operations = run(out, fault=Fault("count")).operations
     shutil.rmtree(out)
-    points = range(1 + part, operations + 1, PARTS if FULL else operations // 4)
+    points = range(1 + part, operations + 1, PARTS if FULL else operations // 2)
     missed = []
     for at in points:
         done = run(out, fault=Fault("full", at))

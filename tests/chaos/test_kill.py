@@ -38,7 +38,7 @@ PARTS = 40  # so that the full test can be run in pieces
 def test_killed_at_every_file_operation(
     part: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
 ) -> None:
-    points = range(1 + part, counted.operations + 1, PARTS if FULL else counted.operations // 5)
+    points = range(1 + part, counted.operations + 1, PARTS if FULL else counted.operations // 3)
     lost = [at for at in points if not survives(run, whole, tmp_path / "run", Fault("kill", at))]
     record("kill -9 at a file operation", len(points), len(points) - len(lost))
     assert lost == []
@@ -50,7 +50,7 @@ def test_killed_at_random_moments(
     seed: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
 ) -> None:
     rng = random.Random(seed)
-    moments = [rng.uniform(0, counted.seconds) for _ in range(5 if FULL else 2)]
+    moments = [rng.uniform(0, counted.seconds) for _ in range(5 if FULL else 1)]
     faults = [Fault("late", signal.SIGKILL, moment) for moment in moments]
     lost = [fault for fault in faults if not survives(run, whole, tmp_path / "run", fault)]
     record("kill -9 at a random moment", len(faults), len(faults) - len(lost))
@@ -70,7 +70,7 @@ def test_killed_again_while_resuming(
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] if FULL else [signal.SIGTERM])
 def test_asked_to_leave_at_random_moments(
     number: signal.Signals, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
 ) -> None:

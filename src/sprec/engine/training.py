@@ -126,7 +126,8 @@ def train(
         if task.done < len(steps):
             trainer = _GroupTrainer(policy, task, budget, outcome, progress, log_folder or Path(scratch), track)
             trainer.add_callback(keeper)
-            trainer.add_callback(_Saver(policy, task, checkpoints, saved, outcome, keeper))
+            own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
+            trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
             trainer.train()
     if keeper.best:
         policy.restore(keeper.best)
