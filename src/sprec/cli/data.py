@@ -20,7 +20,7 @@ _FOR_RECORDS = {"format", "source", "output", "overwrite", "name", "genre", "rep
 @app.command("import")
 def import_(
     context: typer.Context,
-    format: Annotated[opt.Formats, typer.Argument(help="Format of the source.")],
+    format: Annotated[str, typer.Argument(help=f"Format of the source: {opt.FORMATS}.")],
     source: Annotated[Path, typer.Argument(help="File or folder to read.")],
     output: opt.Output,
     overwrite: opt.Overwrite = False,
