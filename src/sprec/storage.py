@@ -201,9 +201,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     text = (folder / MANIFEST).read_text("utf-8")
     manifest = json.loads(text)
-    expected = manifest.pop("sha256", None) if isinstance(manifest, dict) else ""
-    whole = text == _as_text(manifest | {"sha256": expected} if expected else manifest)
-    if not whole or expected not in (None, digest(manifest)):
+    expected = manifest.pop("sha256", "") if isinstance(manifest, dict) else ""
+    if expected != digest(manifest) or text != _as_text(manifest | {"sha256": expected}):
         raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
     return dict(manifest)
 
