@@ -149,7 +149,7 @@ def test_files_with_only_a_header_are_one_line(tmp_path: Path) -> None:
 def test_an_unknown_genre_or_format_is_one_line(shop: Callable[..., Dataset], tmp_path: Path) -> None:
     with pytest.raises(UserError, match='no item has the genre "noir"; genres: kitchen'):
         shop(ROWS, ITEMS, genres=["noir"])
-    with pytest.raises(UserError, match=r'unknown format "csv"; formats: movielens, .*table'):
+    with pytest.raises(UserError, match=r'unknown format "csv"; formats: sprec, movielens, .*table'):
         import_log("csv", tmp_path)
 
 

@@ -82,7 +82,7 @@ def import_log(
         UserError: what is wrong with the files or the settings, in one line.
     """
     if format not in READERS and format != "table":
-        raise UserError(f'unknown format "{format}"; formats: {", ".join([*READERS, "table"])}')
+        raise UserError(f'unknown format "{format}"; formats: {", ".join(["sprec", *READERS, "table"])}')
     source, faults, title = Path(source), Faults(), name or Path(source).resolve().name.split(".")[0]
     cleaning = cleaning or Cleaning()
     if format == "recbole" and recbole.has_windows(source):
