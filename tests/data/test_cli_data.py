@@ -37,7 +37,7 @@ def test_demo_is_written_and_not_overwritten_unasked(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match='unknown format "csv"; formats: sprec, movielens, .*table$'):
+    with pytest.raises(UserError, match=r'unknown format "csv"; formats: sprec, movielens, .*table$'):
         run.invoke(app, ["import", "csv", str(tmp_path), "-o", str(tmp_path / "out")], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
 
