@@ -3,7 +3,7 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -20,7 +20,7 @@ _FOR_RECORDS = {"format", "source", "output", "overwrite", "name", "genre", "rep
 @app.command("import")
 def import_(
     context: typer.Context,
-    format: Annotated[str, typer.Argument(help=f"Format of the source: {opt.FORMATS}.")],
+    format: Annotated[str, typer.Argument(help=f"Format of the source: {', '.join(get_args(opt.Formats))}.")],
     source: Annotated[Path, typer.Argument(help="File or folder to read.")],
     output: opt.Output,
     overwrite: opt.Overwrite = False,

@@ -12,7 +12,8 @@ def _option(*declarations: str, panel: str, help: str) -> Any:
 
 _LOG, _SPLIT, _TITLES, _TABLE = "From log to windows", "Splits", "Titles and genres", "Format table"
 
-FORMATS = "sprec, movielens, goodreads, amazon, steam, recbole or table"
+Formats = Literal["sprec", "movielens", "goodreads", "amazon", "steam", "recbole", "table"]
+"""Of raw files and logs. The command takes any text: a wrong one ends in one line of ours."""
 Output = Annotated[Path, Option("-o", "--output", help="Where the dataset directory is written.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace a dataset that is there.")]
 Name = Annotated[str | None, Option(help="Name of the dataset; for sprec, which of several.")]
