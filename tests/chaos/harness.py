@@ -162,7 +162,7 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
 def _limit_memory(tokens: int) -> None:
     import torch
 
-    training: Any = importlib.import_module("sprec.engine.training")
+    training: Any = importlib.import_module("sprec.engine.trainer")
     collate = training.collate
 
     def scarce(*arguments: Any, **options: Any) -> Any:
