@@ -130,7 +130,7 @@ class GroupTrainer(Trainer):
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
-        """Linear warm-up, linear decay to 0: functions of the step, so that a resumed stage goes on as it would have."""
+        """Linear warm-up, linear decay to 0: functions of the step, so that a resumed stage goes on as before."""
         steps, done = len(self.task.steps), self.task.done
         warmup = min(self.task.settings.warmup_steps, steps // 2)
 
