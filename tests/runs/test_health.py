@@ -25,6 +25,7 @@ def test_numbers_are_means_over_the_ends() -> None:
         "steps": 100,
         "loss_first": 9.5,
         "loss": 89.5,
+        "loss_error": pytest.approx((2 * 35 / 20) ** 0.5),  # the variance of 20 numbers in a row is 35
         "chosen": 179.0,
         "rejected": 89.5,
         "margin": pytest.approx(8.95),
@@ -39,6 +40,9 @@ def test_numbers_are_means_over_the_ends() -> None:
 def test_a_healthy_stage_gets_no_warning() -> None:
     assert warn_of_training(of_training(course(100, 0.5, -0.3, -4.0), 0.1), "prefer") == []
     assert warn_of_training(of_training(course(100, 0.5, -9.0, 0.0)), "sft") == []
+    noisy = Outcome([{"loss": 0.5 + 0.3 * (i % 2), "chosen": 0.0, "rejected": 0.0} for i in range(41)])
+    noisy.steps[-1]["loss"] = 1.6  # 0.70 after 0.65, with a standard error of 0.07
+    assert warn_of_training(of_training(noisy), "sft_step") == []
 
 
 def test_each_illness_is_named_with_its_cure() -> None:
@@ -74,7 +78,7 @@ def test_a_run_that_collapses_warns_and_stops_when_asked(
     assert "! 06-prefer-1: " in done.stderr
     assert "of the generated titles exist in the catalog; lower prefer.lr" in done.stderr
     health = json.loads((tmp_path / "a/stages/06-prefer-1/health.json").read_text())
-    assert set(health) == {"steps", "loss_first", "loss", "chosen", "rejected", "margin"}
+    assert set(health) == {"steps", "loss_first", "loss", "loss_error", "chosen", "rejected", "margin"}
     stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "a", *steep,
                   "--set", "stop_below_exact_share=0.5", code=2)  # fmt: skip
     assert "sprec: stopped after prefer 1" in stopped.stderr

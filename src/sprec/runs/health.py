@@ -22,17 +22,19 @@ def of_training(outcome: Outcome, beta: float | None = None) -> dict[str, float]
         beta: of a preference step; then log-probabilities are changes relative to the reference.
 
     Returns:
-        ``loss_first``, ``loss``, ``chosen`` and ``rejected`` (mean log-probability of a completion, or its change),
-        of a preference step also ``margin`` = beta (chosen - rejected), the implicit reward (Rafailov et al. 2023,
-        Eq. 5); ``valid_first``, ``valid_best`` where there is a validation split. Empty without steps.
+        ``loss_first``, ``loss`` and the standard error of their difference, ``loss_error``; ``chosen`` and
+        ``rejected`` (mean log-probability of a completion, or its change); of a preference step also ``margin`` = beta
+        (chosen - rejected), the implicit reward (Rafailov et al. 2023, Eq. 5); ``valid_first``, ``valid_best`` where
+        there is a validation split. Empty without steps.
     """
     if not outcome.steps:
         return {}
-    last = outcome.steps[-_WINDOW:]
+    first, last = outcome.steps[:_WINDOW], outcome.steps[-_WINDOW:]
     numbers = {
         "steps": float(len(outcome.steps)),
-        "loss_first": _mean(outcome.steps[:_WINDOW], "loss"),
+        "loss_first": _mean(first, "loss"),
         "loss": _mean(last, "loss"),
+        "loss_error": math.sqrt(_error(first) + _error(last)),
         "chosen": _mean(last, "chosen"),
     }
     if beta is not None:
@@ -41,6 +43,12 @@ def of_training(outcome: Outcome, beta: float | None = None) -> dict[str, float]
     if outcome.valid_loss:
         numbers |= {"valid_first": outcome.valid_loss[0], "valid_best": min(outcome.valid_loss)}
     return numbers
+
+
+def _error(steps: Sequence[Mapping[str, float]]) -> float:
+    """Variance of the mean loss."""
+    losses = [step["loss"] for step in steps]
+    return float(np.var(losses, ddof=1)) / len(losses) if len(losses) > 1 else 0.0
 
 
 def _mean(steps: Sequence[Mapping[str, float]], key: str) -> float:
@@ -55,7 +63,8 @@ def warn_of_training(numbers: Mapping[str, float], section: str) -> list[str]:
         section: of the recipe, that holds the rates of this stage.
     """
     warnings = []
-    if numbers.get("loss", 0.0) > 1.05 * numbers.get("loss_first", math.inf):
+    rise = numbers.get("loss", 0.0) - numbers.get("loss_first", 0.0)
+    if rise > max(0.05 * numbers.get("loss_first", 0.0), 3 * numbers.get("loss_error", 0.0)):
         warnings.append(f"the loss rose from {numbers['loss_first']:.3f} to {numbers['loss']:.3f}; lower {section}.lr")
     if "margin" in numbers:
         if numbers["chosen"] < DISPLACED:
