@@ -121,3 +121,24 @@ def test_a_dying_process_ends_the_run_which_resumes_alone(
     survived = same_result(single, out)
     record("one of two processes is killed, one goes on", 1, int(survived))
     assert survived
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not FULL, reason="make chaos")
+def test_a_signal_stops_all_processes_after_the_same_step(
+    run: Run, single: Path, tmp_path: Path, record: Record
+) -> None:
+    out = tmp_path / "run"
+    process = start(2, run, out, PLAIN_LAUNCH)
+    while not list(out.glob("unfinished/*/step-*")):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.01)
+    process.terminate()
+    code, errors, _ = finish(process)
+    assert code != 0
+    assert "sprec: stopped by SIGTERM; the same command resumes" in errors.splitlines()
+    assert "lost the others" not in errors
+    done = run(out, *PLAIN)
+    survived = done.code == 0 and same_result(single, out)
+    record("SIGTERM to two processes", 1, int(survived))
+    assert survived
