@@ -269,6 +269,8 @@ def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.devi
         trust = isinstance(settings, HuggingFace) and settings.trust_remote_code
         whole = HuggingFace(path=str(folder), lora=None, trust_remote_code=trust)
         return _load(str(folder), whole, device, precision)
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would fall back to a pickle
+        raise UserError(f"{folder} has no adapter_model.safetensors; run the stage again")
     policy = _load(settings.path, settings, device, precision)
     policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
     return policy

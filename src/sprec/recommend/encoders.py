@@ -59,7 +59,7 @@ def sentence_transformers(name_or_path: str) -> Encoder:
     if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
         raise UserError(f"the grounding encoder {name_or_path} is not a folder")
     try:
-        model = SentenceTransformer(name_or_path)
+        model = SentenceTransformer(name_or_path, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the grounding encoder {name_or_path}: {reason}") from error
