@@ -53,7 +53,9 @@ def test_damage_is_named_and_repaired(
     for name in files:
         harm(out / name, rng)
         done = run(out)
-        if done.code or str(out / name) not in done.stderr or content(out) != content(whole):
+        unfinished = harm is remove and name == Path("MANIFEST.json")  # a run that was killed before its last step
+        named = unfinished or str(out / name) in done.stderr
+        if done.code or not named or content(out) != content(whole):
             missed.append((name, done.stderr))
     record(f"{harm.__name__} a file", len(files), len(files) - len(missed))
     assert missed == []
