@@ -46,7 +46,7 @@ def test_no_space_at_any_write(part: int, run: Run, whole: Path, tmp_path: Path,
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("size", [100, 500, 3_000, 20_000, 40_000] if FULL else [3_000])
+@pytest.mark.parametrize("size", [400, 800, 3_000, 20_000, 40_000] if FULL else [3_000])
 def test_writes_that_fail_half_way(size: int, run: Run, whole: Path, tmp_path: Path, record: Record) -> None:
     out = tmp_path / "run"
     done = run(out, fault=Fault("small", size))

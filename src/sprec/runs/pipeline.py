@@ -188,6 +188,7 @@ def _has_data(store: Store, dataset: Dataset) -> bool:
         return Dataset.load(folder).hash == dataset.hash
     except UserError as error:
         _complain(store, str(error).split(";")[0])
+        storage.discard(folder)
         return False
 
 
