@@ -9,7 +9,7 @@ import pytest
 
 from runs.conftest import Cli, toy_changes
 from sprec.engine.training import Outcome
-from sprec.runs.health import of_evaluations, of_training, warn_of_training
+from sprec.runs.health import of_evaluations, of_rollouts, of_training, warn_of_training
 
 
 def course(steps: int, loss: float, chosen: float, rejected: float) -> Outcome:
@@ -54,6 +54,13 @@ def test_each_illness_is_named_with_its_cure() -> None:
     assert "likelihood displacement; lower prefer.lr or raise prefer.beta" in displaced
     (idle,) = warn_of_training(of_training(course(100, 0.69, -0.01, 0.0), 0.1), "prefer")
     assert "nothing was learned; raise prefer.lr" in idle
+
+
+def test_empty_rollouts_are_counted() -> None:
+    assert of_rollouts(95, 100) == []
+    assert of_rollouts(0, 0) == []
+    (empty,) = of_rollouts(3, 100)
+    assert empty.startswith("97 of 100 answers hold no title; train the SFT longer")
 
 
 def test_evaluations_are_compared_with_the_first_one() -> None:

@@ -77,6 +77,15 @@ def warn_of_training(numbers: Mapping[str, float], section: str) -> list[str]:
     return warnings
 
 
+def of_rollouts(answered: int, asked: int) -> list[str]:
+    """What is wrong with rollouts of which only some hold a title."""
+    if answered >= EXACT * asked:
+        return []
+    return [
+        f"{asked - answered} of {asked} answers hold no title; train the SFT longer, or raise negatives.max_new_tokens"
+    ]
+
+
 def of_evaluations(metrics: Sequence[Mapping[str, float]]) -> list[str]:
     """What is wrong after the last of several evaluations, compared with the first one, and what to change."""
     first, last = metrics[0], metrics[-1]

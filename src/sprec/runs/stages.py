@@ -135,6 +135,8 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
 
     def make(folder: Path) -> str:
         rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
+        for warning in health.of_rollouts(len(rollouts.rows), len(sample.rows)):
+            say(f"! {session.store.logs.name}: {warning}")
         if processes.first():
             rollouts.write(folder, session.builder, session.dataset.train)
         return rollouts.news(session.dataset.catalog)
