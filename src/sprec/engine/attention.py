@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sprec.engine.narrow import queries_needed
+
 PLAIN, FUSED = "sprec_plain", "sprec_fused"
 
 
@@ -44,7 +46,11 @@ def plain_attention(
         (B, T, H, D), and None for the weights.
     """
     key, value = _with_prefix(key, value, attention_mask)
-    batch, heads, width, size = query.shape
+    whole, width = query.shape[2], queries_needed(module, query.shape[2])
+    if width < whole:
+        mask = _mask_or_causal(attention_mask, whole, key.shape[2], query)
+        query, attention_mask = query[:, :, -width:], mask[..., -width:, :]
+    batch, heads, _, size = query.shape
     kv_heads, keys = key.shape[1:3]
     share = heads // kv_heads
     grouped = (query * (scaling or size**-0.5)).reshape(batch, kv_heads, share * width, size)
@@ -52,7 +58,8 @@ def plain_attention(
     scores = scores + additive(_mask_or_causal(attention_mask, width, keys, query), query.dtype)
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     output = weights.view(batch, kv_heads, share * width, keys) @ value
-    return output.view(batch, heads, width, size).transpose(1, 2).contiguous(), None
+    output = output.view(batch, heads, width, size).transpose(1, 2)
+    return nn.functional.pad(output, (0, 0, 0, 0, whole - width, 0)).contiguous(), None
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,7 @@ from sprec.engine.attention import additive
 from sprec.engine.backbone import CausalLM, Policy
 from sprec.engine.batches import in_batches
 from sprec.engine.groups import common_prefix, round_up, token_budget_batches
+from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
 
 
@@ -71,7 +72,8 @@ class Prefilled:
         self.cache = DynamicCache(config=model.config)
         if shared:
             prefix = torch.tensor([prompts[0][:shared]], device=device)
-            model(input_ids=prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+            with last_columns(model, 1, shared):
+                model(input_ids=prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
             self.cache.batch_repeat_interleave(len(rest))
         self.seen = torch.from_numpy(seen).to(device)
         positions = (self.seen.long().cumsum(1) - 1).clamp(min=0)
@@ -84,14 +86,15 @@ class Prefilled:
         causal = columns[None, :] <= columns[-width:, None]
         own = columns[None, :] == columns[-width:, None]  # padding sees itself: a softmax needs something
         mask = (causal & self.seen[:, None, :]) | own
-        output = self.model(
-            input_ids=tokens,
-            attention_mask=additive(mask[:, None], self.dtype),
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with last_columns(self.model, 1, width):
+            output = self.model(
+                input_ids=tokens,
+                attention_mask=additive(mask[:, None], self.dtype),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: Tensor = output.logits[:, -1].float()
         return logits
 

@@ -11,6 +11,7 @@ from sprec.engine.attention import takes_prefix_row
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
+from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
 
 
@@ -25,7 +26,7 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
     """
     if batch.prefix and takes_prefix_row(model):
         batch = batch.with_prefix_row()
-    with _rows_of_head(head, batch.source):
+    with _rows_of_head(head, batch.source), last_columns(model, batch.kept, batch.input_ids.shape[1]):
         logits: Tensor = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

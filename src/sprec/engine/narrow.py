@@ -1,0 +1,77 @@
+"""The last decoder layer, computed only where its states are used.
+
+Behind the last layer only the states that predict completion tokens are read: with prompts of 200 tokens and answers
+of 15 one in fourteen. The other columns still need keys and values there, but no query, no output projection and no
+feed-forward network, which hold about five sixths of a layer's weights. The results are the same; a model of L layers
+saves up to 5/6L of its products in scoring, in training and when it reads prompts.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+_ROW_WISE = ("mlp", "self_attn.q_proj", "self_attn.o_proj", "attn.c_proj")
+"""Parts of a decoder layer that treat every column by itself, as Llama, Qwen, Gemma, Mistral, GPT-2 and others name
+them. A layer without them is computed whole."""
+_WORTHWHILE = 0.75  # share of the columns above which cutting costs more than it saves
+_QUERIES = "sprec_queries"
+
+
+@contextmanager
+def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
+    """Inside the block the states behind the last layer hold for the last ``kept`` of ``width`` columns only.
+
+    Args:
+        model: a causal LM, possibly wrapped.
+        kept: trailing columns whose states are used.
+        width: columns of the forward pass in the block.
+    """
+    layer = _last_layer(model)
+    if layer is None or kept > _WORTHWHILE * width:
+        yield
+        return
+
+    def cut(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (inputs[0][:, -kept:].contiguous(), *inputs[1:])
+
+    def fill(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):  # mixtures of experts return their routing too
+            return (_filled(output[0], width), *output[1:])
+        return _filled(output, width)
+
+    with ExitStack() as stack:
+        for part in filter(None, (_part(layer, name) for name in _ROW_WISE)):
+            stack.callback(part.register_forward_pre_hook(cut).remove)
+            stack.callback(part.register_forward_hook(fill).remove)
+        attention = _part(layer, "self_attn")
+        if attention is not None:
+            setattr(attention, _QUERIES, kept)
+            stack.callback(delattr, attention, _QUERIES)
+        yield
+
+
+def queries_needed(attention: nn.Module, width: int) -> int:
+    """How many trailing queries of an attention layer are used: ``width`` outside of :func:`last_columns`."""
+    return min(width, getattr(attention, _QUERIES, width))
+
+
+def _filled(states: Tensor, width: int) -> Tensor:
+    """States of the last columns, zeros in front: shapes must fit the residual stream."""
+    return nn.functional.pad(states, (0, 0, width - states.shape[1], 0))
+
+
+def _last_layer(model: nn.Module) -> nn.Module | None:
+    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    decoder: Any = inner.get_decoder()
+    stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)] if decoder is not None else []
+    return stacks[0][-1] if len(stacks) == 1 and len(stacks[0]) else None
+
+
+def _part(layer: nn.Module, name: str) -> nn.Module | None:
+    part: Any = layer
+    for step in name.split("."):
+        part = getattr(part, step, None)
+    return part if isinstance(part, nn.Module) else None
