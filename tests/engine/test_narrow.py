@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from test_scoring import load, ragged_groups
 from torch import nn
 
-from engine.test_scoring import load, ragged_groups
 from sprec.engine.groups import collate
 from sprec.engine.narrow import last_columns
 from sprec.engine.scoring import completion_log_probs

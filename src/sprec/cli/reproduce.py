@@ -7,11 +7,12 @@ import typer
 
 if TYPE_CHECKING:
     from sprec.data import Dataset
+    from sprec.runs.records import Record
     from sprec.runs.reproduce import Job
 
 
 def reproduce(
-    what: Annotated[str, typer.Argument(help="table1, table2, table3, figure2, figure3, figure4, figure5 or figure6.")],
+    what: Annotated[str, typer.Argument(help="table1 to table3, figure2 to figure6, or rates (search them).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", help="A seed; repeat it. Default 0 1 2.")] = None,
@@ -40,9 +41,12 @@ def reproduce(
     if what == "table1":
         _table1(loaded, output)
         return
+    quiet()
+    if what == "rates":
+        _rates(loaded, output, seeds or [0], backbone, set or [], only or [])
+        return
     from sprec.runs.reproduce import execute, plan
 
-    quiet()
     jobs = plan(
         what,
         loaded,
@@ -70,12 +74,25 @@ def _table1(datasets: "list[Dataset]", output: Path) -> None:
         typer.echo(f"wrote {file}")
 
 
-def _report(what: str, folders: "dict[Job, Path]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
+def _rates(
+    datasets: "list[Dataset]", output: Path, seeds: list[int], backbone: str | None, set: list[str], only: list[str]
+) -> None:
+    from sprec.cli.runs import print_table
+    from sprec.runs.paper import write_table
+    from sprec.runs.rates import search
+
+    table = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only)
+    print_table(table)
+    for file in write_table(table, output / "rates"):
+        typer.echo(f"wrote {file}")
+
+
+def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
     from sprec.cli.runs import print_table
     from sprec.runs import paper
 
     if what.startswith("table"):
-        table, changes = paper.paper_table(what, folders, datasets, marks), paper.changes_table(what, folders, datasets)
+        table, changes = paper.paper_table(what, found, datasets, marks), paper.changes_table(what, found, datasets)
         print_table(table)
         return [
             *paper.write_table(table, output / what),
@@ -85,10 +102,10 @@ def _report(what: str, folders: "dict[Job, Path]", datasets: "list[Dataset]", ou
     for dataset in datasets:
         stem = output / f"{what}-{dataset.name.split()[0]}"
         if what == "figure3":
-            files += paper.figure3(folders, dataset, stem)
+            files += paper.figure3(found, dataset, stem)
         elif what == "figure4":
-            files += paper.figure4(folders, dataset, stem)
+            files += paper.figure4(found, dataset, stem)
         else:
             label = "share of random negatives" if what == "figure5" else "negatives per prompt"
-            files += paper.sweep(folders, dataset, stem, label)
+            files += paper.sweep(found, dataset, stem, label)
     return files

@@ -236,9 +236,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
 def _read_about(path: Path) -> dict[str, Any]:
     file = path / "dataset.json"
     if not file.is_file():
-        raise UserError(
-            f"{path} is not a dataset (no {file}); make one with 'sprec data import' or 'sprec data demo'"
-        )
+        raise UserError(f"{path} is not a dataset (no {file}); make one with 'sprec data import' or 'sprec data demo'")
     try:
         about: Any = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

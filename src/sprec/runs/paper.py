@@ -12,6 +12,7 @@ from sprec.data.stats import stats
 from sprec.evaluation import (
     PAPER_METRICS,
     Bootstrap,
+    Cases,
     Cell,
     Table,
     bootstrap,
@@ -21,8 +22,7 @@ from sprec.evaluation import (
     plain_marks,
 )
 from sprec.report.paper import published
-from sprec.runs.compare import cases_of
-from sprec.runs.pipeline import load_results
+from sprec.runs.records import Record
 from sprec.runs.reproduce import Job
 
 REFERENCE = "BIGRec"
@@ -38,16 +38,16 @@ def write_table(table: Table, stem: Path) -> list[Path]:
     return [stem.with_suffix(f".{suffix}") for suffix in forms]
 
 
-def sampled(folders: Mapping[Job, Path], dataset: Dataset) -> dict[tuple[str, str], Bootstrap]:
+def sampled(found: Mapping[Job, Record], dataset: Dataset) -> dict[tuple[str, str], Bootstrap]:
     """(variant, protocol) to its bootstrap over cases, seeds together, from the last evaluation of each run."""
-    groups: dict[tuple[str, str], list[Path]] = {}
-    for job, folder in folders.items():
+    groups: dict[tuple[str, str], list[Cases]] = {}
+    for job, record in found.items():
         if job.dataset == dataset.name:
-            groups.setdefault((job.variant, job.protocol), []).append(folder)
-    return {key: bootstrap([cases_of(run, -1)[1] for run in runs]) for key, runs in groups.items()}
+            groups.setdefault((job.variant, job.protocol), []).append(record.cases(dataset))
+    return {key: bootstrap(cases) for key, cases in groups.items()}
 
 
-def paper_table(experiment: str, folders: Mapping[Job, Path], datasets: Sequence[Dataset], mark: str) -> Table:
+def paper_table(experiment: str, found: Mapping[Job, Record], datasets: Sequence[Dataset], mark: str) -> Table:
     """Table 2 or 3: our values with intervals for each dataset and protocol, then the published ones.
 
     Args:
@@ -56,10 +56,10 @@ def paper_table(experiment: str, folders: Mapping[Job, Path], datasets: Sequence
     rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
     printed = published()
     for dataset in datasets:
-        ours = sampled(folders, dataset)
+        ours = sampled(found, dataset)
         for protocol in dict.fromkeys(protocol for _, protocol in ours):
             block = {variant: sample for (variant, own), sample in ours.items() if own == protocol}
-            seeds = {job.seed for job in folders if job.dataset == dataset.name}
+            seeds = {job.seed for job in found if job.dataset == dataset.name}
             cells = _cells(block, mark)
             rows += [
                 ((dataset.name, f"ours, {_PROTOCOLS.get(protocol, protocol)}, {len(seeds)} seeds", name), cells[name])
@@ -85,16 +85,16 @@ def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cel
     return cells
 
 
-def changes_table(experiment: str, folders: Mapping[Job, Path], datasets: Sequence[Dataset]) -> Table:
+def changes_table(experiment: str, found: Mapping[Job, Record], datasets: Sequence[Dataset]) -> Table:
     """Relative change of every method to BIGRec, ours (marked where it is real) and the paper's."""
     rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
     printed = published()
     for dataset in datasets:
-        ours = sampled(folders, dataset)
+        ours = sampled(found, dataset)
         for (variant, protocol), sample in ours.items():
             if variant != REFERENCE and (REFERENCE, protocol) in ours:
-                found = compare(sample, ours[REFERENCE, protocol])
-                cells = {m: Cell(found[m].relative, mark="best" if found[m].real else "") for m in PAPER_METRICS}
+                apart = compare(sample, ours[REFERENCE, protocol])
+                cells = {m: Cell(apart[m].relative, mark="best" if apart[m].real else "") for m in PAPER_METRICS}
                 rows.append(((dataset.name, f"ours, {_PROTOCOLS.get(protocol, protocol)}", variant), cells))
         base = printed.get((experiment, dataset.name, REFERENCE), {})
         for (table, data, method), values in printed.items():
@@ -113,39 +113,39 @@ def table1(datasets: Sequence[Dataset]) -> Table:
     return Table("", ("dataset",), ("items", "interactions", "sequences"), tuple(rows), digits=0)
 
 
-def figure3(folders: Mapping[Job, Path], dataset: Dataset, stem: Path) -> list[Path]:
+def figure3(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[Path]:
     """Per-genre unfairness |GU(g)| at k=1, one bar per method, mean over seeds."""
     from sprec.report.figures import genre_bars
 
     values: dict[str, list[Any]] = {}
-    for job, folder in folders.items():
+    for job, record in found.items():
         if job.dataset == dataset.name:
-            values.setdefault(job.variant, []).append(np.abs(genre_unfairness(cases_of(folder, -1)[1], 1)))
+            values.setdefault(job.variant, []).append(np.abs(genre_unfairness(record.cases(dataset), 1)))
     means = {variant: np.mean(own, axis=0) for variant, own in values.items()}
-    record = {variant: dict(zip(dataset.genres, mean.tolist(), strict=True)) for variant, mean in means.items()}
-    _write_json(stem, record)
+    table = {variant: dict(zip(dataset.genres, mean.tolist(), strict=True)) for variant, mean in means.items()}
+    _write_json(stem, table)
     return genre_bars(dataset.genres, means, stem, f"{dataset.name}: unfairness per genre at k=1")
 
 
-def figure4(folders: Mapping[Job, Path], dataset: Dataset, stem: Path) -> list[Path]:
+def figure4(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[Path]:
     """Metrics over iterations for SPRec and its ablations, mean over seeds."""
     lines: dict[str, dict[int, list[Mapping[str, float]]]] = {}
-    for job, folder in folders.items():
+    for job, record in found.items():
         if job.dataset == dataset.name and job.variant != REFERENCE:
-            for result in load_results(folder):  # the last evaluation of an iteration counts
+            for result in record.results:  # the last evaluation of an iteration counts
                 lines.setdefault(job.variant, {}).setdefault(result.iteration, [])
-            last = {result.iteration: result.metrics for result in load_results(folder)}
+            last = {result.iteration: result.metrics for result in record.results}
             for iteration, metrics in last.items():
                 lines[job.variant][iteration].append(metrics)
     return _curves(lines, "iteration", stem, f"{dataset.name}: metrics over iterations")
 
 
-def sweep(folders: Mapping[Job, Path], dataset: Dataset, stem: Path, label: str) -> list[Path]:
+def sweep(found: Mapping[Job, Record], dataset: Dataset, stem: Path, label: str) -> list[Path]:
     """Metrics over a swept setting: mean over seeds of the last three iterations (paper, RQ3)."""
     points: dict[float, list[Mapping[str, float]]] = {}
-    for job, folder in folders.items():
+    for job, record in found.items():
         if job.dataset == dataset.name:
-            last = {result.iteration: result.metrics for result in load_results(folder)}
+            last = {result.iteration: result.metrics for result in record.results}
             points.setdefault(float(job.variant), []).extend(list(last.values())[-3:])
     return _curves({"SPRec": points}, label, stem, f"{dataset.name}: {label}")
 

@@ -83,7 +83,7 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
 def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None:
     """Metrics, the last model if there is one, and the manifest that says that the run is complete."""
     with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
-        storage.write_json(store.root / METRICS, [_record(result) for result in results])
+        storage.write_json(store.root / METRICS, [record(result) for result in results])
         if final is not None:
             storage.link_tree(final.folder / MODEL, store.root / MODEL)
         model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
@@ -139,7 +139,7 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
     return results, policy
 
 
-def _record(result: Result) -> dict[str, Any]:
+def record(result: Result) -> dict[str, Any]:
     """A result as JSON: an undefined metric is null."""
     metrics = {name: None if math.isnan(value) else value for name, value in result.metrics.items()}
     return vars(result) | {"metrics": metrics}
@@ -214,10 +214,11 @@ def load_results(out: Path | str) -> list[Result]:
     problem = storage.verify(Path(out), METRICS)
     if problem:
         raise UserError(f"{out} is not a finished run ({problem}); the same sprec run command finishes it")
-    return [_result(**entry) for entry in _read(Path(out) / METRICS)]
+    return [result_of(**entry) for entry in _read(Path(out) / METRICS)]
 
 
-def _result(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
+def result_of(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
+    """A result from what :func:`record` made of it."""
     values = {name: math.nan if value is None else value for name, value in metrics.items()}
     return Result(stage, iteration, method, values)
 

@@ -1,15 +1,21 @@
 """The paper's experiments as lists of runs: planned together, sharing stages, resumed by the same command."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sprec.config import Recipe
 from sprec.data import Dataset
+from sprec.engine import processes
+from sprec.engine.backbone import pick_device, pick_precision
 from sprec.errors import UserError
 from sprec.progress import bar, say
 from sprec.runs.pipeline import run
 from sprec.runs.recipes import names, resolve
+from sprec.runs.records import Record, find, key_of, of_run
 
 _SWEEP = ("method=sprec", "loop.samples=1024")  # paper, RQ3: 1,024 samples per iteration
 
@@ -61,12 +67,23 @@ class Job:
     seed: int
     recipe: Recipe
 
-    def folder(self, out: Path) -> Path:
-        """Where the run lives; runs that differ in nothing but the experiment have the same place."""
+    @property
+    def place(self) -> Path:
+        """Where the job lives; jobs that differ in nothing but the experiment have the same place."""
         method = self.recipe.method
-        swept = f"{method}-{self.variant}" if self.variant[0].isdigit() else method
+        setting = self.variant.partition(" ")[2] or (self.variant if self.variant[0].isdigit() else "")
+        swept = f"{method}-{setting}" if setting else method
         kind = f"{swept}-{self.recipe.negatives.decode}" if swept != method else swept
-        return out / "runs" / self.dataset / kind / self.protocol / f"seed{self.seed}"
+        kind += "-stages" if self.recipe.evaluate == "stages" else ""
+        return Path(self.dataset) / kind / self.protocol / f"seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """The run directory."""
+        return out / "runs" / self.place
+
+    def record(self, out: Path) -> Path:
+        """What is kept of the run (:mod:`sprec.runs.records`)."""
+        return out / "records" / self.place.with_suffix(".json")
 
 
 def recipe_for(dataset: Dataset, backbone: str | None) -> str:
@@ -133,18 +150,35 @@ def _protocols_of(variant: str, protocols: Sequence[str]) -> Sequence[str]:
     return protocols[:1] if variant in _NO_MODEL | _OWN_PROTOCOL else protocols
 
 
-def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict[Job, Path]:
-    """Run all jobs, sharing stages; finished ones are found again. Shows overall progress.
+def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict[Job, Record]:
+    """Run all jobs, sharing stages; those that are on record are not run again. Shows overall progress.
 
     Returns:
-        Each job's run directory.
+        What is kept of each job; also under ``out/records``.
     """
     by_name = {dataset.name: dataset for dataset in datasets}
-    folders = {}
+    found = {}
     with bar("all runs", len(jobs)) as progress:
         for number, job in enumerate(jobs, start=1):
-            say(f"[{number}/{len(jobs)}] {job.dataset}, {job.variant}, {job.protocol}, seed {job.seed}")
-            folders[job] = job.folder(out)
-            run(job.recipe, by_name[job.dataset], folders[job], shared=out / "stages")
+            found[job] = _execute(job, by_name[job.dataset], out, f"[{number}/{len(jobs)}]")
             progress.advance()
-    return folders
+    return found
+
+
+def _execute(job: Job, dataset: Dataset, out: Path, number: str) -> Record:
+    key = key_of(job.recipe, dataset)
+    record = find(job.record(out), key)
+    if record is None:
+        say(f"{number} {job.dataset}, {job.variant}, {job.protocol}, seed {job.seed}")
+        began = time.monotonic()
+        run(job.recipe, dataset, job.folder(out), shared=out / "stages")
+        record = of_run(job.folder(out), key, time.monotonic() - began, precision_of(job.recipe))
+        if processes.first():
+            record.write(job.record(out))
+    return record
+
+
+def precision_of(recipe: Recipe) -> str:
+    """The precision that a recipe gets on this machine."""
+    fp32 = pick_precision(recipe.precision, pick_device(recipe.device)) is torch.float32
+    return "fp32" if fp32 else "bf16"

@@ -1,0 +1,105 @@
+"""What an experiment leaves of each run, small enough to commit: the lists of its last evaluation and all its metrics.
+
+With the dataset beside them they suffice for every table and figure; the models can go. A job whose record is there,
+made by the same recipe from the same data, is not run again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sprec import storage
+from sprec.config import Recipe
+from sprec.data import Dataset
+from sprec.errors import UserError
+from sprec.evaluation import Cases, accumulate
+from sprec.runs.pipeline import Result, load_results, result_of
+from sprec.runs.pipeline import record as result_record
+from sprec.runs.stages import RECOMMENDATIONS
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        key: hash of recipe and data.
+        lists: items of the last evaluation, best first, (n, k).
+        results: the metrics of every evaluated stage.
+        seconds: wall time that the run took here; 0 where it was found finished.
+        precision: of the forward passes, ``bf16`` or ``fp32``.
+    """
+
+    key: str
+    lists: np.ndarray
+    results: Sequence[Result]
+    seconds: float
+    precision: str
+
+    def cases(self, dataset: Dataset, split: str = "test") -> Cases:
+        """The measured cases: lists, targets and genres together."""
+        rows = dataset.splits[split][: len(self.lists)]
+        genres = dataset.catalog.genre_matrix(dataset.genres)
+        ks = tuple(k for k in (1, 5) if k <= self.lists.shape[1])
+        return accumulate(self.lists, rows.targets, rows.items, rows.offsets, genres, ks)
+
+    def write(self, file: Path) -> None:
+        """Write the record whole or not at all."""
+        lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
+        head = {"key": self.key, "precision": self.precision, "seconds": round(self.seconds, 1),
+                "results": [result_record(result) for result in self.results]}  # fmt: skip
+        text = json.dumps(head, ensure_ascii=False, indent=1)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n', "utf-8")
+        part.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> "Record":
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            UserError: the file is not a record.
+        """
+        try:
+            found: Any = json.loads(file.read_text("utf-8"))
+            results = [result_of(**entry) for entry in found["results"]]
+            return cls(found["key"], np.array(found["lists"]), results, found["seconds"], found["precision"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not the record of a run; remove it and it is made again") from error
+
+
+def key_of(recipe: Recipe, dataset: Dataset) -> str:
+    """What a record depends on: every setting that moves numbers, and the data."""
+    settings = recipe.model_dump(mode="json", exclude={"description", "track", "device", "checkpoint_steps"})
+    return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(file: Path, key: str) -> Record | None:
+    """The record of a job, None where there is none or its recipe or data were others."""
+    if not file.is_file():
+        return None
+    record = Record.read(file)
+    return record if record.key == key else None
+
+
+def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
+    """The record of a finished run.
+
+    Raises:
+        UserError: the run is not finished, or its last lists are damaged.
+    """
+    results = load_results(run)
+    last = results[-1]
+    folders = sorted((run / "stages").glob(f"*-evaluate-{last.stage}-{last.iteration}"))
+    problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
+    if problem:
+        raise UserError(f"{problem}; the same command repairs it")
+    lists = np.array(pl.read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
+    return Record(key, lists, results, seconds, precision)
