@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,30 @@ def test_adapters_are_loaded_where_the_server_has_a_place_for_them(policy: Polic
     too_large: Answer = lambda *_: (400, {"message": "rank 64 is greater"})  # noqa: E731
     with answering(too_large) as server, pytest.raises(UserError, match=r"loads no adapters .*rank 64 is greater"):
         load_adapters(server, "new", tmp_path)
+
+
+def test_a_run_loads_the_adapters_of_each_stage(policy: Policy, tmp_path: Path) -> None:
+    dataset = demo(0, train=40, valid=4, test=4, extra=0, history=3)
+    loaded: dict[str, str] = {}
+
+    def answer(path: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if path == "/v1/load_lora_adapter":
+            weights = (Path(fields["lora_path"]) / "adapter_model.safetensors").read_bytes()
+            loaded[fields["lora_name"]] = sha256(weights).hexdigest()
+            return 200, {}
+        return spoken(fields, f'"{len(loaded)} {fields["lora_path"]}"\n')
+
+    with answering(answer) as server:
+        base = {"kind": "huggingface", "path": policy.tokenizer.name_or_path, "lora": {"r": 2}}
+        settings = {"precision": "fp32", "device": "cpu", "backbone": base, "server": server.model_dump(), "cases": 2}
+        settings |= {"sft.samples": 8, "sft.epochs": 1, "sft.valid": 4, "loop.iterations": 2, "loop.samples": 4}
+        settings |= {"evaluate": "last", "recommend.max_new_tokens": 2, "prefer.lr": 0.01}
+        changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+        run(resolve("llama-3.2-1b", changes), dataset, tmp_path)
+    assert len(set(loaded.values())) == 2, "new weights under a new name"
+    files = sorted((tmp_path / "stages").glob(f"*/{FILE}"))
+    titles = [{json.loads(line)["title"] for line in file.read_text().splitlines()} for file in files]
+    assert titles == [{f"{number} {name}"} for number, name in enumerate(loaded, 1)]
 
 
 def test_beams_are_not_asked_of_servers(policy: Policy) -> None:

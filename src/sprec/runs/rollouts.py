@@ -136,8 +136,7 @@ def _served(session: Session, policy: Stage) -> Served:
     if server is None:
         raise ValueError("no server asked for")
     if isinstance(session.recipe.backbone, HuggingFace) and session.recipe.backbone.lora:
-        processes.by_first(lambda: load_adapters(server, policy.key, folder))
-        return Served(server, policy.key, adapters=True)
+        return processes.by_first(lambda: load_adapters(server, policy.key, folder))
     named = session.store.unfinished.absolute() / f"model-{policy.key}"
 
     def link() -> None:
