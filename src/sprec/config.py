@@ -208,6 +208,17 @@ class Sasrec(Section):
     """Learn to predict every item of a history, as the original does, not the target alone."""
 
 
+class Server(Section):
+    """A server with the OpenAI completions API that makes the rollouts: vLLM, SGLang, transformers serve."""
+
+    url: Annotated[str, Field(pattern="^https?://.")]
+    """Where it listens, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
+    concurrency: Count = 32
+    """Requests under way at once, of each process."""
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds that an answer may take, loading the weights included."""
+
+
 class Recipe(Section):
     """All settings of a run."""
 
@@ -229,6 +240,8 @@ class Recipe(Section):
     negatives: Negatives = Negatives()
     prefer: Prefer = Prefer()
     recommend: Recommend = Recommend()
+    server: Server | None = None
+    """Server for the self-play rollouts, greedy or sampled; null makes them in this process."""
     sasrec: Sasrec = Sasrec()
     cases: Count = 1000
     """Cases evaluated: the first ones of the split (DivRatio depends on their number)."""
@@ -251,6 +264,12 @@ class Recipe(Section):
                 f"prefer.objective={self.prefer.objective} takes one negative, not negatives.count="
                 f"{self.negatives.count}; use sdpo or dmpo"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _server_can_decode(self) -> "Recipe":
+        if self.server and self.negatives.source == "self-play" and self.negatives.decode == "beam":
+            raise ValueError("a server completes greedy and sampled; set negatives.decode=sample, or server=null")
         return self
 
 

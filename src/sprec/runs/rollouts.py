@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sprec.config import HuggingFace
 from sprec.data import Catalog, Split
+from sprec.engine import processes
 from sprec.engine.generation import Decoding, generate
+from sprec.engine.http import Served, complete, load_adapters
 from sprec.methods import negatives as samplers
 from sprec.prompts import PromptBuilder, parse_negative
 from sprec.runs.examples import prompts
@@ -112,14 +115,11 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
     )
     asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
-    answers = generate(
-        model,
-        asked,
-        decoding,
-        budget=recipe.tokens_per_batch,
-        description=f"rollout {iteration}",
-        journal=session.store.unfinished / "rollouts",
-    )
+    note, journal = f"rollout {iteration}", session.store.unfinished / "rollouts"
+    if recipe.server:
+        answers = complete(model, asked, decoding, _served(session, policy), description=note, journal=journal)
+    else:
+        answers = generate(model, asked, decoding, budget=recipe.tokens_per_batch, description=note, journal=journal)
     titles = []
     for answer in answers:
         parsed = map(parse_negative, model.decode([completion.tokens for completion in answer]))
@@ -128,6 +128,24 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         nearest = session.grounder(backbone)
         titles = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
     return titles
+
+
+def _served(session: Session, policy: Stage) -> Served:
+    """The weights of a stage on the recipe's server, under a name that no other weights have: servers keep caches."""
+    server, folder = session.recipe.server, policy.folder / "model"
+    if server is None:
+        raise ValueError("no server asked for")
+    if isinstance(session.recipe.backbone, HuggingFace) and session.recipe.backbone.lora:
+        return processes.by_first(lambda: load_adapters(server, policy.key, folder))
+    named = session.store.unfinished.absolute() / f"model-{policy.key}"
+
+    def link() -> None:
+        named.parent.mkdir(parents=True, exist_ok=True)
+        if not named.is_symlink():
+            named.symlink_to(folder.absolute(), target_is_directory=True)
+
+    processes.by_first(link)
+    return Served(server, str(named))
 
 
 def _sampled(session: Session, backbone: Stage, examples: Split, iteration: int) -> np.ndarray:

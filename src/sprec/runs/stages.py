@@ -132,6 +132,8 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
         "seed": recipe.seed,
         **session.prompt_settings,
     }
+    if recipe.server and recipe.negatives.source == "self-play":
+        depends["server"] = True  # other draws than those made here; which server it was does not matter
 
     def make(folder: Path) -> str:
         rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
