@@ -30,7 +30,7 @@ def test_only_the_columns_of_the_answers_pass_the_last_network(style: str, check
     policy = load(checkpoint(style))
     batch = collate([group for group in ragged_groups(5, 30, 1) if len(group.prompt) > 30])
     layers: Any = policy.model.get_decoder()
-    stack = next(child for child in layers.children() if isinstance(child, nn.ModuleList))
+    stack: Any = next(child for child in layers.children() if isinstance(child, nn.ModuleList))
     with torch.no_grad():
         narrow = completion_log_probs(policy.model, batch, policy.head)
         columns = [

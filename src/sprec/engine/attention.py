@@ -8,7 +8,7 @@ Where the mask has more keys than there are, the missing ones are the prefix: th
 the own keys of every row.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,25 @@ from sprec.engine.narrow import queries_needed
 PLAIN, FUSED = "sprec_plain", "sprec_fused"
 
 
+class Parts(NamedTuple):
+    """Keys or values that lie in several tensors, oldest first: what many rows share is there once.
+
+    Each tensor is (b, H_kv, S, D), b a divisor of the rows: the same b-th part of the rows, in order, shares an entry.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    def joined(self) -> Tensor:
+        """The same as one tensor, (rows, H_kv, S, D), for kernels that want it so."""
+        rows = len(self.tensors[-1])
+        return torch.cat([part.repeat_interleave(rows // len(part), 0) for part in self.tensors], 2)
+
+
 def plain_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | Parts,
+    value: Tensor | Parts,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -36,8 +50,8 @@ def plain_attention(
     Args:
         module: the attention layer; its ``training`` flag switches the dropout.
         query: (B, H, T, D).
-        key: (B, H_kv, S, D).
-        value: (B, H_kv, S, D).
+        key: (B, H_kv, S, D), or the same in parts.
+        value: (B, H_kv, S, D), or the same in parts.
         attention_mask: (B, 1, T, prefix + S), additive or bool (True: sees); None for causal over S keys.
         scaling: factor of the scores, 1/sqrt(D) by default.
         dropout: on the attention weights while training.
@@ -45,21 +59,62 @@ def plain_attention(
     Returns:
         (B, T, H, D), and None for the weights.
     """
-    key, value = _with_prefix(key, value, attention_mask)
+    keys, values = _parts(key, value, attention_mask)
     whole, width = query.shape[2], queries_needed(module, query.shape[2])
-    if width < whole:
-        mask = _mask_or_causal(attention_mask, whole, key.shape[2], query)
-        query, attention_mask = query[:, :, -width:], mask[..., -width:, :]
-    batch, heads, _, size = query.shape
-    kv_heads, keys = key.shape[1:3]
-    share = heads // kv_heads
-    grouped = (query * (scaling or size**-0.5)).reshape(batch, kv_heads, share * width, size)
-    scores = (grouped @ key.transpose(2, 3)).view(batch, heads, width, keys)
-    scores = scores + additive(_mask_or_causal(attention_mask, width, keys, query), query.dtype)
+    known = sum(part.shape[2] for part in keys)
+    mask = _mask_or_causal(attention_mask, whole, known, query)[..., whole - width :, :]
+    query = query[:, :, whole - width :] * (scaling or query.shape[3] ** -0.5)
+    scores = _joined([_scores(query, part) for part in keys])
+    scores = scores + additive(mask, query.dtype)
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
-    output = weights.view(batch, kv_heads, share * width, keys) @ value
-    output = output.view(batch, heads, width, size).transpose(1, 2)
-    return nn.functional.pad(output, (0, 0, 0, 0, whole - width, 0)).contiguous(), None
+    shares = weights.split([part.shape[2] for part in values], -1)
+    output = sum(_weighted(share, part) for share, part in zip(shares, values, strict=True))
+    output = nn.functional.pad(cast("Tensor", output).transpose(1, 2), (0, 0, 0, 0, whole - width, 0))
+    return output.contiguous(), None
+
+
+def _scores(query: Tensor, key: Tensor) -> Tensor:
+    """Products of queries (B, H, T, D) and keys (b, H_kv, S, D): (B, H, T, S)."""
+    products = _grouped(query, key) @ key.transpose(2, 3)
+    return _ungrouped(products, query)
+
+
+def _weighted(weights: Tensor, value: Tensor) -> Tensor:
+    """Sums of values (b, H_kv, S, D) with weights (B, H, T, S): (B, H, T, D)."""
+    return _ungrouped(_grouped(weights, value) @ value, weights)
+
+
+def _grouped(rows: Tensor, shared: Tensor) -> Tensor:
+    """The rows of each entry of ``shared`` below each other: (B, H, T, X) to (b, H_kv, B/b * H/H_kv * T, X)."""
+    batch, heads, width, size = rows.shape
+    entries, kv_heads = shared.shape[:2]
+    if entries == batch:
+        return rows.reshape(batch, kv_heads, heads // kv_heads * width, size)
+    apart = rows.reshape(entries, batch // entries, kv_heads, heads // kv_heads * width, size)
+    return apart.transpose(1, 2).reshape(entries, kv_heads, -1, size)
+
+
+def _ungrouped(products: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`_grouped`, with the shape (B, H, T) of ``like``."""
+    batch, heads, width, _ = like.shape
+    entries, kv_heads, _, size = products.shape
+    if entries != batch:
+        apart = products.view(entries, kv_heads, batch // entries, heads // kv_heads * width, size)
+        products = apart.transpose(1, 2)
+    return products.reshape(batch, heads, width, size)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _parts(
+    key: Tensor | Parts, value: Tensor | Parts, mask: Tensor | None
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    if isinstance(key, Parts) and isinstance(value, Parts):
+        return key.tensors, value.tensors
+    key, value = _with_prefix(cast("Tensor", key), cast("Tensor", value), mask)
+    return (key,), (value,)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -76,10 +131,17 @@ def _mask_or_causal(mask: Tensor | None, width: int, keys: int, like: Tensor) ->
 
 
 def fused_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | Parts,
+    value: Tensor | Parts,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """PyTorch's fused attention; arguments and result as in :func:`plain_attention`."""
-    key, value = _with_prefix(key, value, attention_mask)
+    if isinstance(key, Parts) and isinstance(value, Parts):
+        key, value = key.joined(), value.joined()
+    key, value = _with_prefix(cast("Tensor", key), cast("Tensor", value), attention_mask)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 

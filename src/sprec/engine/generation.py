@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from sprec.engine.attention import additive
+from sprec.engine.attention import Parts, additive
 from sprec.engine.backbone import CausalLM, Policy
 from sprec.engine.batches import in_batches
 from sprec.engine.groups import common_prefix, round_up, token_budget_batches
@@ -54,8 +54,25 @@ class Completion:
     finished: bool
 
 
+class _Branch(DynamicCache):
+    """Keys and values of the columns behind those of other caches, which stay where they are and are never copied."""
+
+    def __init__(self, above: Sequence[DynamicCache]) -> None:
+        super().__init__()
+        self.above = above
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Add new columns to a layer; all keys and values of it, in parts."""
+        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        known = [cache.layers[layer_idx] for cache in self.above]
+        return Parts((*(layer.keys for layer in known), keys)), Parts((*(layer.values for layer in known), values))
+
+
 class Prefilled:
-    """The state of B prompts that have been read: key-value cache, mask, next positions and next-token logits."""
+    """The state of B prompts that have been read, and of the rows that continue them: ``each`` rows per prompt.
+
+    The tokens that all prompts share are in the cache once, those of a prompt once for all its rows.
+    """
 
     def __init__(self, model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
         self.model = model
@@ -69,16 +86,18 @@ class Prefilled:
         for row, prompt in enumerate(rest):
             tokens[row, width - len(prompt) :] = prompt
             seen[row, shared + width - len(prompt) :] = True
-        self.cache = DynamicCache(config=model.config)
+        above: list[DynamicCache] = []
         if shared:
             prefix = torch.tensor([prompts[0][:shared]], device=device)
+            above.append(DynamicCache())
             with last_columns(model, 1, shared):
-                model(input_ids=prefix, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-            self.cache.batch_repeat_interleave(len(rest))
+                model(input_ids=prefix, past_key_values=above[0], use_cache=True, logits_to_keep=1)
+        self.prompts = self.cache = _Branch(above)
         self.seen = torch.from_numpy(seen).to(device)
         positions = (self.seen.long().cumsum(1) - 1).clamp(min=0)
         self.logits = self._forward(torch.from_numpy(tokens).to(device), positions[:, shared:], width)
         self.next_position = positions[:, -1] + 1
+        self.cache = _Branch([*above, self.prompts])
 
     def _forward(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
         """Logits of the last column, (B, V) float32, for new tokens (B, width) whose columns are in ``seen``."""
@@ -105,8 +124,22 @@ class Prefilled:
         self.next_position = self.next_position + 1
         return logits
 
-    def select(self, rows: Tensor) -> None:
-        """Keep (or repeat, or reorder) rows of the batch."""
+    def repeat(self, each: int) -> None:
+        """Continue every prompt with so many rows; nothing has been read behind the prompts yet."""
+        self.seen = self.seen.repeat_interleave(each, 0)
+        self.next_position = self.next_position.repeat_interleave(each, 0)
+        self.logits = self.logits.repeat_interleave(each, 0)
+
+    def select(self, prompts: Tensor, rows: Tensor | None = None) -> None:
+        """Keep these prompts, and these rows: the same number for each prompt, in the order of the prompts.
+
+        Args:
+            prompts: numbers of the prompts, (B,).
+            rows: numbers of the rows, a multiple of B of them; by default those of the prompts, one each.
+        """
+        rows = prompts if rows is None else rows
+        if not torch.equal(prompts, torch.arange(len(self.prompts.layers[0].keys), device=prompts.device)):
+            self.prompts.batch_select_indices(prompts)
         self.cache.batch_select_indices(rows)
         self.seen = self.seen[rows]
         self.next_position = self.next_position[rows]
@@ -157,38 +190,52 @@ def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
 
 def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> list[list[Completion]]:
     """Greedy or sampled completions of a prefilled batch: one path per row; finished rows leave the batch."""
-    count = decoding.count if decoding.mode == "sample" else 1
-    logits, device = state.logits, state.logits.device
+    count, device = decoding.count if decoding.mode == "sample" else 1, state.logits.device
     uniforms = None
     if decoding.mode == "sample":
         uniforms = torch.from_numpy(_uniforms(rows, decoding)).to(device)
-        repeated = torch.arange(len(rows), device=device).repeat_interleave(count)
-        state.select(repeated)
-        logits = logits[repeated]
-    total = len(rows) * count
+    state.repeat(count)
+    logits, total = state.logits, len(rows) * count
     tokens = torch.full((total, decoding.max_new_tokens), end, device=device)
     log_probs = torch.zeros(total, device=device)
     finished = torch.zeros(total, dtype=torch.bool, device=device)
-    live = torch.arange(total, device=device)
+    live = torch.arange(total, device=device).view(-1, count)  # the rows of each prompt in the batch
     for step in range(decoding.max_new_tokens):
+        own = live.flatten()
         log_p = logits.log_softmax(-1)
-        chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[live, step], decoding)
-        chosen = chosen.masked_fill(finished[live], end)
-        tokens[live, step] = chosen
-        log_probs[live] += log_p.gather(1, chosen[:, None])[:, 0].masked_fill(finished[live], 0.0)
-        finished[live] |= chosen == end
-        kept = still_needed(finished[live])
-        if not len(kept) or step + 1 == decoding.max_new_tokens:
+        chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[own, step], decoding)
+        chosen = chosen.masked_fill(finished[own], end)
+        tokens[own, step] = chosen
+        log_probs[own] += log_p.gather(1, chosen[:, None])[:, 0].masked_fill(finished[own], 0.0)
+        finished[own] |= chosen == end
+        prompts, kept = _going(finished[live])
+        if not len(prompts) or step + 1 == decoding.max_new_tokens:
             break
-        if len(kept) < len(live):
-            state.select(kept)
-            live, chosen = live[kept], chosen[kept]
+        if kept.numel() < len(own):
+            state.select(prompts, kept.flatten())
+            live, chosen = own[kept], chosen[kept.flatten()]
         logits = state.step(chosen)
     flat = [
         _completion(row, value, done, end)
         for row, value, done in zip(tokens.tolist(), log_probs.tolist(), finished.tolist(), strict=True)
     ]
     return [flat[start : start + count] for start in range(0, total, count)]
+
+
+def _going(finished: Tensor) -> tuple[Tensor, Tensor]:
+    """Which prompts stay in the batch, and which of their rows; from (n, each) to (m,) and numbers of rows (m, most).
+
+    Every prompt keeps as many rows as the one with the most unfinished ones, its own unfinished ones among them.
+    """
+    each = finished.shape[1]
+    prompts = still_needed(finished.all(1))
+    most = int((~finished[prompts]).sum(1).max()) if len(prompts) else 0
+    order = finished[prompts].long().argsort(dim=1, stable=True)
+    kept = order[:, :most].sort(1).values + each * prompts[:, None]
+    if 4 * kept.numel() > 3 * finished.numel():
+        everything = torch.arange(finished.numel(), device=finished.device).view(finished.shape)
+        return torch.arange(len(finished), device=finished.device), everything
+    return prompts, kept
 
 
 def still_needed(finished: Tensor) -> Tensor:
@@ -226,8 +273,8 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
     pools: list[list[Completion]] = [[] for _ in range(n)]
     scores = torch.full((n, width), -torch.inf, device=device)
     scores[:, 0] = 0.0
-    state.select(torch.arange(n, device=device).repeat_interleave(width))
-    logits = state.logits.repeat_interleave(width, dim=0)
+    state.repeat(width)
+    logits = state.logits
     paths = torch.zeros(n, width, 0, dtype=torch.long, device=device)
     live = list(range(n))
     for _ in range(decoding.max_new_tokens):
@@ -245,7 +292,7 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
         kept = torch.tensor(keep, device=device)
         rows = (kept[:, None] * width + origin[kept]).flatten()
         live, scores, paths, token = [live[i] for i in keep], scores[kept], paths[kept], token[kept]
-        state.select(rows)
+        state.select(kept, rows)
         logits = state.step(token.flatten())
     for i, row in enumerate(live):
         reached = scores[i] > -torch.inf

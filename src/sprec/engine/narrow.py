@@ -64,8 +64,8 @@ def _filled(states: Tensor, width: int) -> Tensor:
 
 
 def _last_layer(model: nn.Module) -> nn.Module | None:
-    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    decoder: Any = inner.get_decoder()
+    inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    decoder = inner.get_decoder()
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)] if decoder is not None else []
     return stacks[0][-1] if len(stacks) == 1 and len(stacks[0]) else None
 
