@@ -101,8 +101,8 @@ def flexible_attention(
     """FlexAttention where the mask is one of blocks (packed rows), :func:`fused_attention` for all others."""
     if not isinstance(attention_mask, BlockMask):
         return fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    if dropout:
-        raise ValueError("FlexAttention has no dropout")
+    if dropout or kwargs.get("softcap") is not None:  # a wrong number is worse than none
+        raise ValueError("packed rows have neither dropout nor soft caps on attention weights")
     return attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
 
@@ -124,11 +124,12 @@ def takes_prefix_row(model: nn.Module) -> bool:
 def packs(model: nn.Module, precision: torch.dtype) -> bool:
     """Whether a model, possibly wrapped, reads packed rows: with FlexAttention, where that works.
 
-    It does not with architectures that take no masks of blocks, and not with dropout on attention weights.
+    It does not with architectures that take no masks of blocks or whose attention is more than a softmax of products
+    (soft caps, sinks: the fused kernels cannot do these either), and not with dropout on attention weights.
     """
     inner = _inner(model)
     config: Any = inner.config.get_text_config()
-    if inner.config._attn_implementation != FLEX or not inner._supports_flex_attn:
+    if inner.config._attn_implementation != FLEX or not (inner._supports_flex_attn and inner._supports_sdpa):
         return False
     if getattr(config, "attention_dropout", 0.0):
         return False
