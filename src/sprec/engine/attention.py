@@ -1,8 +1,8 @@
 """Attention that knows the common prefix of a batch; on CPUs two batched matrix products and a softmax.
 
 At the lengths of this field (100 to 300 tokens) PyTorch's fused CPU kernel is 2 to 3.5 times slower than the plain
-form, forward and backward (``benchmarks/``); on GPUs the fused kernels stay. Both are registered with transformers'
-attention interface, so that every model that uses the interface has them.
+form, forward and backward (``benchmarks/``); on GPUs the fused kernels stay, and FlexAttention reads packed rows. All
+are registered with transformers' attention interface, so that every model that uses the interface has them.
 
 Where the mask has more keys than there are, the missing ones are the prefix: the first columns of row 0, in front of
 the own keys of every row.
@@ -12,13 +12,15 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from sprec.engine.blocks import attend, works
 from sprec.engine.narrow import queries_needed
 
-PLAIN, FUSED = "sprec_plain", "sprec_fused"
+PLAIN, FUSED, FLEX = "sprec_plain", "sprec_fused", "sprec_flex"
 
 
 class Parts(NamedTuple):
@@ -154,18 +156,57 @@ def _with_prefix(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tenso
     return torch.cat([first, key], 2), torch.cat([second, value], 2)
 
 
-AttentionInterface.register(PLAIN, plain_attention)
-AttentionMaskInterface.register(PLAIN, sdpa_mask)
-AttentionInterface.register(FUSED, fused_attention)
-AttentionMaskInterface.register(FUSED, sdpa_mask)
+def flexible_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | Parts,
+    value: Tensor | Parts,
+    attention_mask: Tensor | BlockMask | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """FlexAttention where the mask is one of blocks (packed rows), :func:`fused_attention` for all others."""
+    if not isinstance(attention_mask, BlockMask):
+        return fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    if dropout or kwargs.get("softcap") is not None:  # a wrong number is worse than none
+        raise ValueError("packed rows have neither dropout nor soft caps on attention weights")
+    own, content = cast("Tensor", key), cast("Tensor", value)  # parts are for generation, which has dense masks
+    return attend(query, own, content, attention_mask, scaling).transpose(1, 2).contiguous(), None
+
+
+for _name, _function in ((PLAIN, plain_attention), (FUSED, fused_attention), (FLEX, flexible_attention)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, sdpa_mask)
 
 
 def implementation(device: torch.device) -> str:
     """The name of the attention that is fastest on this device."""
-    return PLAIN if device.type == "cpu" else FUSED
+    return {"cpu": PLAIN, "cuda": FLEX}.get(device.type, FUSED)
 
 
 def takes_prefix_row(model: nn.Module) -> bool:
     """Whether a model, possibly wrapped, computes attention by one of the functions above."""
-    inner = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
-    return inner.config._attn_implementation in (PLAIN, FUSED)
+    return _inner(model).config._attn_implementation in (PLAIN, FUSED, FLEX)
+
+
+def packs(model: nn.Module, precision: torch.dtype) -> bool:
+    """Whether a model, possibly wrapped, reads packed rows: with FlexAttention, where that works.
+
+    It does not with architectures that take no masks of blocks or whose attention is more than a softmax of products
+    (soft caps, sinks: the fused kernels cannot do these either), and not with dropout on attention weights.
+    """
+    inner = _inner(model)
+    config: Any = inner.config.get_text_config()
+    if inner.config._attn_implementation != FLEX or not (inner._supports_flex_attn and inner._supports_sdpa):
+        return False
+    if getattr(config, "attention_dropout", 0.0):
+        return False
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return works(next(inner.parameters()).device, heads, kv_heads, size, precision)
+
+
+def _inner(model: nn.Module) -> PreTrainedModel:
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel))

@@ -26,7 +26,7 @@ from transformers import (
 
 from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine import processes
-from sprec.engine.attention import implementation
+from sprec.engine.attention import implementation, packs
 from sprec.engine.groups import round_up, token_budget_batches
 from sprec.engine.sharding import laid_out, sharded, whole
 from sprec.errors import UserError
@@ -58,6 +58,11 @@ class Policy:
     def head(self) -> torch.nn.Module:
         """The layer that turns hidden states into logits."""
         return cast("torch.nn.Module", self.model.get_output_embeddings())
+
+    @property
+    def packed(self) -> bool:
+        """How its prompt groups are laid out: packed into one row (FlexAttention, on GPUs), or padded."""
+        return packs(self.model, self.precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context that sets the precision of a forward pass."""

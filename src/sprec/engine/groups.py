@@ -4,6 +4,9 @@ A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 
 sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
 however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
 (the template) stand in the first columns, so that a model can read them once for the whole batch.
+
+That is the padded layout. In the packed one (on GPUs, :mod:`sprec.engine.blocks`) all groups of a batch stand behind
+one another in a single row, ``[prefix | prompt | completions | prompt | completions | ... | padding]``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from sprec.engine.attention import additive
+from sprec.engine.blocks import block_mask, row_width
 
 WIDTH_MULTIPLE = 8
 """Widths of batches are rounded up to it: CPU kernels are compiled per shape and kept, and without rounding a long
@@ -40,9 +45,12 @@ class PromptGroup:
 class GroupBatch:
     """B groups as tensors; T columns, of which the last R hold the completions.
 
+    In the packed layout there is one row: read (1, T) for (B, T) in ``input_ids`` and ``position_ids``, and T for kept.
+
     Attributes:
         input_ids: (B, T) long, padded with 0.
-        attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column).
+        attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column). Packed:
+            (T,) int, the last column that sees each column.
         position_ids: (B, T) long.
         kept: number of trailing columns whose logits are needed: 1 + R (the prompt's last token and the rest).
         source: (N,) long: for each completion token, the flat index b * kept + column of the state that predicts it.
@@ -73,6 +81,15 @@ class GroupBatch:
         }
         return replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})
 
+    @property
+    def packed(self) -> bool:
+        """Whether all groups stand in one row."""
+        return self.attention_mask.dim() == 1
+
+    def attention(self) -> Tensor | BlockMask:
+        """The mask as the model takes it."""
+        return block_mask(self.attention_mask) if self.packed else self.attention_mask
+
     def with_prefix_row(self) -> "GroupBatch":
         """The same groups with the common prefix in a row of its own, before the others: (1 + B, T - prefix).
 
@@ -98,15 +115,20 @@ def collate(
     extra: dict[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float32,
     multiple: int = WIDTH_MULTIPLE,
+    *,
+    packed: bool = False,
 ) -> GroupBatch:
-    """Lay groups into one batch: prompts padded on the left, completions on the right.
+    """Lay groups into one batch: prompts padded on the left, completions on the right; or packed into one row.
 
     Args:
         groups: B groups; every one has a prompt of at least one token.
         extra: tensors of shape (B, ...) that travel with the batch.
         dtype: of the mask: the one the attention computes in.
         multiple: the widths of prompts and completions are rounded up to it.
+        packed: the layout; :attr:`sprec.engine.backbone.Policy.packed` says which one a policy reads.
     """
+    if packed:
+        return _packed(groups, extra or {}, multiple)
     region = round_up(max(group.tokens - len(group.prompt) for group in groups), multiple)
     prefix = _worthwhile_prefix(groups, region)
     prompt_width = prefix + round_up(max(len(group.prompt) for group in groups) - prefix, multiple)
@@ -152,6 +174,47 @@ def collate(
     )
 
 
+def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], multiple: int) -> GroupBatch:
+    prefix = common_prefix([group.prompt for group in groups])
+    end = prefix + sum(group.tokens - prefix for group in groups)
+    width = row_width(end)
+    completions = max(1, max(len(group.completions) for group in groups))
+    input_ids, positions = np.zeros((2, width), dtype=np.int64)
+    last = np.arange(width, dtype=np.int32)  # padding is seen by itself only
+    lengths = np.zeros((len(groups), completions), dtype=np.int64)
+    source, token, slot = [], [], []
+
+    def put(column: int, tokens: Sequence[int], position: int, seen_until: int) -> int:
+        own = slice(column, column + len(tokens))
+        input_ids[own], positions[own], last[own] = tokens, position + np.arange(len(tokens)), seen_until
+        return column + len(tokens)
+
+    column = put(0, groups[0].prompt[:prefix], 0, end - 1)
+    for row, group in enumerate(groups):
+        column = put(column, group.prompt[prefix:], prefix, column + group.tokens - prefix - 1)
+        prompt_end = column - 1
+        for index, completion in enumerate(group.completions):
+            size = lengths[row, index] = len(completion)
+            predicted_by = np.arange(column - 1, column + size - 1)
+            predicted_by[:1] = prompt_end  # the first token of every completion is predicted by the prompt's last one
+            source.append(predicted_by)
+            token.append(np.asarray(completion, dtype=np.int64))
+            slot.append(np.full(size, row * completions + index))
+            column = put(column, completion, len(group.prompt), column + size - 1)
+    return GroupBatch(
+        input_ids=torch.from_numpy(input_ids)[None],
+        attention_mask=torch.from_numpy(last),
+        position_ids=torch.from_numpy(positions)[None],
+        kept=width,
+        source=_flat(source, 0, multiple),
+        token=_flat(token, 0, multiple),
+        slot=_flat(slot, len(groups) * completions, multiple),
+        mask=torch.from_numpy(lengths > 0),
+        lengths=torch.from_numpy(lengths),
+        extra=extra,
+    )
+
+
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all prompts start with, at least one token of each left over; 0 if not worth it."""
     if len(prompts) < 2:
@@ -191,18 +254,21 @@ def _sees(segment: np.ndarray) -> Tensor:
     return (((key == 0) & (query >= 0)) | (key == query)).logical_and(causal)[:, None]
 
 
-def token_budget_batches(lengths: Iterable[int], budget: int) -> list[list[int]]:
+def token_budget_batches(lengths: Iterable[int], budget: int, *, packed: bool = False) -> list[list[int]]:
     """Split rows into batches of similar length whose padded size stays within a token budget.
 
     Args:
         lengths: tokens of each row.
         budget: most tokens of a batch, padding included; a longer row gets a batch of its own.
+        packed: the rows will be packed: the budget is for the sum of their tokens, and they stay in their order.
 
     Returns:
         Row indices, longest rows first (the first batch shows at once whether memory suffices). Batches of more than
         eight rows have a multiple of eight, but for the last one: few shapes, see :data:`WIDTH_MULTIPLE`.
     """
     sizes = np.asarray(list(lengths))
+    if packed:
+        return _cut(sizes.tolist(), budget)
     order = np.argsort(-sizes, kind="stable")
     batches: list[list[int]] = []
     start = 0
@@ -211,4 +277,16 @@ def token_budget_batches(lengths: Iterable[int], budget: int) -> list[list[int]]
         rows -= rows % WIDTH_MULTIPLE if rows > WIDTH_MULTIPLE else 0
         batches.append(order[start : start + rows].tolist())
         start += rows
+    return batches
+
+
+def _cut(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    total = 0
+    for row, size in enumerate(sizes):
+        total += size
+        if not batches or total > budget:
+            batches.append([])
+            total = size
+        batches[-1].append(row)
     return batches

@@ -29,7 +29,7 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
     with _rows_of_head(head, batch.source), last_columns(model, batch.kept, batch.input_ids.shape[1]):
         logits: Tensor = model(
             input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
+            attention_mask=batch.attention(),
             position_ids=batch.position_ids,
             logits_to_keep=batch.kept,
             use_cache=False,
@@ -80,12 +80,13 @@ def score(
     """
 
     def work(rows: list[int]) -> list[list[float]]:
-        batch = collate([groups[row] for row in rows], dtype=policy.precision).to(policy.device)
+        batch = collate([groups[row] for row in rows], dtype=policy.precision, packed=packed).to(policy.device)
         with policy.autocast():
             values = completion_log_probs(policy.model, batch, policy.head).tolist()
         return [value[: len(groups[row].completions)] for row, value in zip(rows, values, strict=True)]
 
-    batches = token_budget_batches((group.tokens for group in groups), budget)
+    packed = policy.packed
+    batches = token_budget_batches((group.tokens for group in groups), budget, packed=packed)
     with policy.evaluating():
         found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
     return [torch.tensor(values) for values in found]

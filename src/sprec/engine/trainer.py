@@ -200,7 +200,7 @@ class GroupTrainer(Trainer):
         normaliser = tokens if self.task.objective.per_token else len(groups)
         total = torch.zeros((), device=self.policy.device)
         chosen = rejected = 0.0
-        parts = _parts([group.tokens for group in groups], self.budget)
+        parts = _parts([group.tokens for group in groups], self.budget, self.policy.packed)
         for number, (picked, weight) in enumerate(parts, start=1):
             batch = self._batch([groups[i] for i in picked], rows[picked])
             with self._synchronised(model, last=number == len(parts)):
@@ -228,7 +228,7 @@ class GroupTrainer(Trainer):
     def _batch(self, groups: Sequence[PromptGroup], rows: np.ndarray) -> GroupBatch:
         index = torch.from_numpy(np.asarray(rows))
         extra = {name: value[index] for name, value in self.task.extra.items()}
-        batch = collate(groups, extra, self.policy.precision)
+        batch = collate(groups, extra, self.policy.precision, packed=self.policy.packed)
         if "reference" in batch.extra:  # rows with fewer completions than the widest of the whole stage
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]
         return batch.to(self.policy.device)
@@ -261,10 +261,11 @@ class GroupTrainer(Trainer):
 
 
 def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    told = any(words in str(error) for words in ("allocate memory", "out of memory"))  # compilers wrap the error
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def _parts(sizes: Sequence[int], budget: int) -> list[tuple[list[int], float]]:
+def _parts(sizes: Sequence[int], budget: int, packed: bool) -> list[tuple[list[int], float]]:
     """The micro-batches of this process: rows of the batch, and the weight of their loss.
 
     All processes do the same number of them, because they meet in every one: who has fewer repeats a row with weight 0.
@@ -272,7 +273,7 @@ def _parts(sizes: Sequence[int], budget: int) -> list[tuple[list[int], float]]:
     world = processes.world()
     shares = [range(rank, len(sizes), world) for rank in range(world)]
     cut = [
-        [[share[i] for i in rows] for rows in token_budget_batches((sizes[i] for i in share), budget)]
+        [[share[i] for i in rows] for rows in token_budget_batches((sizes[i] for i in share), budget, packed=packed)]
         for share in shares
     ]
     own = cut[processes.rank()]
