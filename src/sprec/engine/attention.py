@@ -69,7 +69,7 @@ def plain_attention(
     scores = _joined([_scores(query, part) for part in keys])
     scores = scores + additive(mask, query.dtype)
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
-    shares = weights.split([part.shape[2] for part in values], -1)
+    shares = torch.split(weights, [part.shape[2] for part in values], -1)
     output = sum(_weighted(share, part) for share, part in zip(shares, values, strict=True))
     output = nn.functional.pad(cast("Tensor", output).transpose(1, 2), (0, 0, 0, 0, whole - width, 0))
     return output.contiguous(), None

@@ -64,7 +64,7 @@ class _Branch(DynamicCache):
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         """Add new columns to a layer; all keys and values of it, in parts."""
         keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        known = [cache.layers[layer_idx] for cache in self.above]
+        known: list[Any] = [cache.layers[layer_idx] for cache in self.above]
         return Parts((*(layer.keys for layer in known), keys)), Parts((*(layer.values for layer in known), values))
 
 
@@ -92,6 +92,7 @@ class Prefilled:
             above.append(DynamicCache())
             with last_columns(model, 1, shared):
                 model(input_ids=prefix, past_key_values=above[0], use_cache=True, logits_to_keep=1)
+        self.read = len(prompts)
         self.prompts = self.cache = _Branch(above)
         self.seen = torch.from_numpy(seen).to(device)
         positions = (self.seen.long().cumsum(1) - 1).clamp(min=0)
@@ -138,8 +139,9 @@ class Prefilled:
             rows: numbers of the rows, a multiple of B of them; by default those of the prompts, one each.
         """
         rows = prompts if rows is None else rows
-        if not torch.equal(prompts, torch.arange(len(self.prompts.layers[0].keys), device=prompts.device)):
+        if not torch.equal(prompts, torch.arange(self.read, device=prompts.device)):
             self.prompts.batch_select_indices(prompts)
+            self.read = len(prompts)
         self.cache.batch_select_indices(rows)
         self.seen = self.seen[rows]
         self.next_position = self.next_position[rows]
