@@ -5,7 +5,7 @@ from torch import Tensor
 
 _SLACK = 16  # candidates beyond k, so that rounding of the proposal almost never leaves a doubt
 _QUERIES = 512
-_PROPOSALS = 7 << 20  # float32 numbers held at once by the matrix product: 28 MiB; from 32 on, glibc asks the system anew
+_PROPOSALS = 7 << 20  # float32 numbers held at once by the matrix product: 28 MiB; 32 would be mapped anew each time
 _DIFFERENCES = 1 << 17  # float64 numbers held at once by the exact distances: 1 MiB, about what a core caches
 _BLOCK = 32  # neighbouring rows of which the smallest value stands for all
 
@@ -84,7 +84,8 @@ def _rounding(queries: Tensor, norms: Tensor) -> Tensor:
     (Higham 2002, Eq. 3.5).
     """
     longest = norms.max().sqrt()
-    return (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
+    off: Tensor = (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
+    return off
 
 
 def _distances(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
