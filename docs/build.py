@@ -44,7 +44,7 @@ def markdown_file(file: Path) -> Callable[[], str]:
     return lambda: file.read_text("utf-8")
 
 
-_TARGETS = {
+_TARGETS: Mapping[tuple[str, str], float] = {
     ("dpo-1", "trl"): 4.5,
     ("dpo-5", "trl"): 15,
     ("dpo-8", "trl"): 20,
@@ -55,37 +55,86 @@ _TARGETS = {
     ("grounding", "argsort"): 50,
     ("iteration", "scripts"): 10,
 }
+"""Part and peer to how many times faster the engine should be."""
+_PEAK_TARGETS: Mapping[tuple[str, str], float] = {("dpo-5", "trl"): 0.6}
+"""Part and peer to the share of the peer's peak memory that the engine may need."""
+_ALONE_TARGETS: Mapping[str, tuple[float, float | None]] = {"million-trie": (60, None), "million-grounding": (5, 4096)}
+"""Part without a peer to the seconds and MiB that it may need."""
+_FURTHER_NEGATIVE = 1.25
+"""A further negative may cost this times C/(P+2C) of the step with one: its share of the tokens, and a quarter."""
 
 
 def benchmark(files: Sequence[Path]) -> str:
     """What ``sprec bench`` measured with one size: a row per part and peer, over several runs of the command."""
     records = [json.loads(file.read_text("utf-8")) for file in files]
+    parts = [part for record in records for part in record["parts"]]
     lines = [
         "| part | peer | samples | here, s | peer, s | ratio (lowest to highest pair) | of processor time | target "
-        "| tokens/s here | peak MiB here / peer | of the matmul rate |",
+        "| tokens/s here | peak MiB here / peer (share) | of the matmul rate |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *(_benchmark_row(part, name, peer) for part in parts for name, peer in part["peers"].items()),
+        *(_row_alone(part) for part in parts if not part["peers"]),
     ]
-    for part in (part for record in records for part in record["parts"]):
-        for name, peer in part["peers"].items():
-            lines.append(_benchmark_row(part, name, peer))
+    if negatives := further_negatives(parts):
+        lines += ["", negatives]
     first = records[0]
     machine = ", ".join(f"{key} {value}" for key, value in first["machine"].items())
     rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
     repeats = ", ".join(str(r["repeats"]) for r in records)
+    precisions = " and ".join(sorted({r.get("precision", "bf16") for r in records}))  # bf16 until it was recorded
     lines += ["", f"{first['parameters']:,} parameters; prompts of {first['data']}; {machine}; {first['date']}; "
-              f"medians of {repeats} repetitions; 2048^3 bf16 product: {rates} GFLOP/s.", ""]  # fmt: skip
+              f"medians of {repeats} repetitions; 2048^3 {precisions} product: {rates} GFLOP/s.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
 def _benchmark_row(part: Mapping[str, Any], name: str, peer: Mapping[str, Any]) -> str:
     ours, target = part["engine"], _TARGETS.get((part["part"], name))
     share = f"{part['share']:.0%}" if part.get("share") else ""
-    goal = f"{target:g} {'met' if peer['ratio'] >= target else 'missed'}" if target else ""
+    goal = f"{target:g} {_met(peer['ratio'] >= target)}" if target else ""
+    room = _PEAK_TARGETS.get((part["part"], name))
+    memory = f"{peer['peak_share']:.0%}"
+    if room:
+        memory = f"{peer['peak_share']:.1%}, target {room:.0%} {_met(peer['peak_share'] <= room)}"
     return (
         f"| {part['part']} | {name} | {part['samples']} | {ours['seconds']:.3g} | {peer['seconds']:.3g} "
         f"| **{peer['ratio']:.1f}** ({peer['ratio_low']:.1f} to {peer['ratio_high']:.1f}) "
-        f"| {peer['cpu_ratio']:.1f} | {goal} "
-        f"| {ours['tokens_per_second']:,.0f} | {ours['peak_mib']:,.0f} / {peer['peak_mib']:,.0f} | {share} |"
+        f"| {peer['cpu_ratio']:.1f} | {goal} | {ours['tokens_per_second']:,.0f} "
+        f"| {ours['peak_mib']:,.0f} / {peer['peak_mib']:,.0f} ({memory}) | {share} |"
+    )
+
+
+def _row_alone(part: Mapping[str, Any]) -> str:
+    """A part without a peer: seconds on the clock and of processor time, against limits of its own."""
+    ours, (seconds, room) = part["engine"], _ALONE_TARGETS.get(part["part"], (None, None))
+    goal = f"{seconds:g} s {_met(ours['seconds'] <= seconds)}" if seconds else ""
+    memory = f" (target {room:,.0f} {_met(ours['peak_mib'] <= room)})" if room else ""
+    return (
+        f"| {part['part']} | | {part['samples']} | {ours['seconds']:.3g} | | | {ours['cpu_seconds']:.3g} s "
+        f"| {goal} | {ours['tokens_per_second']:,.0f} | {ours['peak_mib']:,.0f}{memory} | |"
+    )
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def further_negatives(parts: Sequence[Mapping[str, Any]]) -> str:
+    """What each negative beyond the first costs, in processor time per example, as a share of the step with one.
+
+    Empty where the parts do not hold the step with one negative and another one, with their numbers of tokens.
+    """
+    steps = {int(part["part"][4:]): part for part in parts if part["part"].startswith("dpo-")}
+    if len(steps) < 2 or 1 not in steps or not steps[1].get("prompt_tokens"):
+        return ""
+    cost = {count: part["engine"]["cpu_seconds"] / part["samples"] for count, part in steps.items()}
+    prompt, answer = steps[1]["prompt_tokens"], steps[1]["answer_tokens"]
+    bound = _FURTHER_NEGATIVE * answer / (prompt + 2 * answer)
+    shares = {count: (cost[count] - cost[1]) / (count - 1) / cost[1] for count in sorted(steps) if count > 1}
+    found = ", ".join(f"{share:.1%} (K={count}, {_met(share <= bound)})" for count, share in shares.items())
+    return (
+        f"Each negative beyond the first costs {found} of the step with one, in processor time per example; "
+        f"the target is {_FURTHER_NEGATIVE:g} C/(P+2C) = {bound:.1%} with prompts of P = {prompt:.0f} and answers of "
+        f"C = {answer:.1f} tokens in the mean."
     )
 
 

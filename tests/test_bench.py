@@ -4,12 +4,16 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from sprec.bench.measure import matmul_rate, useful_flops
+from sprec.bench import engine, measure
+from sprec.bench.measure import Timed, matmul_rate, useful_flops
 from sprec.bench.report import run
 from sprec.bench.runner import parts
 from sprec.bench.work import Work, make_model
@@ -18,6 +22,7 @@ from sprec.engine.groups import PromptGroup
 from sprec.errors import UserError
 
 CHECK = Path(__file__).parents[1] / "benchmarks" / "check.py"
+DOCS = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "build.py"))
 BENCH = [sys.executable, "-m", "sprec", "bench", "--size", "toy", "--repeats", "1", "--device", "cpu"]
 
 
@@ -32,6 +37,8 @@ def test_both_sides_compute_the_same() -> None:
     peer = pairs["peers"]["trl"]
     assert peer["first_loss_apart"] < 1e-3
     assert peer["ratio"] == pytest.approx(peer["seconds"] / pairs["engine"]["seconds"])
+    assert pairs["prompt_tokens"] > pairs["answer_tokens"] > 2
+    assert record["precision"] == measure.precision("cpu")
     assert pairs["share"] == pytest.approx(pairs["flops"] / pairs["engine"]["seconds"] / record["matmul_flops"])
 
 
@@ -67,13 +74,108 @@ def test_the_matmul_rate_is_that_of_a_product() -> None:
     assert 1e8 < matmul_rate("cpu", size=128, repetitions=3) < 1e14
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_the_matmul_rate_is_in_the_precision_of_the_engine(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, name: str
+) -> None:
+    products: list[torch.dtype] = []
+
+    def timed(call: Callable[[], Tensor], _: torch.device) -> tuple[measure.Spent, Tensor]:
+        products.append((product := call()).dtype)
+        return measure.Spent(0.5, 0.5), product
+
+    monkeypatch.setattr(measure, "pick_precision", lambda _wish, _device: dtype)
+    monkeypatch.setattr(measure, "seconds", timed)
+    assert matmul_rate("cpu", size=8, repetitions=1) == 2 * 8**3 / 0.5
+    assert set(products) == {dtype}
+    assert measure.precision("cpu") == name
+
+
+def test_repeated_answers_are_a_fifth_distinct_and_both_sides_name_the_same_items() -> None:
+    which = engine.repeated(1000)
+    assert len(which) == 1000
+    assert set(which.tolist()) == set(range(200))
+    peers = pytest.importorskip("sprec.bench.peers", reason="needs trl")
+    work = Work("grounding-repeated", "engine", "m", "d", 50, device="cpu")
+    for ours, theirs in ((engine.grounding, peers.grounding), (engine.grounding_repeated, peers.grounding_repeated)):
+        one, two = ours(work)(), theirs(work)()
+        assert one.found == two.found
+        assert one.tokens == two.tokens == 50
+        assert len(one.found) == 50
+    assert len(set(one.found)) == 10
+
+
+def test_the_grounding_of_a_million_items_is_that_of_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MILLION", 300)
+    timed: Timed = engine.million_grounding(Work("million-grounding", "engine", "m", "d", 20))()
+    queries, rows = engine.embeddings(20, 300)
+    assert timed.found == torch.cdist(queries.double(), rows.double()).argmin(1).tolist()
+
+
+def test_synthetic_answers_differ(tmp_path: Path) -> None:
+    demo(train=4, valid=2, test=2, extra=2).save(tmp_path / "data")
+    answers = engine.million_answers(Work("million-trie", "engine", "m", str(tmp_path / "data"), 500), 500)
+    assert len(set(answers)) == 500
+    assert all(answer.startswith('"') and answer.endswith(f' {n}"\n') for n, answer in enumerate(answers))
+
+
 def test_parts_say_which_sides_meet() -> None:
     found = parts(Work("", "engine", "m", "d", 10), ["dpo", "grounding", "iteration"], [1, 5])
     assert [part.name for part in found] == ["dpo-1", "dpo-5", "grounding", "iteration"]
     assert [work.part for work in found[3].peers["scripts"]] == ["rollout", "sft", "dpo", "evaluate"]
     assert found[3].peers["scripts"][3].samples == 5
+    alone = parts(Work("", "engine", "m", "d", 10), ["grounding-repeated", "million"], [1])
+    assert [(part.name, part.engine.samples, list(part.peers)) for part in alone] == [
+        ("grounding-repeated", 1000, ["argsort"]), ("million-tokens", 1_000_000, []),
+        ("million-trie", 1_000_000, []), ("million-grounding", 1000, []),
+    ]  # fmt: skip
     with pytest.raises(UserError, match="no part 'x'"):
         parts(Work("", "engine", "m", "d", 10), ["x"], [1])
+
+
+def step(negatives: int, cpu_seconds: float, samples: int) -> dict[str, Any]:
+    return {
+        "part": f"dpo-{negatives}", "samples": samples, "engine": {"cpu_seconds": cpu_seconds},
+        "prompt_tokens": 80.0, "answer_tokens": 10.0,
+    }  # fmt: skip
+
+
+def test_the_cost_of_further_negatives_by_hand() -> None:
+    """P = 80, C = 10: the bound is 1.25 * 10 / 100. K=3: (1.2 - 1) / 2; K=5, per example: (1.8 - 1) / 4."""
+    line = DOCS["further_negatives"]([step(5, 0.9, 8), step(1, 1.0, 16), step(3, 1.2, 16)])
+    assert "10.0% (K=3, met), 20.0% (K=5, missed)" in line
+    assert "1.25 C/(P+2C) = 12.5% with prompts of P = 80 and answers of C = 10.0" in line
+    assert DOCS["further_negatives"]([step(5, 1.0, 8)]) == ""
+    assert DOCS["further_negatives"]([step(1, 1.0, 8)]) == ""
+    older = [{key: value for key, value in step(k, 1.0, 8).items() if "tokens" not in key} for k in (1, 5)]
+    assert DOCS["further_negatives"](older) == ""
+
+
+def record(path: Path, precision: dict[str, str]) -> Path:
+    side = {"seconds": 2.0, "cpu_seconds": 3.0, "tokens_per_second": 50.0, "peak_mib": 6000.0}
+    peer = {"seconds": 8.0, "ratio": 4.0, "ratio_low": 3.0, "ratio_high": 5.0, "cpu_ratio": 4.5, "peak_mib": 10000.0}
+    parts = [
+        {"part": "million-grounding", "samples": 1000, "engine": side, "peers": {}},
+        {"part": "dpo-5", "samples": 8, "engine": side, "peers": {"trl": peer | {"peak_share": 0.6}}},
+        {"part": "sft", "samples": 8, "engine": side, "peers": {"trl": peer | {"peak_share": 0.7}}},
+    ]
+    found = {"parameters": 5, "data": "d", "machine": {"device": "x"}, "date": "today", "repeats": 2, "parts": parts}
+    path.write_text(json.dumps(found | {"matmul_flops": 7e10} | precision))
+    return path
+
+
+def test_the_table_shows_memory_targets_precision_and_parts_without_peers(tmp_path: Path) -> None:
+    table = DOCS["benchmark"]([record(tmp_path / "new.json", {"precision": "fp32"})])
+    rows = {line.split(" | ")[0]: line for line in table.splitlines()}
+    assert "| 15 missed | 50 | 6,000 / 10,000 (60.0%, target 60% met) |" in rows["| dpo-5"]
+    assert "| 2 met | 50 | 6,000 / 10,000 (70%) |" in rows["| sft"]
+    assert rows["| million-grounding"] == (
+        "| million-grounding | | 1000 | 2 | | | 3 s | 5 s met | 50 | 6,000 (target 4,096 missed) | |"
+    )
+    assert "2048^3 fp32 product: 70 to 70 GFLOP/s" in table
+    old = record(tmp_path / "old.json", {})
+    assert "2048^3 bf16 product" in DOCS["benchmark"]([old])
+    assert "2048^3 bf16 and fp32 product" in DOCS["benchmark"]([old, tmp_path / "new.json"])
 
 
 def saved(path: Path, ratio: float) -> Path:

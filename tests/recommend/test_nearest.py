@@ -41,6 +41,47 @@ def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
     assert indices.tolist() == brute_force(queries, rows)[0][:, :7].tolist()
 
 
+@settings(max_examples=60)
+@given(
+    m=st.integers(1, 120), width=st.integers(1, 60), block=st.sampled_from([1, 3, 8]), near_first=st.booleans(),
+    seed=st.integers(0, 999),
+)  # fmt: skip
+def test_equals_brute_force_wherever_the_nearest_rows_lie(
+    m: int, width: int, block: int, near_first: bool, seed: int
+) -> None:
+    """All in one block, or spread; in the first chunk, or each chunk better than the one before; a narrow last one."""
+    g = torch.Generator().manual_seed(seed)
+    rows = torch.randn(m, 3, generator=g)
+    rows = rows[rows.norm(dim=1).argsort(descending=not near_first)]
+    queries = 0.1 * torch.randn(4, 3, generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_PROPOSALS", 4 * width), ("_BLOCK", block), ("_SLACK", 2)):
+            patch.setattr(module, name, value)
+        indices, distances = nearest(queries, rows, min(5, m))
+    order, expected = brute_force(queries, rows)
+    assert indices.tolist() == order[:, :5].tolist()
+    np.testing.assert_allclose(distances.numpy(), expected[:, :5], rtol=1e-12)
+
+
+def test_only_doubtful_pairs_are_computed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far apart: k pairs a query. More ties than proposals: that query's ties, not all rows."""
+    pairs: list[int] = []
+    whole = module._distances
+
+    def counted(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
+        pairs.append(len(query))
+        return whole(queries, rows, query, row)
+
+    monkeypatch.setattr(module, "_distances", counted)
+    rows = torch.arange(100.0)[:, None]
+    assert nearest(torch.tensor([[7.2], [50.1]]), rows, 3)[0].tolist() == [[7, 8, 6], [50, 51, 49]]
+    assert pairs == [6]
+    rows[40:70] = 40
+    pairs.clear()
+    assert nearest(torch.tensor([[7.2], [41.0]]), rows, 3)[0].tolist() == [[7, 8, 6], [40, 41, 42]]
+    assert pairs == [3 + 19, 30]
+
+
 @settings(max_examples=20)
 @given(st.integers(0, 999))
 def test_rounding_of_the_matrix_product_does_not_show(seed: int) -> None:

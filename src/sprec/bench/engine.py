@@ -1,16 +1,18 @@
 """The side of the engine: each function prepares a part and returns one repetition of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sprec.bench.measure import Timed, seconds, useful_flops
 from sprec.bench.work import BETA, LR, NEW_TOKENS, TOKENS_PER_BATCH, Work
 from sprec.config import Training
-from sprec.data import Dataset
+from sprec.data import Catalog, Dataset
 from sprec.engine.backbone import Policy
 from sprec.engine.constrained import Search, best_leaves
 from sprec.engine.generation import Decoding, generate
@@ -20,12 +22,17 @@ from sprec.engine.training import Objective, train
 from sprec.engine.trie import Trie
 from sprec.methods import objectives
 from sprec.prompts import PromptBuilder
-from sprec.recommend.nearest import nearest
+from sprec.recommend.encoders import Encoder
+from sprec.recommend.grounding import Grounder
 
 Repetition = Callable[[], Timed]
 SFT = Objective(lambda log_probs, _: objectives.sft(log_probs), per_token=True)
 BEAMS = 10
 NEAREST = 10
+ITEMS = 13_000
+MILLION = 1_000_000
+REPEATS = 5
+"""How often an answer occurs in the mean: BIGRec's 1,000 cases of the paper name 142 to 320 items (DivRatio@1)."""
 
 
 def _pairs(log_probs: Tensor, batch: GroupBatch) -> Tensor:
@@ -66,7 +73,9 @@ def dpo(work: Work, policy: Policy | None = None) -> Repetition:
         policy.restore(initial)
         taken, losses = seconds(stage, policy.device)
         tokens = sum(2 * len(g.prompt) + len(g.completions[0]) + len(one) for g in groups for one in g.completions[1:])
-        return Timed(taken, tokens, losses, flops=useful_flops(policy, groups, 4))
+        prompt, answer = fmean(len(g.prompt) for g in groups), fmean(len(one) for g in groups for one in g.completions)
+        flops = useful_flops(policy, groups, 4)
+        return Timed(taken, tokens, losses, flops=flops, prompt_tokens=prompt, answer_tokens=answer)
 
     return repetition
 
@@ -106,22 +115,90 @@ def catalog_tokens(work: Work, encode: Callable[[list[str]], list[list[int]]]) -
     return encode([builder.respond(title) for title in dict.fromkeys(dataset.catalog.titles)])
 
 
-def embeddings(samples: int, items: int = 13_000, width: int = 384) -> tuple[Tensor, Tensor]:
+def embeddings(samples: int, items: int = ITEMS, width: int = 384) -> tuple[Tensor, Tensor]:
     """Random queries and item embeddings of the size of the paper's largest catalog and sentence encoder."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(items, width, generator=generator)
     return rows[:samples] + 0.5 * torch.randn(samples, width, generator=generator), rows
 
 
+def repeated(samples: int) -> Tensor:
+    """Which of the distinct answers each of the samples is: a fifth of them distinct, each at least once."""
+    generator = torch.Generator().manual_seed(0)
+    distinct = max(1, samples // REPEATS)
+    again = torch.randint(distinct, (samples - distinct,), generator=generator)
+    return torch.cat([torch.arange(distinct), again])[torch.randperm(samples, generator=generator)]
+
+
 def grounding(work: Work) -> Repetition:
-    """The nearest items of queries."""
-    queries, rows = embeddings(work.samples)
+    """The nearest items of answers that all differ."""
+    return _grounding(list(range(work.samples)), ITEMS)
+
+
+def grounding_repeated(work: Work) -> Repetition:
+    """The nearest items of answers of which most are equal to another one, as those of a recommender are."""
+    return _grounding(repeated(work.samples).tolist(), ITEMS)
+
+
+def million_grounding(work: Work) -> Repetition:
+    """The nearest of a million items."""
+    return _grounding(list(range(work.samples)), MILLION)
+
+
+def _grounding(answers: list[int], items: int) -> Repetition:
+    grounder, texts = _grounder(max(answers) + 1, items), [f"answer {number}" for number in answers]
 
     def repetition() -> Timed:
-        taken, (found, _) = seconds(lambda: nearest(queries, rows, NEAREST), queries.device)
-        return Timed(taken, work.samples, found=found[:, 0].tolist())
+        taken, found = seconds(lambda: grounder.top_k(texts, NEAREST), torch.device("cpu"))
+        return Timed(taken, len(texts), found=found[:, 0].tolist())
 
     return repetition
+
+
+def _grounder(answers: int, items: int) -> Grounder:
+    """A grounder that has embedded the items; its encoder looks up an answer's embedding by its number."""
+    queries, rows = embeddings(answers, items)
+    ready = {"answer": queries, "item": rows}
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        numbers = torch.tensor([int(text.split()[1]) for text in texts])
+        return ready[texts[0].split()[0]].index_select(0, numbers)
+
+    grounder = Grounder(Encoder("ready", encode), Catalog.of(f"item {number}" for number in range(items)))
+    del ready["item"]  # the grounder holds them
+    return grounder
+
+
+def million_tokens(work: Work) -> Repetition:
+    """Tokens of the answers that name a million items."""
+    policy, answers = work.policy(), million_answers(work, work.samples)
+
+    def repetition() -> Timed:
+        taken, sequences = seconds(lambda: policy.encode_completions(answers), torch.device("cpu"))
+        return Timed(taken, sum(map(len, sequences)))
+
+    return repetition
+
+
+def million_trie(work: Work) -> Repetition:
+    """The trie over these tokens."""
+    sequences = work.policy().encode_completions(million_answers(work, work.samples))
+    tokens = sum(map(len, sequences))
+
+    def repetition() -> Timed:
+        taken, trie = seconds(lambda: Trie.of(sequences), torch.device("cpu"))
+        return Timed(taken, tokens, found=[len(trie)])
+
+    return repetition
+
+
+def million_answers(work: Work, items: int) -> list[str]:
+    """Answers that name as many synthetic items: three words of the catalog's titles and a number, all different."""
+    dataset = Dataset.load(Path(work.data))
+    builder = PromptBuilder(dataset.catalog, dataset.wording)
+    words = sorted({word for title in dataset.catalog.titles for word in title.split()})
+    drawn = np.random.default_rng(0).integers(len(words), size=(items, 3)).tolist()
+    return [builder.respond(" ".join([*map(words.__getitem__, row), str(n)])) for n, row in enumerate(drawn)]
 
 
 def iteration(work: Work) -> Repetition:

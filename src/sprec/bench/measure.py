@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sprec.engine.backbone import Policy, pick_device
+from sprec.engine.backbone import Policy, pick_device, pick_precision
 from sprec.engine.groups import PromptGroup
 
 _MIB = 1 << 20
@@ -24,7 +24,7 @@ class Spent(NamedTuple):
 @dataclass(frozen=True)
 class Timed:
     """One repetition: time, tokens of the data (each sequence whole), what came out (to compare the
-    sides), and the useful FLOPs.
+    sides), the useful FLOPs, and the mean numbers of tokens of a prompt and of an answer.
     """
 
     spent: Spent
@@ -32,6 +32,8 @@ class Timed:
     losses: list[float] = field(default_factory=list)
     found: list[Any] = field(default_factory=list)
     flops: float = 0.0
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> tuple[Spent, Any]:
@@ -66,11 +68,19 @@ def memory() -> tuple[float, float]:
     return now, peak
 
 
+def precision(device: str = "auto") -> str:
+    """What the engine multiplies in on a device: ``bf16`` or ``fp32``."""
+    return "bf16" if pick_precision("auto", pick_device(device)) is torch.bfloat16 else "fp32"
+
+
 def matmul_rate(device: str = "auto", size: int = 2048, repetitions: int = 10) -> float:
-    """Best rate of a square bf16 matrix product in FLOP/s: the yardstick for the share of the machine used."""
+    """Best rate of a square matrix product in FLOP/s: the yardstick for the share of the machine used.
+
+    In the engine's precision: a processor without bf16 instructions takes minutes for what nobody computes there.
+    """
     where = pick_device(device)
-    left = torch.randn(size, size, device=where).bfloat16()
-    right = torch.randn(size, size, device=where).bfloat16()
+    dtype = pick_precision("auto", where)
+    left, right = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
     times = [seconds(lambda: left @ right, where)[0].wall for _ in range(repetitions + 2)]
     return 2 * size**3 / min(times[2:])
 

@@ -16,7 +16,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from sprec.bench.engine import BEAMS, NEAREST, catalog_tokens, embeddings
+from sprec.bench.engine import BEAMS, NEAREST, catalog_tokens, embeddings, repeated
 from sprec.bench.measure import Spent, Timed, seconds
 from sprec.bench.work import BETA, LR, NEW_TOKENS, Texts, Work
 from sprec.engine.backbone import pick_device, pick_precision
@@ -212,7 +212,18 @@ def beam(work: Work) -> Repetition:
 
 def grounding(work: Work) -> Repetition:
     """All distances, and the ranks of all items by sorting twice, as in the research code."""
-    queries, rows = embeddings(work.samples)
+    return _grounding(*embeddings(work.samples))
+
+
+def grounding_repeated(work: Work) -> Repetition:
+    """The same for answers of which most are equal: the research code ranks each one."""
+    which = repeated(work.samples)
+    queries, rows = embeddings(int(which.max()) + 1)
+    return _grounding(queries[which], rows)
+
+
+def _grounding(queries: torch.Tensor, rows: torch.Tensor) -> Repetition:
+    samples = len(queries)
 
     def rank() -> torch.Tensor:
         ranks = torch.cdist(queries, rows).argsort(dim=-1).argsort(dim=-1)
@@ -220,7 +231,7 @@ def grounding(work: Work) -> Repetition:
 
     def repetition() -> Timed:
         taken, found = seconds(rank, queries.device)
-        return Timed(taken, work.samples, found=found[:, 0].tolist())
+        return Timed(taken, samples, found=found[:, 0].tolist())
 
     return repetition
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from sprec.bench.measure import matmul_rate
+from sprec.bench.measure import matmul_rate, precision
 from sprec.bench.runner import PARTS, compare, parts
 from sprec.bench.work import SIZES, Size, Work, make_model
 from sprec.data import Dataset
@@ -71,6 +71,7 @@ def run(
         "data": dataset.name,
         "repeats": repeats,
         "machine": machine(device),
+        "precision": precision(device),
         "matmul_flops": rate,
         "parts": results,
     }

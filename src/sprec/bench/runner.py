@@ -95,7 +95,7 @@ def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, A
         "samples": part.engine.samples,
         "engine": _summary(answers["engine"]),
         "peers": peers,
-        "flops": answers["engine"][0]["flops"],
+        **{key: answers["engine"][0][key] for key in ("flops", "prompt_tokens", "answer_tokens")},
     }
 
 
@@ -200,18 +200,28 @@ def parts(base: Work, names: Sequence[str], negatives: Sequence[int]) -> list[Pa
                 found.append(Part(f"dpo-{count}", work, {"trl": (replace(work, side="trl"),)}))
         elif name == "iteration":
             found.append(_iteration(base))
+        elif name == "million":
+            found += [Part(part, replace(base, part=part, samples=size), {}) for part, size in _MILLION.items()]
         elif name in _PEERS:
-            work = replace(base, part=name, side="engine")
-            if name == "grounding":
-                work = replace(work, samples=1000)
+            samples = _ANSWERS if name.startswith("grounding") else base.samples
+            work = replace(base, part=name, side="engine", samples=samples)
             found.append(Part(name, work, {peer: (replace(work, side=peer),) for peer in _PEERS[name]}))
         else:
             raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
     return found
 
 
-_PEERS = {"sft": ("trl",), "rollout": ("official", "tuned"), "beam": ("hf",), "grounding": ("argsort",)}
-PARTS = ("dpo", "sft", "rollout", "grounding", "beam", "iteration")
+_PEERS = {
+    "sft": ("trl",),
+    "rollout": ("official", "tuned"),
+    "beam": ("hf",),
+    "grounding": ("argsort",),
+    "grounding-repeated": ("argsort",),
+}
+_ANSWERS = 1000  # of the parts that ground
+_MILLION = {"million-tokens": 1_000_000, "million-trie": 1_000_000, "million-grounding": _ANSWERS}
+PARTS = ("dpo", "sft", "rollout", "grounding", "grounding-repeated", "beam", "iteration", "million")
+"""``million`` has no peer: what a catalog of a million items costs here."""
 
 
 def _iteration(base: Work) -> Part:

@@ -24,6 +24,10 @@ def prepared(work: Work) -> Callable[[], Timed]:
             "rollout": engine.rollout,
             "beam": engine.beam,
             "grounding": engine.grounding,
+            "grounding-repeated": engine.grounding_repeated,
+            "million-tokens": engine.million_tokens,
+            "million-trie": engine.million_trie,
+            "million-grounding": engine.million_grounding,
             "iteration": engine.iteration,
         }[work.part](work)
     from sprec.bench import peers
@@ -35,6 +39,7 @@ def prepared(work: Work) -> Callable[[], Timed]:
         ("rollout", "tuned"): peers.rollout_tuned,
         ("beam", "hf"): peers.beam,
         ("grounding", "argsort"): peers.grounding,
+        ("grounding-repeated", "argsort"): peers.grounding_repeated,
         ("evaluate", "hf"): peers.evaluate,
     }[work.part, work.side](work)
 

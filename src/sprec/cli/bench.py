@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def bench(
     size: Annotated[str, typer.Option(help="Model: 2m, 30m, 1b (a GPU), or toy.")] = "2m",
     parts: Annotated[
-        str, typer.Option(help="What to compare, with commas.")
-    ] = "dpo,sft,rollout,grounding,beam,iteration",
+        str, typer.Option(help="What to compare, with commas; million (a catalog of that size) only on demand.")
+    ] = "dpo,sft,rollout,grounding,grounding-repeated,beam,iteration",
     data: Annotated[Path | None, typer.Option(help="Dataset with the prompts; the demo dataset without.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
     samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,
@@ -52,17 +52,21 @@ def _table(found: dict[str, Any]) -> "Table":
     ):
         table.add_column(column, justify="left" if column in ("part", "peer") else "right")
     for part in found["parts"]:
-        ours = part["engine"]
-        for name, peer in part["peers"].items():
-            share = f"{part['share']:.0%}" if part.get("share") else ""
-            table.add_row(
-                part["part"],
-                name,
-                f"{ours['seconds']:.3g}",
-                f"{peer['seconds']:.3g}",
-                f"{peer['ratio']:.2f} ({peer['ratio_low']:.2f} to {peer['ratio_high']:.2f})",
-                f"{ours['tokens_per_second']:,.0f}",
-                f"{ours['peak_mib']:,.0f} / {peer['peak_mib']:,.0f}",
-                share,
-            )
+        for name, peer in part["peers"].items() or [("", None)]:
+            table.add_row(*_row(part, name, peer))
     return table
+
+
+def _row(part: dict[str, Any], name: str, peer: dict[str, Any] | None) -> tuple[str, ...]:
+    """The cells of a part and a peer; without a peer, those of the engine alone."""
+    ours = part["engine"]
+    return (
+        part["part"],
+        name,
+        f"{ours['seconds']:.3g}",
+        f"{peer['seconds']:.3g}" if peer else "",
+        f"{peer['ratio']:.2f} ({peer['ratio_low']:.2f} to {peer['ratio_high']:.2f})" if peer else "",
+        f"{ours['tokens_per_second']:,.0f}",
+        f"{ours['peak_mib']:,.0f}" + (f" / {peer['peak_mib']:,.0f} ({peer['peak_share']:.0%})" if peer else ""),
+        f"{part['share']:.0%}" if part.get("share") else "",
+    )

@@ -33,6 +33,7 @@ from sprec.errors import UserError
 from sprec.progress import bar
 
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
+_TEXTS = 4096  # tokenised in one call, which keeps about 2.5 KiB a title (offsets, token strings) until it returns
 
 
 @dataclass
@@ -115,9 +116,10 @@ class Policy:
         return [ids + [self.end] * end for ids in self._encode(texts, special=False)]
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        if not texts:
-            return []
-        encoded: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        encoded: list[list[int]] = []
+        for start in range(0, len(texts), _TEXTS):
+            batch = list(texts[start : start + _TEXTS])
+            encoded += self.tokenizer(batch, add_special_tokens=special, return_attention_mask=False)["input_ids"]
         return encoded
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:

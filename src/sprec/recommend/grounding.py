@@ -137,13 +137,16 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
 
 
 def _encode(encoder: Encoder, titles: Sequence[str]) -> Tensor:
-    parts = []
+    embeddings = torch.empty(0)
     with bar("encoding titles", len(titles)) as progress:
         for start in range(0, len(titles), _BATCH):
             batch = titles[start : start + _BATCH]
-            parts.append(encoder.encode(batch).float().cpu())
+            part = encoder.encode(batch).float().cpu()
+            if not start:  # as large as all of them, not held twice as a list of parts would be
+                embeddings = part.new_empty(len(titles), part.shape[1])
+            embeddings[start : start + len(batch)] = part
             progress.advance(len(batch))
-    return torch.cat(parts)
+    return embeddings
 
 
 def _read(file: Path, rows: int) -> Tensor | None:
