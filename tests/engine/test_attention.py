@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 from test_scoring import alone, load, ragged_groups
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sprec.config import Training
-from sprec.engine.attention import FUSED, PLAIN, plain_attention, takes_prefix_row
+from sprec.engine.attention import FUSED, PLAIN, Parts, fused_attention, plain_attention, takes_prefix_row
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import PromptGroup, collate
 from sprec.engine.scoring import completion_log_probs, score
 from sprec.engine.training import Objective, train
+from sprec.errors import UserError
 from sprec.methods import objectives
 from toy_models import STYLES
 
@@ -88,6 +90,52 @@ def test_plain_attention_by_hand() -> None:
     value = torch.tensor([2.0, 4.0]).view(1, 1, 2, 1)
     output, _ = plain_attention(torch.nn.Identity(), query, query, value, None)
     assert output.flatten().tolist() == [2.0, 3.0]  # causal: the first sees itself, the second the mean of both
+
+
+def test_keys_in_parts_are_the_same_keys() -> None:
+    torch.manual_seed(0)
+    query = torch.randn(6, 4, 3, 8)  # three rows for each of two prompts, one prefix for all
+    keys, values = (Parts(tuple(torch.randn(b, 2, s, 8) for b, s in ((1, 5), (2, 7), (6, 3)))) for _ in range(2))
+    assert keys.joined().shape == (6, 2, 15, 8)
+    assert torch.equal(keys.joined()[4, :, 5:12], keys.tensors[1][1]), "rows 3 to 5 belong to the second prompt"
+    mask = torch.rand(6, 1, 3, 15) < 0.7
+    mask[..., 0] = True
+    layer = torch.nn.Identity().eval()
+    apart, _ = plain_attention(layer, query, keys, values, mask)
+    whole, _ = plain_attention(layer, query, keys.joined(), values.joined(), mask)
+    wide = [part.joined().repeat_interleave(2, 1) for part in (keys, values)]
+    peer = torch.nn.functional.scaled_dot_product_attention(query, *wide, attn_mask=mask).transpose(1, 2)
+    assert torch.allclose(apart, whole, atol=1e-6)
+    assert torch.allclose(apart, peer, atol=1e-6)
+
+
+def test_soft_caps_are_those_of_the_model() -> None:
+    config = Gemma2Config(
+        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, attn_logit_softcapping=0.05, query_pre_attn_scalar=1,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    model = Gemma2ForCausalLM(config).eval()
+    ids = torch.arange(3, 23)[None]
+    logits = {}
+    for attention in ("eager", PLAIN):
+        model.set_attn_implementation(attention)
+        with torch.no_grad():
+            logits[attention] = model(input_ids=ids).logits
+    model.config.attn_logit_softcapping = None
+    for layer in model.model.layers:
+        layer.self_attn.attn_logit_softcapping = None
+    with torch.no_grad():
+        without = model(input_ids=ids).logits
+    assert torch.allclose(logits["eager"], logits[PLAIN], atol=1e-5)
+    assert not torch.allclose(without, logits[PLAIN], atol=1e-4), "else the caps do nothing here"
+
+
+def test_sinks_are_refused() -> None:
+    states = torch.zeros(1, 1, 2, 4)
+    for attention in (plain_attention, fused_attention):
+        with pytest.raises(UserError, match="attention sinks"):
+            attention(torch.nn.Identity(), states, states, states, None, s_aux=torch.zeros(1))
 
 
 @pytest.mark.gpu

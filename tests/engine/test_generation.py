@@ -10,7 +10,7 @@ import torch
 from test_scoring import load
 
 from sprec.engine.backbone import Policy
-from sprec.engine.generation import Decoding, generate
+from sprec.engine.generation import Decoding, _going, generate
 from sprec.engine.groups import common_prefix
 from toy_models import STYLES
 
@@ -129,3 +129,20 @@ def test_common_prefix() -> None:
     assert common_prefix([head, [*head, 3]]) == 9  # something must be left to read
     assert common_prefix([[1, 2], [1, 3]]) == 0  # not worth it
     assert common_prefix([head]) == 0
+
+
+def test_rows_that_leave_keep_the_unfinished_ones_of_every_prompt() -> None:
+    rng = np.random.default_rng(3)
+    shrunk = 0
+    for share in (0.2, 0.5, 0.8, 0.95, 1.0):
+        finished = torch.from_numpy(rng.random((40, 12)) < share)
+        prompts, kept = _going(finished)
+        if not len(prompts):
+            assert finished.all()
+            continue
+        assert (kept // 12 == prompts[:, None]).all(), "the same number of rows for each prompt, in its order"
+        unfinished = set(torch.nonzero(~finished.flatten())[:, 0].tolist())
+        assert unfinished <= set(kept.flatten().tolist())
+        assert len(set(kept.flatten().tolist())) == kept.numel()
+        shrunk += kept.numel() < finished.numel()
+    assert shrunk >= 2

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    what: Annotated[str, typer.Argument(help="table1 to table3, figure2 to figure6, or rates (search them).")],
+    what: Annotated[str, typer.Argument(help="table1 to table3, figure2 to figure6, claims, or rates (search them).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seeds", help="A seed; repeat it. Default 0 1 2.")] = None,
@@ -47,20 +47,24 @@ def reproduce(
         return
     from sprec.runs.reproduce import execute, plan
 
-    jobs = plan(
-        what,
-        loaded,
-        seeds or [0, 1, 2],
-        backbone=backbone,
-        protocols=protocols or ["paper"],
-        changes=set or [],
-        variants=only or [],
-    )
+    jobs = [
+        job
+        for experiment in (("table2", "table3") if what == "claims" else (what,))
+        for job in plan(
+            experiment,
+            loaded,
+            seeds or [0, 1, 2],
+            backbone=backbone,
+            protocols=protocols or ["paper"],
+            changes=set or [],
+            variants=only or [],
+        )
+    ]
     if dry_run:
         for job in jobs:
             typer.echo(f"{job.dataset}, {job.variant}, {job.protocol}, seed {job.seed} -> {job.folder(output)}")
         return
-    for file in _report(what, execute(jobs, loaded, output), loaded, output, marks):
+    for file in _report(what, execute(list(dict.fromkeys(jobs)), loaded, output), loaded, output, marks):
         typer.echo(f"wrote {file}")
 
 
@@ -91,6 +95,12 @@ def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
     from sprec.cli.runs import print_table
     from sprec.runs import paper
 
+    if what == "claims":
+        from sprec.runs.claims import claims_table
+
+        claims = claims_table(found, datasets)
+        print_table(claims)
+        return paper.write_table(claims, output / what)
     if what.startswith("table"):
         table, changes = paper.paper_table(what, found, datasets, marks), paper.changes_table(what, found, datasets)
         print_table(table)

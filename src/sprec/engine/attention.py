@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sprec.engine.blocks import attend, works
 from sprec.engine.narrow import queries_needed
+from sprec.errors import UserError
 
 PLAIN, FUSED, FLEX = "sprec_plain", "sprec_fused", "sprec_flex"
 
@@ -45,6 +46,8 @@ def plain_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Softmax attention with grouped queries.
@@ -57,16 +60,25 @@ def plain_attention(
         attention_mask: (B, 1, T, prefix + S), additive or bool (True: sees); None for causal over S keys.
         scaling: factor of the scores, 1/sqrt(D) by default.
         dropout: on the attention weights while training.
+        softcap: scores are squeezed into (-softcap, softcap) by a tanh (Gemma 2).
+        s_aux: sinks of the softmax (gpt-oss); not implemented.
 
     Returns:
         (B, T, H, D), and None for the weights.
+
+    Raises:
+        UserError: the model has sinks: leaving them out would give wrong numbers.
     """
+    if s_aux is not None:
+        raise UserError("models with attention sinks are not supported; take another backbone")
     keys, values = _parts(key, value, attention_mask)
     whole, width = query.shape[2], queries_needed(module, query.shape[2])
     known = sum(part.shape[2] for part in keys)
     mask = _mask_or_causal(attention_mask, whole, known, query)[..., whole - width :, :]
     query = query[:, :, whole - width :] * (scaling or query.shape[3] ** -0.5)
     scores = _joined([_scores(query, part) for part in keys])
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
     scores = scores + additive(mask, query.dtype)
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     shares = torch.split(weights, [part.shape[2] for part in values], -1)
@@ -140,7 +152,9 @@ def fused_attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """PyTorch's fused attention; arguments and result as in :func:`plain_attention`."""
+    """PyTorch's fused attention; arguments and result as in :func:`plain_attention`, but without soft caps."""
+    if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:  # a wrong number is worse than none
+        raise UserError("models with attention sinks or soft caps are not supported here; take another backbone")
     if isinstance(key, Parts) and isinstance(value, Parts):
         key, value = key.joined(), value.joined()
     key, value = _with_prefix(cast("Tensor", key), cast("Tensor", value), attention_mask)
