@@ -1,0 +1,59 @@
+"""What is kept of a run: enough for its metrics, found again only for the same recipe and data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sprec.data import Dataset
+from sprec.errors import UserError
+from sprec.evaluation import bootstrap
+from sprec.runs import load_results
+from sprec.runs.pipeline import Result
+from sprec.runs.rates import chosen
+from sprec.runs.recipes import resolve
+from sprec.runs.records import Record, find, key_of, of_run
+
+
+def test_a_record_has_the_metrics_of_its_run(toy_run: Path, toy_dataset: Dataset, tmp_path: Path) -> None:
+    of_run(toy_run, "k", 1.5, "fp32").write(tmp_path / "one.json")
+    kept = find(tmp_path / "one.json", "k")
+    assert kept is not None
+    assert kept.lists.shape == (20, 5)
+    assert list(kept.results) == load_results(toy_run)
+    assert (kept.seconds, kept.precision) == (1.5, "fp32")
+    measured = bootstrap([kept.cases(toy_dataset)], resamples=10).per_seed
+    last = load_results(toy_run)[-1].metrics
+    for name in ("HR@5", "NDCG@5", "DivRatio@1", "ORRatio@5", "MGU@1"):
+        assert measured[name][0] == pytest.approx(last[name]), name
+
+
+def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = resolve("demo", ["seed=1"])
+    key = key_of(recipe, toy_dataset)
+    assert key == key_of(resolve("demo", ["seed=1", "track=[tensorboard]", "checkpoint_steps=3"]), toy_dataset)
+    assert key != key_of(resolve("demo", ["seed=2"]), toy_dataset)
+    assert key != key_of(resolve("demo", ["seed=1", "prefer.lr=1e-5", "prefer.beta=0.2"]), toy_dataset)
+    Record(key, np.array([[3, 1]]), [], 0.0, "fp32").write(tmp_path / "r.json")
+    assert find(tmp_path / "r.json", key) is not None
+    assert find(tmp_path / "r.json", "other") is None
+    assert find(tmp_path / "none.json", key) is None
+    (tmp_path / "r.json").write_text("{")
+    with pytest.raises(UserError, match=r"r\.json is not the record of a run"):
+        find(tmp_path / "r.json", key)
+
+
+def _tried(**metrics: float) -> Record:
+    return Record("k", np.zeros((1, 1)), [Result("prefer", 1, "dpo", metrics)], 0.0, "fp32")
+
+
+def test_the_best_rate_keeps_the_titles() -> None:
+    tried = {
+        1e-6: _tried(**{"NDCG@5": 0.02, "ExactTitles": 0.99}),
+        2e-6: _tried(**{"NDCG@5": 0.03, "ExactTitles": 0.95}),
+        4e-6: _tried(**{"NDCG@5": 0.03, "ExactTitles": 0.95}),
+        1e-5: _tried(**{"NDCG@5": 0.09, "ExactTitles": 0.5}),
+    }
+    assert chosen(tried) == 2e-6, "the best of those that write titles, the lower one of two"
+    assert chosen({1e-5: tried[1e-5], 1e-4: _tried(**{"NDCG@5": 0.0, "ExactTitles": 0.1})}) == 1e-5
+    assert chosen({1.0: _tried(**{"NDCG@5": 0.1})}) == 1.0, "SASRec writes no titles"
