@@ -70,10 +70,10 @@ class Job:
     @property
     def place(self) -> Path:
         """Where the job lives; jobs that differ in nothing but the experiment have the same place."""
-        method = self.recipe.method
-        setting = self.variant.partition(" ")[2] or (self.variant if self.variant[0].isdigit() else "")
-        swept = f"{method}-{setting}" if setting else method
-        kind = f"{swept}-{self.recipe.negatives.decode}" if swept != method else swept
+        method, (_, _, searched) = self.recipe.method, self.variant.partition(" ")
+        kind = f"{method}-{searched}" if searched else method
+        if self.variant[0].isdigit():
+            kind = f"{method}-{self.variant}-{self.recipe.negatives.decode}"
         kind += "-stages" if self.recipe.evaluate == "stages" else ""
         return Path(self.dataset) / kind / self.protocol / f"seed{self.seed}"
 
