@@ -220,6 +220,7 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
     for data, method, settings, message in [
         (plain, "d3", {"recommend__top_k": items + 1}, f"recommend.top_k={items + 1}, but the catalog of plain has"),
         (plain, "sasrec", {"recommend__top_k": items + 1}, "lower it"),
+        (plain, "d3", {"recommend__beams": items + 1}, f"recommend.beams={items + 1}, but the catalog of plain has"),
         (
             plain,
             "random",

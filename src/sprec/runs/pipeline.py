@@ -157,6 +157,10 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     items, k = len(dataset.catalog), recipe.recommend.top_k
     if k > items:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
+    if recipe.recommend.protocol in ("exact", "d3", "d3-grounded") and recipe.recommend.beams > items:
+        raise UserError(
+            f"recommend.beams={recipe.recommend.beams}, but the catalog of {dataset.name} has {items} items; lower it"
+        )
     if recipe.negatives.count >= items and recipe.loop.iterations:
         raise UserError(f"negatives.count={recipe.negatives.count}, but the catalog has {items} items; lower it")
     if needs_oracle(recipe) and not len(dataset.valid):
