@@ -117,3 +117,28 @@ def test_table1_is_what_stats_says(cli: Cli, toy_data: Path, tmp_path: Path) -> 
     row = json.loads((tmp_path / "table1.json").read_text())["rows"][0]["metrics"]
     stats = json.loads(cli("data", "stats", toy_data, "--json").stdout)
     assert {name: cell["value"] for name, cell in row.items()} == stats["table1"]
+
+
+def test_rates_are_searched_on_the_validation_split(
+    cli: Cli, toy_data: Path, tmp_path: Path, changes: list[str]
+) -> None:
+    only = ["--only", "BIGRec", "--only", "DMPO"]
+    command = ("reproduce", "rates", "--datasets", toy_data, "-o", tmp_path, "--backbone", "demo", *only, *changes)
+    done = cli(*command)
+    rows = json.loads((tmp_path / "rates.json").read_text())["rows"]
+    assert [(row["method"], row["rate"]) for row in rows] == [
+        ("BIGRec", "sft.lr=0.0001"), ("BIGRec", "sft.lr=0.0002"), ("BIGRec", "sft.lr=0.0004"),
+        ("DMPO", "prefer.lr=2e-06"), ("DMPO", "prefer.lr=5e-06"), ("DMPO", "prefer.lr=1e-05"),
+    ]  # fmt: skip
+    best = {row["method"]: row for row in rows if row["metrics"]["NDCG@5"]["mark"] == "best"}
+    assert len(best) == 2
+    sft = best["BIGRec"]["rate"]
+    recipes = [json.loads(file.read_text())["recipe"] for file in tmp_path.glob("runs/*/dmpo*/paper/seed0/recipe.json")]
+    assert {recipe["split"] for recipe in recipes} == {"valid"}
+    assert {f"sft.lr={recipe['sft']['lr']:g}" for recipe in recipes} == {sft}, "DMPO starts from the chosen BIGRec"
+    assert done.stderr.count("✓ 01-sft") == 3
+    again = cli(*command)
+    assert "✓" not in again.stderr
+    assert "[" not in again.stderr, "all are on record"
+    refused = cli(*command, "--only", "D3", code=2)
+    assert "no rates are searched for D3; methods: SASRec, BIGRec" in refused.stderr
