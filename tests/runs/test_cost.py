@@ -31,7 +31,7 @@ def made(rank: int = 0) -> tuple[Policy, Model]:
     policy = scratch(SIZES, ["a title"] * 9, 0, CPU, torch.float32)
     if rank:
         policy.model = adapt(policy.model, Lora(r=rank, dropout=0.0))
-    return policy, Model(Shape.of(policy.model.config, rank), Lengths(PROMPT, COMPLETION))
+    return policy, Model(Shape.of(policy.model.config, rank), Lengths(PROMPT, COMPLETION), padded=True)
 
 
 def groups(count: int, completions: int) -> list[PromptGroup]:

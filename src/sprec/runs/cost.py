@@ -26,6 +26,7 @@ class Shape:
         matrices: weights in the decoder's matrices, embeddings and head apart.
         vocabulary: rows of the LM head.
         tied: whether embeddings and head are one matrix.
+        keys: width of the keys of a layer (heads of keys times their size).
         adapters: weights of LoRA adapters; 0 when all parameters are trained.
     """
 
@@ -33,6 +34,7 @@ class Shape:
     width: int
     matrices: float
     vocabulary: int
+    keys: int
     tied: bool = True
     adapters: float = 0
 
@@ -48,6 +50,7 @@ class Shape:
             config.hidden_size,
             config.num_hidden_layers * sum(a * b for a, b in sides),
             config.vocab_size,
+            keys,
             config.tie_word_embeddings,
             config.num_hidden_layers * rank * sum(a + b for a, b in sides),
         )
@@ -62,22 +65,36 @@ class Shape:
         """Weights that training changes."""
         return self.adapters or self.parameters
 
-    def forward(self, tokens: float, positions: float, predicted: float) -> float:
-        """Operations of reading ``tokens``: ``positions`` is the sum of T^2, ``predicted`` the rows of the head."""
+    @property
+    def last(self) -> float:
+        """Weights of the last layer that only columns pass whose states are used: all but those of keys and values."""
+        return self.matrices / self.layers - 2 * self.width * self.keys + 5 / 7 * self.adapters / self.layers
+
+    def forward(self, tokens: float, positions: float, predicted: float, unused: float = 0) -> float:
+        """Operations of reading tokens.
+
+        Args:
+            tokens: how many.
+            positions: sum of T^2 over the sequences, what each token could see.
+            predicted: rows of the head.
+            unused: tokens whose states behind the last layer nobody reads (:mod:`sprec.engine.narrow`).
+        """
         head = 2 * self.width * self.vocabulary * predicted
-        return 2 * (self.matrices + self.adapters) * tokens + 4 * self.layers * self.width * positions + head
+        attention = 4 * self.width * positions * (self.layers - unused / max(tokens, 1))
+        return 2 * (self.matrices + self.adapters) * tokens - 2 * self.last * unused + attention + head
 
-    def train(self, tokens: float, positions: float, predicted: float) -> float:
+    def train(self, tokens: float, positions: float, predicted: float, unused: float = 0) -> float:
         """Operations of a forward and a backward pass."""
-        backward = 2 * self.forward(tokens, positions, predicted)
-        if self.adapters:  # no gradients of the frozen weights
-            backward -= 2 * self.matrices * tokens + 2 * self.width * self.vocabulary * predicted
-        return self.forward(tokens, positions, predicted) + backward
+        forward = self.forward(tokens, positions, predicted, unused)
+        if not self.adapters:
+            return 3 * forward
+        frozen = self.matrices * tokens - (self.last - 5 / 7 * self.adapters / self.layers) * unused
+        return 3 * forward - 2 * frozen - 2 * self.width * self.vocabulary * predicted  # no gradients of frozen weights
 
 
-LLAMA_1B = Shape(16, 2048, 973_078_528, 128_256, adapters=11_272_192)
+LLAMA_1B = Shape(16, 2048, 973_078_528, 128_256, 512, adapters=11_272_192)
 """meta-llama/Llama-3.2-1B with the adapters of the recipe."""
-LLAMA_8B = Shape(32, 4096, 6_979_321_856, 128_256, tied=False, adapters=41_943_040)
+LLAMA_8B = Shape(32, 4096, 6_979_321_856, 128_256, 1024, tied=False, adapters=41_943_040)
 """meta-llama/Llama-3.1-8B with the adapters of the recipe."""
 
 
@@ -107,25 +124,31 @@ class Cost:
 
 @dataclass(frozen=True)
 class Model:
-    """Costs of the stages of a run for a model and mean lengths."""
+    """Costs of the stages of a run for a model and mean lengths.
+
+    Attributes:
+        padded: groups are padded, as on CPUs, and the last layer computes only the columns that are used; packed rows,
+            as on GPUs, pass it whole. Prompts that are read to be continued are padded everywhere.
+    """
 
     shape: Shape
     lengths: Lengths = field(default_factory=Lengths)
+    padded: bool = False
 
     def training(self, samples: float, completions: int = 1) -> Cost:
         """Train on prompt groups, each prompt read once; the weights that change are written once."""
-        tokens, positions, predicted = self._read(samples, completions)
-        return Cost(tokens, self.shape.train(tokens, positions, predicted), 4 * self.shape.trained)
+        tokens, *rest = self._read(samples, completions)
+        return Cost(tokens, self.shape.train(tokens, *rest), 4 * self.shape.trained)
 
     def scoring(self, samples: float, completions: int) -> Cost:
         """Log-probabilities under the reference."""
-        tokens, positions, predicted = self._read(samples, completions)
-        return Cost(tokens, self.shape.forward(tokens, positions, predicted))
+        tokens, *rest = self._read(samples, completions)
+        return Cost(tokens, self.shape.forward(tokens, *rest))
 
     def generating(self, samples: float, completions: int = 1) -> Cost:
         """Read prompts and generate completions with their key-value cache; about 6 bytes of JSON per token."""
         prompt, new = self.lengths.prompt, completions * self.lengths.completion
-        reading = self.shape.forward(prompt * samples, prompt**2 * samples, samples)
+        reading = self.shape.forward(prompt * samples, prompt**2 * samples, samples, (prompt - 1) * samples)
         context = self.lengths.prompt + self.lengths.completion / 2
         writing = self.shape.forward(new * samples, new * context * samples, new * samples)
         return Cost((prompt + new) * samples, reading + writing, 6 * (prompt + new) * samples)
@@ -134,10 +157,12 @@ class Model:
         """Size of a checkpoint inside a training stage without validation; two of them are kept."""
         return ADAM_BYTES * self.shape.trained
 
-    def _read(self, samples: float, completions: int) -> tuple[float, float, float]:
+    def _read(self, samples: float, completions: int) -> tuple[float, float, float, float]:
+        """Tokens, positions, rows of the head and unused states of reading prompt groups."""
         predicted = completions * self.lengths.completion
         width = self.lengths.prompt + predicted
-        return width * samples, width**2 * samples, predicted * samples
+        unused = (self.lengths.prompt - 1) * samples if self.padded else 0.0
+        return width * samples, width**2 * samples, predicted * samples, unused
 
 
 def run_cost(model: Model, recipe: Recipe, samples: float | None = None) -> Cost:
