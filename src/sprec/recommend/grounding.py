@@ -1,7 +1,7 @@
 """Grounding: generated text to the items whose titles are closest in an embedding space (BIGRec, step 2)."""
 
+import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -164,16 +164,17 @@ def _read(file: Path, rows: int) -> Tensor | None:
 
 
 def _write(file: Path, embeddings: Tensor) -> None:
-    """Write the cache file whole or not at all."""
+    """Write the cache file whole or not at all; what a killed process left half-written is written over."""
+    part = file.with_name(f".{file.name}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".embeddings.") as scratch:
-            part = Path(scratch) / file.name
-            save_file({"embeddings": embeddings}, part, {"sha256": _digest(embeddings)})
-            with part.open("rb") as handle:
-                os.fsync(handle.fileno())
-            part.replace(file)
+        save_file({"embeddings": embeddings}, part, {"sha256": _digest(embeddings)})
+        with part.open("rb") as handle:
+            os.fsync(handle.fileno())
+        part.replace(file)
     except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise UserError(f"cannot write the embedding cache {file}: {error}") from error
 
 
