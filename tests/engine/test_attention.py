@@ -103,8 +103,8 @@ def test_keys_in_parts_are_the_same_keys() -> None:
     layer = torch.nn.Identity().eval()
     apart, _ = plain_attention(layer, query, keys, values, mask)
     whole, _ = plain_attention(layer, query, keys.joined(), values.joined(), mask)
-    wide = [part.joined().repeat_interleave(2, 1) for part in (keys, values)]
-    peer = torch.nn.functional.scaled_dot_product_attention(query, *wide, attn_mask=mask).transpose(1, 2)
+    wide_keys, wide_values = (part.joined().repeat_interleave(2, 1) for part in (keys, values))
+    peer = torch.nn.functional.scaled_dot_product_attention(query, wide_keys, wide_values, mask).transpose(1, 2)
     assert torch.allclose(apart, whole, atol=1e-6)
     assert torch.allclose(apart, peer, atol=1e-6)
 
@@ -115,7 +115,8 @@ def test_soft_caps_are_those_of_the_model() -> None:
         num_key_value_heads=2, head_dim=8, attn_logit_softcapping=0.05, query_pre_attn_scalar=1,
     )  # fmt: skip
     torch.manual_seed(1)
-    model = Gemma2ForCausalLM(config).eval()
+    model = Gemma2ForCausalLM(config)
+    model.train(False)
     ids = torch.arange(3, 23)[None]
     logits = {}
     for attention in ("eager", PLAIN):
