@@ -129,6 +129,10 @@ def collate(
     """
     if packed:
         return _packed(groups, extra or {}, multiple)
+    return _padded(groups, extra or {}, dtype, multiple)
+
+
+def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torch.dtype, multiple: int) -> GroupBatch:
     region = round_up(max(group.tokens - len(group.prompt) for group in groups), multiple)
     prefix = _worthwhile_prefix(groups, region)
     prompt_width = prefix + round_up(max(len(group.prompt) for group in groups) - prefix, multiple)
@@ -169,7 +173,7 @@ def collate(
         slot=_flat(slot, len(groups) * completions, multiple),
         mask=torch.from_numpy(lengths > 0),
         lengths=torch.from_numpy(lengths),
-        extra=extra or {},
+        extra=extra,
         prefix=prefix,
     )
 

@@ -125,7 +125,9 @@ def plan(
         UserError: an unknown experiment or variant, or a dataset without a recipe.
     """
     if experiment not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}")
+        raise UserError(
+            f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, claims, rates"
+        )
     rows = EXPERIMENTS[experiment]
     unknown = set(variants) - set(rows)
     if unknown:
