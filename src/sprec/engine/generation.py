@@ -161,14 +161,14 @@ def generate(
 
     Args:
         prompts: token ids, at least one each.
-        budget: tokens per batch, all rows and new tokens included.
+        budget: tokens per batch: a prompt's once, and the new ones of all its rows.
         journal: a folder that remembers finished batches.
 
     Returns:
         Per prompt its completions, best log-probability first (draws: in the order of their numbers).
     """
     rows_each = {"beam": decoding.beams, "sample": decoding.count, "greedy": 1}[decoding.mode]
-    sizes = [(len(prompt) + decoding.max_new_tokens) * rows_each for prompt in prompts]
+    sizes = [len(prompt) + decoding.max_new_tokens * rows_each for prompt in prompts]
     with policy.evaluating(), policy.inference() as model:
 
         def work(rows: list[int]) -> list[list[list[Any]]]:
