@@ -92,6 +92,19 @@ def test_a_run_that_collapses_warns_and_stops_when_asked(
     assert "the recipe demands 50%; lower prefer.lr" in stopped.stderr
 
 
+def test_without_a_title_there_is_nothing_to_learn_from(
+    cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_run, tmp_path / "run")
+    short = toy_changes(negatives__max_new_tokens=1)
+    done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *short)
+    assert "! 03-rollout-1: 24 of 24 answers hold no title" in done.stderr
+    (prefer,) = (line for line in done.stderr.splitlines() if line.startswith("✓ 06-prefer-1"))
+    assert prefer.endswith("nothing to learn from: the model is as before")
+    weights = [tmp_path / "run/stages" / stage / "model/model.safetensors" for stage in ("04-sft-1", "06-prefer-1")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
 def test_tensorboard_gets_losses_and_rewards(cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     shutil.copytree(toy_run, tmp_path / "run")

@@ -335,7 +335,9 @@ def _save(
         write_json(folder / "health.json", numbers)
         (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
         write_json(folder / "outcome.json", {"valid_loss": outcome.valid_loss, "best_epoch": outcome.best_epoch})
-    loss = np.mean([step["loss"] for step in outcome.steps[-20:]]) if outcome.steps else float("nan")
+    if not outcome.steps:
+        return "nothing to learn from: the model is as before"
+    loss = np.mean([step["loss"] for step in outcome.steps[-20:]])
     valid = f", validation {min(outcome.valid_loss):.4f}" if outcome.valid_loss else ""
     return f"loss {loss:.4f}{valid}"
 
