@@ -26,8 +26,14 @@ except interrupts.Interrupted as stop:
 """
 
 
-def start(grace: float, work: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SCRIPT, str(grace), str(work)]
+PRODUCT = SCRIPT.replace("time.sleep(0.01)", "torch.ones(work, work) @ torch.ones(work, work)").replace(
+    "print(", "import torch; work = int(sys.argv[2]); print(", 1
+)
+"""One call of seconds, in which no Python handler runs."""
+
+
+def start(grace: float, work: int, script: str = SCRIPT) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", script, str(grace), str(work)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -62,6 +68,18 @@ def test_patience_ends() -> None:
     printed, _ = process.communicate(timeout=30)
     assert process.returncode == 143
     assert printed == ""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_long_computation_does_not_outlast_patience(signals: int) -> None:
+    process = start(grace=0.5 if signals == 1 else 60, work=7_000, script=PRODUCT)
+    time.sleep(0.5)
+    started = time.monotonic()
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    assert process.wait(timeout=60) == 143
+    assert time.monotonic() - started < 3
 
 
 def test_nobody_asked() -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 
 GRACE = 25.0
 """Seconds that the first signal grants: schedulers kill after 30."""
+_ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
@@ -35,15 +36,32 @@ _state = _State()
 
 def install() -> None:
     """Handle SIGTERM and SIGINT from now on; for programs, not for libraries."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ASKING:
         signal.signal(number, _on_signal)
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    threading.Thread(target=_watch, args=(told,), daemon=True).start()
+
+
+def _watch(told: int) -> None:
+    """End the process when its patience does: a handler waits for the end of a long product, this thread does not."""
+    asked = 0
+    while True:
+        number = os.read(told, 1)[0]
+        if number in _ASKING:
+            asked += 1
+            if asked == 1:
+                _leave_after(GRACE, number)
+            else:
+                os._exit(128 + number)
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
     if _state.number:
         os._exit(128 + number)
     _state.number = number
-    _leave_after(GRACE, number)
     if not _state.patient:
         raise Interrupted(number)
     os.write(2, b"\nstopping after this step, with a checkpoint; once more to stop at once\n")

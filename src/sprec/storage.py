@@ -5,6 +5,7 @@ each file comes last, then one rename puts it in place. What a process that was 
 the lock that died with it, and swept by the next writer.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -22,6 +23,7 @@ from sprec.errors import UserError
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
+_CLAIMS = 3
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
 
 
@@ -36,17 +38,31 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
-    scratch = _sibling(target, "tmp")
-    scratch.mkdir()
-    claim = os.open(scratch, os.O_RDONLY)
+    scratch, claim = _claimed(target)
     try:
-        _lock(claim)
         yield scratch
         sync_tree(scratch)
         _put(scratch, target)
     finally:
         os.close(claim)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _claimed(target: Path) -> tuple[Path, int]:
+    """A new folder beside ``target`` and the handle that holds its lock.
+
+    Another process may sweep it between its making and its lock: then it is gone, and the next one is tried. The last
+    one is taken without a lock, for file systems that have none.
+    """
+    for attempt in range(_CLAIMS):
+        scratch = _sibling(target, "tmp")
+        scratch.mkdir()
+        claim = os.open(scratch, os.O_RDONLY)
+        if (_lock(claim) and scratch.exists()) or attempt == _CLAIMS - 1:
+            return scratch, claim
+        os.close(claim)
+        shutil.rmtree(scratch, ignore_errors=True)
+    raise AssertionError("the last attempt returns")
 
 
 def _sibling(target: Path, kind: str) -> Path:
@@ -78,30 +94,34 @@ def discard(folder: Path) -> None:
 def sweep(parent: Path, name: str | None = None) -> None:
     """Remove what killed writers of ``name`` (None: of anything) left in a folder.
 
-    A writer that is alive holds the lock of its folder. A killed one may have moved the old content away and not yet
-    put the new one in place: then the old content comes back.
+    A writer that is alive holds the lock of its folder; who sweeps holds it until the folder is gone. A killed writer
+    may have moved the old content away and not yet put the new one in place: then the old content comes back.
     """
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
         left = _LEFTOVER.fullmatch(entry.name)
-        if left and name in (None, left["name"]) and not _in_use(entry):
-            target = parent / left["name"]
-            if left["kind"] == "old" and not target.exists():
-                entry.rename(target)
-            elif entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+        if left and name in (None, left["name"]):
+            with contextlib.suppress(FileNotFoundError), _free(entry) as free:  # not found: somebody else swept it
+                if free:
+                    _clear(entry, parent / left["name"], left["kind"])
 
 
-def _in_use(entry: Path) -> bool:
+@contextmanager
+def _free(entry: Path) -> Iterator[bool]:
+    """Whether nobody writes here; inside the block nobody begins to."""
+    handle = os.open(entry, os.O_RDONLY)
     try:
-        handle = os.open(entry, os.O_RDONLY)
-    except FileNotFoundError:  # somebody else swept it
-        return True
-    try:
-        return not _lock(handle)
+        yield _lock(handle)
     finally:
         os.close(handle)
+
+
+def _clear(entry: Path, target: Path, kind: str) -> None:
+    if kind == "old" and not target.exists():
+        entry.rename(target)
+    elif entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _lock(handle: int) -> bool:
@@ -129,7 +149,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON: all of it or nothing."""
-    text = _as_text(content)
+    text = as_text(content)
     scratch = _sibling(file, "tmp")
     try:
         with scratch.open("w", encoding="utf-8") as handle:
@@ -148,18 +168,22 @@ def read_json(file: Path) -> Any:
     return json.loads(file.read_text("utf-8"))
 
 
-def _as_text(content: Any) -> str:
+def as_text(content: Any) -> str:
+    """JSON as it is written everywhere here; content that reads the same and looks different was edited."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
-    """Write the manifest of a folder, last: the sha256 and size of each file (of ``names`` only, if given)."""
+    """Write the manifest of a folder, last: the sha256 and size of each file (of ``names`` only, if given).
+
+    With ``names`` other files may lie beside them; without, the folder holds what the manifest names and nothing else.
+    """
     chosen = [folder / name for name in names] if names is not None else sorted(folder.rglob("*"))
     files = {}
     for file in (path for path in chosen if path.is_file() and path != folder / MANIFEST):
         sync(file)
         files[file.relative_to(folder).as_posix()] = {"sha256": hash_of(file), "bytes": file.stat().st_size}
-    manifest = {"format": FORMAT, **about, "files": files}
+    manifest = {"format": FORMAT, **about, "partial": names is not None, "files": files}
     write_json(folder / MANIFEST, manifest | {"sha256": digest(manifest)})
 
 
@@ -171,9 +195,10 @@ def verify(folder: Path, *names: str) -> str:
         names: the files to check, by default all that the manifest lists.
     """
     try:
-        entries: dict[str, Any] = read_manifest(folder)["files"]
+        manifest = read_manifest(folder)
     except (OSError, ValueError):
         return f"{folder / MANIFEST} is missing or damaged"
+    entries: dict[str, Any] = manifest["files"]
     for name in names or entries:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
@@ -181,7 +206,19 @@ def verify(folder: Path, *names: str) -> str:
         problem = _problem(folder / name, entries.get(name))
         if problem:
             return problem
-    return ""
+    stranger = None if names else _stranger(folder, entries, manifest.get("partial", False))
+    return f"{stranger} is not in the manifest: somebody added it" if stranger else ""
+
+
+def _stranger(folder: Path, entries: Mapping[str, Any], partial: bool) -> Path | None:
+    """A file that the manifest does not name, where it should name all: what loads a folder would read it too.
+
+    A partial manifest covers the folders below that it names files of. Hidden files (of file managers) do not count.
+    """
+    covered = {folder / PurePosixPath(name).parts[0] for name in entries if "/" in name} if partial else {folder}
+    known = {folder / name for name in entries} | {folder / MANIFEST}
+    files = (path for place in sorted(covered) for path in sorted(place.rglob("*")) if path.is_file())
+    return next((file for file in files if file not in known and not file.name.startswith(".")), None)
 
 
 def _problem(file: Path, expected: Mapping[str, Any] | None) -> str:
@@ -202,7 +239,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     text = (folder / MANIFEST).read_text("utf-8")
     manifest = json.loads(text)
     expected = manifest.pop("sha256", "") if isinstance(manifest, dict) else ""
-    if expected != digest(manifest) or text != _as_text(manifest | {"sha256": expected}):
+    if expected != digest(manifest) or text != as_text(manifest | {"sha256": expected}):
         raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
     return dict(manifest)
 
@@ -255,7 +292,8 @@ def writing(what: Path, hint: str) -> Iterator[None]:
 def _of_system(error: Exception) -> bool:
     """Whether the operating system refused; libraries written in Rust wrap its errors in exceptions of their own."""
     if isinstance(error, OSError):
-        return not isinstance(error, ConnectionError | TimeoutError)
+        own = error.errno is None  # made by a library, about something else: a model that is not there
+        return not own and not isinstance(error, ConnectionError | TimeoutError)
     return "(os error " in str(error) or "No space left on device" in str(error)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from test_scoring import load, ragged_groups
 
 from sprec.engine.batches import in_batches
 from sprec.engine.generation import Decoding, generate
 from sprec.engine.scoring import score
+from sprec.errors import UserError
 
 BATCHES = [[3, 1], [0], [2, 4]]
 
@@ -51,6 +54,59 @@ def test_every_damaged_byte_of_the_journal_is_noticed(tmp_path: Path) -> None:
         again: list[list[int]] = []
         in_batches(BATCHES, square(again), "", journal=tmp_path)
         assert again == []
+
+
+def roomy_for(rows_at_once: int, tried: list[list[int]]) -> Callable[[list[int]], list[float]]:
+    def work(rows: list[int]) -> list[float]:
+        tried.append(rows)
+        if len(rows) > rows_at_once:
+            raise torch.OutOfMemoryError("out of memory")
+        return [row * row / 3 for row in rows]
+
+    return work
+
+
+def test_a_batch_that_does_not_fit_is_done_in_pieces(capsys: pytest.CaptureFixture[str]) -> None:
+    tried: list[list[int]] = []
+    batches = [[0, 1], [2, 3, 4, 5, 6], [7, 8, 9]]
+    assert in_batches(batches, roomy_for(2, tried), "scores") == [row * row / 3 for row in range(10)]
+    assert tried == [[0, 1], [2, 3, 4, 5, 6], [2, 3, 4], [2, 3], [4, 5], [6], [7], [8], [9]]
+    assert capsys.readouterr().err.splitlines() == [
+        "! out of memory in scores: going on with 1/2 of a batch at once",
+        "! out of memory in scores: going on with 1/4 of a batch at once",
+    ]
+    with pytest.raises(UserError, match=r"out of memory in scores with one example at once; take a smaller model"):
+        in_batches(batches, roomy_for(0, []), "scores")
+
+
+def test_other_errors_of_the_work_are_not_swallowed() -> None:
+    def work(_: list[int]) -> list[float]:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        in_batches(BATCHES, work, "scores")
+
+
+@pytest.mark.parametrize("decoding", [Decoding(max_new_tokens=6), Decoding("sample", 6, count=2, seed=3)])
+def test_scores_and_answers_do_not_depend_on_pieces(
+    decoding: Decoding, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, groups = load(checkpoint("llama")), ragged_groups(5, 12, 3)
+    asked = [group.prompt for group in groups]
+    scores, answers = score(policy, groups), generate(policy, asked, decoding)
+    forward = type(policy.model).forward
+
+    def scarce(*arguments: Any, **options: Any) -> Any:
+        ids = options.get("input_ids", arguments[1] if len(arguments) > 1 else None)
+        if ids is not None and len(ids) > 4 * decoding.count:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(type(policy.model), "forward", scarce)
+    for one, two in zip(scores, score(policy, groups), strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    again = generate(policy, asked, decoding)
+    assert [[one.tokens for one in own] for own in answers] == [[one.tokens for one in own] for own in again]
 
 
 def test_other_batches_are_not_taken_for_these(tmp_path: Path) -> None:

@@ -152,6 +152,24 @@ def test_weights_that_are_no_numbers_are_not_saved(checkpoint: Callable[[str], P
     assert not list((tmp_path / "steps").glob("*"))
 
 
+def test_parameters_that_never_had_a_gradient_resume_without_moments(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def idle(policy: Policy) -> Policy:
+        policy.model.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+        return policy
+
+    whole, stopped = idle(load(checkpoint("llama"))), idle(load(checkpoint("llama")))
+    outcome = run(whole, None)
+    with pytest.raises(Killed):
+        run(stopped, tmp_path, stop_at=6)
+    saved = Checkpoints(tmp_path, 4).latest()
+    assert saved is not None
+    assert set(saved.parameters) - set(saved.moments) == {"idle"}
+    assert run(stopped, tmp_path) == outcome
+    assert same(whole.state(), stopped.state())
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path

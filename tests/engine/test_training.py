@@ -179,6 +179,30 @@ def test_a_loss_that_is_no_number_stops_and_names_the_batch(checkpoint: Callable
     assert sorted(json.loads(file.read_text())["rows"]) == [0, 1, 2, 3]
 
 
+def test_a_gradient_that_is_no_number_stops_and_names_the_batch(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    policy, groups = load(checkpoint("llama")), ragged_groups(3, 6, 1)
+
+    def steep(log_probs: Tensor, _: GroupBatch) -> Tensor:
+        kept = log_probs[:, 0]
+        return kept + (kept - kept.detach()).sqrt()  # a number whose gradient is infinite
+
+    with pytest.raises(UserError, match=r"the gradient is (nan|inf) at step 0; lower the learning rate") as caught:
+        train(policy, groups, Objective(steep), Training(batch=8), seed=0, log_folder=tmp_path)
+    assert str(tmp_path / "failed-step-0.json") in str(caught.value)
+    assert len(json.loads((tmp_path / "failed-step-0.json").read_text())["groups"]) == 6
+
+
+def test_weights_that_are_no_numbers_stop_a_stage_at_its_end(checkpoint: Callable[[str], Path]) -> None:
+    policy, groups = load(checkpoint("llama")), ragged_groups(3, 6, 1)
+    settings = Training(batch=8, lr=1.0, warmup_steps=0, weight_decay=1e39)  # loss and gradient are fine, the step is not
+    with pytest.raises(UserError, match=r"the weights are no numbers any more after step 1; lower the learning rate"):
+        train(policy, groups, SFT, settings, seed=0)
+    with pytest.raises(UserError, match=r"the validation loss is (nan|inf) after step 1; lower the learning rate"):
+        train(load(checkpoint("llama")), groups, SFT, settings, seed=0, valid=groups)
+
+
 def test_out_of_memory_halves_the_budget_and_keeps_the_result(checkpoint: Callable[[str], Path]) -> None:
     def run(limit: int) -> dict[str, Tensor]:
         policy = load(checkpoint("llama"))

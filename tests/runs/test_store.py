@@ -122,6 +122,44 @@ def test_damage_is_named_and_repaired_or_refused(
     assert storage.verify(tmp_path / "stages/01-second") == ""
 
 
+def test_an_added_file_is_named_and_the_stage_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made: list[str] = []
+    three_stages(Store(tmp_path), made, lr=0.1)
+    folder = tmp_path / "stages/01-second"
+    (folder / "deep/.DS_Store").write_text("of a file manager")
+    three_stages(Store(tmp_path), made, lr=0.1)
+    assert len(made) == 3
+    (folder / "deep/adapter_config.json").write_text("{}")
+    three_stages(Store(tmp_path), made, lr=0.1)
+    assert made[3:] == ["second {'lr': 0.1}"]
+    assert f"{folder / 'deep/adapter_config.json'} is not in the manifest: somebody added it" in capsys.readouterr().err
+    assert not (folder / "deep/adapter_config.json").exists()
+
+
+def test_beside_some_sealed_files_others_may_lie_but_not_in_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    for name in ("metrics.json", "model/weights"):
+        (tmp_path / name).write_text(name)
+    storage.seal(tmp_path, {}, ["metrics.json", "model/weights"])
+    (tmp_path / "notes.txt").write_text("mine")
+    assert storage.verify(tmp_path) == ""
+    (tmp_path / "model/more").write_text("more")
+    assert storage.verify(tmp_path) == f"{tmp_path / 'model/more'} is not in the manifest: somebody added it"
+
+
+def test_stages_that_the_recipe_no_longer_has_go_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    three_stages(store, [], lr=0.1)
+    store.prune()
+    assert "removed" not in capsys.readouterr().err
+    fewer = Store(tmp_path)
+    fewer.stage("first", {"data": "d"}, writes("first"))
+    fewer.prune()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in told] == [["-", "01-second"], ["-", "02-third"]]
+    assert all(line.endswith("removed: the recipe has no such stage any more") for line in told)
+
+
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/passwd", "deep/../../outside.txt"])
 def test_a_manifest_that_points_outside_is_refused(name: str, tmp_path: Path) -> None:
     Store(tmp_path).stage("one", {}, writes("text"))

@@ -184,7 +184,7 @@ class Dataset:
             "sha256": files,
         }
         about["digest"] = storage.digest(about)
-        (folder / "dataset.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (folder / "dataset.json").write_text(storage.as_text(about), "utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> "Dataset":
@@ -238,13 +238,15 @@ def _read_about(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(f"{path} is not a dataset (no {file}); make one with 'sprec data import' or 'sprec data demo'")
     try:
-        about: Any = json.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        about: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else None
         raise UserError(f"{file} has format {found!r}, this version reads {FORMAT}")
-    if about.pop("digest", None) not in (None, storage.digest(about)):
+    as_written = storage.as_text(about)
+    if about.pop("digest", None) != storage.digest(about) or text != as_written:
         raise UserError(f"{file} is damaged or was edited; import the dataset again")
     return dict(about)
 

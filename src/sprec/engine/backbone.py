@@ -28,6 +28,7 @@ from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine import processes
 from sprec.engine.attention import implementation, packs
 from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.origin import commit
 from sprec.engine.sharding import laid_out, sharded, whole
 from sprec.errors import UserError
 from sprec.progress import bar
@@ -284,7 +285,7 @@ def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.devi
 
 
 def _load(path: str, settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
-    source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
+    source = {"revision": commit(path, settings.revision), "trust_remote_code": settings.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec.engine import processes
+from sprec.engine.memory import Pieces
 from sprec.progress import bar
 
 
@@ -22,22 +23,26 @@ def in_batches(
 
     Args:
         batches: row numbers; every row from 0 on is in exactly one batch.
-        work: one JSON value per row of a batch.
+        work: one JSON value per row of a batch. A batch that does not fit in memory is done in pieces.
         description: of the progress bar.
         journal: a folder that remembers finished batches until the caller is done with all of them.
         together: every process does every batch, because the model is sharded over them.
 
     Returns:
         The values in the order of the row numbers, on each process.
+
+    Raises:
+        UserError: a single row does not fit in memory.
     """
     own = list(batches) if together else processes.share(batches)
     done = Journal(journal) if journal else None
     values: dict[int, Any] = {}
+    do = work if together else Pieces(work, description)  # sharded, each process must do the same
     with bar(description, sum(map(len, own))) as progress:
         for rows in own:
             found = done.find(rows) if done else None
             if found is None:
-                found = work(rows)
+                found = do(rows)
                 if done:
                     done.add(rows, found)
             values |= zip(rows, found, strict=True)

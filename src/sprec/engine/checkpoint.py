@@ -30,7 +30,7 @@ class Checkpoint:
 
     Attributes:
         parameters: the trainable parameters, by name.
-        moments: per parameter what AdamW remembers: exp_avg, exp_avg_sq, step.
+        moments: per parameter that had a gradient what AdamW remembers: exp_avg, exp_avg_sq, step.
         best: the parameters of the best epoch so far, empty without validation.
         outcome: JSON of what the stage has reported so far.
     """
@@ -87,19 +87,25 @@ def _read(folder: Path) -> Checkpoint:
         kind, name = key.split("/", 1)
         kinds.setdefault(kind, {})[name] = value
     parameters = kinds["parameter"]
-    moments = {name: {kind: kinds[kind][name] for kind in _MOMENTS} for name in parameters}
+    moments = {name: {kind: kinds[kind][name] for kind in _MOMENTS} for name in kinds.get(_MOMENTS[0], {})}
     return Checkpoint(progress["step"], parameters, moments, kinds.get("best", {}), progress["outcome"])
 
 
 def capture(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Trainable parameters and what AdamW remembers of them, whole and on the CPU; all processes must call it."""
+    """Trainable parameters and what AdamW remembers of them, whole and on the CPU; all processes must call it.
+
+    AdamW remembers nothing of a parameter that never had a gradient (adapters in a part of the model that no title
+    passes).
+    """
     moments = {
-        name: {kind: whole(optimizer.state[value][kind]) for kind in _MOMENTS} for name, value in policy.trainable()
+        name: {kind: whole(optimizer.state[value][kind]) for kind in _MOMENTS}
+        for name, value in policy.trainable()
+        if optimizer.state.get(value)
     }
     return policy.state(), moments
 
 
 def recall(policy: Policy, optimizer: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Give the optimiser back what it remembered."""
-    for name, value in policy.trainable():
+    for name, value in ((name, value) for name, value in policy.trainable() if name in moments):
         optimizer.state[value] = {kind: laid_out(moments[name][kind], value) for kind in _MOMENTS}

@@ -24,3 +24,9 @@ def laid_out(value: Tensor, like: Tensor) -> Tensor:
 def sharded(model: torch.nn.Module) -> bool:
     """Whether parameters of a model are sharded."""
     return any(isinstance(value, DTensor) for value in model.parameters())
+
+
+def finite(value: Tensor) -> bool:
+    """Whether all numbers of a tensor (of this process's part of it) are finite."""
+    own = value.to_local() if isinstance(value, DTensor) else value
+    return bool(own.isfinite().all())

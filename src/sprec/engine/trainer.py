@@ -25,6 +25,7 @@ from sprec.config import Training
 from sprec.engine import processes
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
+from sprec.engine.memory import free, out_of_memory
 from sprec.engine.scoring import completion_log_probs
 from sprec.errors import UserError
 from sprec.progress import Bar, say
@@ -98,6 +99,7 @@ class GroupTrainer(Trainer):
     ) -> None:
         self.policy, self.task, self.budget = policy, task, budget
         self.outcome, self.progress, self.folder = outcome, progress, folder
+        self.last: tuple[int, np.ndarray] = (task.done, np.zeros(0, dtype=np.int64))  # the step under way
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=len(task.steps),
@@ -147,14 +149,20 @@ class GroupTrainer(Trainer):
         return DataLoader(_Steps(self.task), batch_size=None, shuffle=False)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Trackers get what the objective saw, beside the loss."""
+        """Trackers get what the objective saw, beside the loss.
+
+        Raises:
+            UserError: the gradient of the step was no number; so are the weights now.
+        """
+        if not math.isfinite(logs.get("grad_norm", 0.0)):
+            raise self._no_number("gradient", logs["grad_norm"])
         if "loss" in logs:
             logs = logs | {key: value for key, value in self.outcome.steps[-1].items() if key not in ("step", "loss")}
         super().log(logs, *args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """Add the gradient of a batch, in smaller and smaller pieces until they fit in memory."""
-        step, rows = inputs
+        step, rows = self.last = inputs
         model.train()
         loss = None
         while loss is None:
@@ -169,7 +177,7 @@ class GroupTrainer(Trainer):
         try:
             return self._backward(model, rows, step)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         self._halve_budget(step)  # outside of the except clause, which holds the tensors of the failed attempt
         return None
@@ -191,8 +199,7 @@ class GroupTrainer(Trainer):
         self.budget //= 2
         say(f"! out of memory at step {step}: going on with {self.budget} tokens per forward pass")
         self.policy.model.zero_grad()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free()
 
     def _backward(self, model: nn.Module, rows: np.ndarray, step: int) -> Tensor:
         groups = [self.task.groups[row] for row in rows]
@@ -213,7 +220,7 @@ class GroupTrainer(Trainer):
             first, others = _drift(log_probs.detach(), batch)
             chosen += weight * first / len(groups)
             rejected += weight * others / len(groups)
-        return self._note(total, chosen, rejected, rows, step)
+        return self._note(total, chosen, rejected, step)
 
     @contextmanager
     def _synchronised(self, model: nn.Module, last: bool) -> Iterator[None]:
@@ -233,7 +240,7 @@ class GroupTrainer(Trainer):
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]
         return batch.to(self.policy.device)
 
-    def _note(self, loss: Tensor, chosen: float, rejected: float, rows: np.ndarray, step: int) -> Tensor:
+    def _note(self, loss: Tensor, chosen: float, rejected: float, step: int) -> Tensor:
         """Put a step into the log; the loss of all processes, on each of them.
 
         Raises:
@@ -241,9 +248,7 @@ class GroupTrainer(Trainer):
         """
         value, chosen, rejected = processes.total([loss.item(), chosen, rejected], self.policy.device)
         if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {step}; lower the learning rate; the batch is in {self._dump(rows, step)}"
-            )
+            raise self._no_number("loss", value)
         entry = {"step": step, "loss": value, "chosen": chosen, "rejected": rejected}
         self.outcome.steps.append(entry)
         self.progress.advance(1, f"loss {value:.4f}")
@@ -252,17 +257,17 @@ class GroupTrainer(Trainer):
                 log.write(json.dumps(entry) + "\n")
         return loss if processes.world() == 1 else loss.new_tensor(value)
 
-    def _dump(self, rows: np.ndarray, step: int) -> Path:
-        file = self.folder / f"failed-step-{step}.json"
+    def _no_number(self, what: str, value: float) -> UserError:
+        step, rows = self.last
+        where = self.folder / f"failed-step-{step}.json"
+        if processes.first():
+            self._dump(rows, step, where)
+        return UserError(f"the {what} is {value} at step {step}; lower the learning rate; the batch is in {where}")
+
+    def _dump(self, rows: np.ndarray, step: int, file: Path) -> None:
         groups = [self.task.groups[row] for row in rows]
         batch = [{"prompt": list(g.prompt), "completions": [list(c) for c in g.completions]} for g in groups]
         storage.write_json(file, {"step": step, "rows": rows.tolist(), "groups": batch})
-        return file
-
-
-def _out_of_memory(error: Exception) -> bool:
-    told = any(words in str(error) for words in ("allocate memory", "out of memory"))  # compilers wrap the error
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _parts(sizes: Sequence[int], budget: int, packed: bool) -> list[tuple[list[int], float]]:

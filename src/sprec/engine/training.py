@@ -21,6 +21,7 @@ from sprec.engine.backbone import Policy
 from sprec.engine.checkpoint import Checkpoint, Checkpoints, capture, recall
 from sprec.engine.groups import PromptGroup
 from sprec.engine.scoring import score
+from sprec.engine.sharding import finite
 from sprec.engine.trainer import LOG, GroupTrainer, Objective, Outcome, Task
 from sprec.errors import UserError
 from sprec.progress import bar, say
@@ -75,7 +76,8 @@ def train(
         checkpoints: where the stage saves itself and resumes from.
 
     Raises:
-        UserError: the loss is not finite (the batch is saved and named), or a single example does not fit in memory.
+        UserError: a loss, a gradient or a weight is not finite (the batch is saved and named), or a single example does
+            not fit in memory.
         Interrupted: a signal came; a checkpoint is written.
     """
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
@@ -99,6 +101,7 @@ def train(
             trainer.train()
     if keeper.best:
         policy.restore(keeper.best)
+    _require_numbers(dict(policy.trainable()), len(steps))
     policy.model.eval()
     return outcome
 
@@ -117,6 +120,8 @@ class _KeepBest(TrainerCallback):
         if not self.valid or state.global_step % self.per_epoch:
             return
         loss = token_loss(self.policy, self.valid, self.budget)
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss is {loss} after step {state.global_step}; lower the learning rate")
         if loss < min(self.outcome.valid_loss, default=math.inf):
             self.best = self.policy.state()
             self.outcome.best_epoch = len(self.outcome.valid_loss)
@@ -153,10 +158,14 @@ class _Saver(TrainerCallback):
 
     def _save(self, checkpoints: Checkpoints, step: int, optimizer: torch.optim.Optimizer) -> None:
         parameters, moments = capture(self.policy, optimizer)
-        if not all(value.isfinite().all() for value in parameters.values()):
-            raise UserError(f"the weights are no numbers any more after step {step}; lower the learning rate")
+        _require_numbers(parameters, step)
         if processes.first():
             checkpoints.save(Checkpoint(step, parameters, moments, self.keeper.best, vars(self.outcome)))
+
+
+def _require_numbers(parameters: Mapping[str, Tensor], step: int) -> None:
+    if not all(map(finite, parameters.values())):
+        raise UserError(f"the weights are no numbers any more after step {step}; lower the learning rate")
 
 
 def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:

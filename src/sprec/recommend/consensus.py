@@ -1,6 +1,7 @@
 """The consensus protocol: many samples per user, ranked by how often they name an item."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,6 +22,7 @@ def recommend_by_consensus(
     settings: Recommend,
     budget: int,
     seed: int,
+    journal: Path | None = None,
 ) -> Recommendations:
     """S samples per user at temperature T, the prompt read once; mapped to items, ranked by votes.
 
@@ -31,6 +33,7 @@ def recommend_by_consensus(
         asked: token ids of the prompts.
         examples: their examples; the histories are excluded if the settings say so.
         seed: of the samples.
+        journal: a folder that remembers finished batches.
 
     Returns:
         Lists of shape (n, k), without generated titles (every case has S of them).
@@ -42,7 +45,7 @@ def recommend_by_consensus(
         max_new_tokens=settings.max_new_tokens,
         seed=seed,
     )
-    answers = generate(policy, asked, decoding, budget=budget, description="consensus")
+    answers = generate(policy, asked, decoding, budget=budget, description="consensus", journal=journal)
     flat = [completion for answer in answers for completion in answer]
     titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
     voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), -1)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprec.engine.origin import commit, origin
 from sprec.errors import UserError
 
 _GRAMS = (2, 3, 4)
@@ -59,7 +60,8 @@ def sentence_transformers(name_or_path: str) -> Encoder:
     if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
         raise UserError(f"the grounding encoder {name_or_path} is not a folder")
     try:
-        model = SentenceTransformer(name_or_path, model_kwargs={"use_safetensors": True})
+        pinned = commit(name_or_path)
+        model = SentenceTransformer(name_or_path, revision=pinned, model_kwargs={"use_safetensors": True})
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the grounding encoder {name_or_path}: {reason}") from error
@@ -68,7 +70,7 @@ def sentence_transformers(name_or_path: str) -> Encoder:
         embeddings: Tensor = model.encode(list(texts), batch_size=256, convert_to_tensor=True, show_progress_bar=False)
         return embeddings.float()
 
-    return Encoder(f"sentence-transformers:{name_or_path}", encode)
+    return Encoder(f"sentence-transformers:{name_or_path} {origin(name_or_path)}", encode)
 
 
 def _counts(texts: Sequence[str], width: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -33,15 +34,17 @@ def recommend_by_title(
     grounder: Grounder,
     settings: Recommend,
     budget: int,
+    journal: Path | None = None,
 ) -> Recommendations:
     """The paper's protocol: one greedy title per user, then the items with the nearest titles (BIGRec).
 
     Args:
         asked: token ids of the prompts.
         examples: their examples; the histories are excluded if the settings say so.
+        journal: a folder that remembers finished batches.
     """
     decoding = Decoding(max_new_tokens=settings.max_new_tokens)
-    answers = generate(policy, asked, decoding, budget=budget, description="recommend")
+    answers = generate(policy, asked, decoding, budget=budget, description="recommend", journal=journal)
     titles = [parse_title(text) for text in policy.decode([answer[0].tokens for answer in answers])]
     exclude = [np.array(example.history) for example in examples] if settings.exclude_history else None
     return Recommendations(grounder.top_k(titles, settings.top_k, exclude), titles)

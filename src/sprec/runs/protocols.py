@@ -1,9 +1,12 @@
 """The recommending protocols of a run, with what they need (grounding, trie, SASRec) at hand."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sprec.config import Recipe
 from sprec.data import Split
 from sprec.engine.backbone import Policy
 from sprec.methods.d3 import guidance
@@ -19,11 +22,32 @@ from sprec.runs.oracle import load_oracle, needs_oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
 
+_SETTINGS = {
+    "paper": ("encoder", "max_new_tokens"),
+    "exact": ("beams",),
+    "consensus": ("encoder", "max_new_tokens", "samples", "temperature"),
+    "d3": ("beams", "alpha"),
+    "d3-grounded": ("encoder", "beams", "alpha"),
+}
+"""Which settings a protocol reads, beside those that all read."""
 
-def recommend(session: Session, stage: Stage, backbone: Stage, examples: Split) -> Recommendations:
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings that decide what a recipe recommends: a changed setting of another protocol changes nothing."""
+    ranked = recipe.method in WITHOUT_MODEL
+    own = () if ranked else ("protocol", *_SETTINGS[recipe.recommend.protocol])
+    return recipe.recommend.model_dump(include={"top_k", "exclude_history", *own})
+
+
+def recommend(
+    session: Session, stage: Stage, backbone: Stage, examples: Split, journal: Path | None = None
+) -> Recommendations:
     """Top-k items for each example, by the protocol of the recipe, with the policy of a stage.
 
     Methods without a language model have no protocol: they rank items.
+
+    Args:
+        journal: a folder that remembers finished batches of these examples, for protocols that generate titles.
     """
     recipe = session.recipe
     settings, budget = recipe.recommend, recipe.tokens_per_batch
@@ -41,8 +65,8 @@ def recommend(session: Session, stage: Stage, backbone: Stage, examples: Split) 
         return Recommendations(grounder.top_k(titles, settings.top_k, exclude), titles)
     if settings.protocol == "consensus":
         seed = int(np.random.SeedSequence([recipe.seed, 6]).generate_state(1)[0])
-        return recommend_by_consensus(policy, asked, examples, grounder, settings, budget, seed)
-    return recommend_by_title(policy, asked, examples, grounder, settings, budget)
+        return recommend_by_consensus(policy, asked, examples, grounder, settings, budget, seed, journal)
+    return recommend_by_title(policy, asked, examples, grounder, settings, budget, journal)
 
 
 def _ranked(session: Session, policy: Policy, asked: Sequence[Sequence[int]], examples: Split, k: int) -> np.ndarray:

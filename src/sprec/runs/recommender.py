@@ -12,7 +12,7 @@ from sprec.methods.table import WITHOUT_MODEL
 from sprec.runs import protocols
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
-from sprec.runs.stages import metrics_of
+from sprec.runs.stages import given, metrics_of
 from sprec.runs.store import Stage, Store
 
 
@@ -120,7 +120,7 @@ def backbone_of(session: Session) -> Stage:
     if session.recipe.method in WITHOUT_MODEL:
         return Stage(Path(), session.recipe.method)
     if not isinstance(session.recipe.backbone, Scratch):
-        return Stage(Path(), session.recipe.backbone.model_dump_json())
+        return given(session.recipe.backbone)
     folder = session.store.root / "stages" / "00-backbone"
     problem = storage.verify(folder)
     if problem:

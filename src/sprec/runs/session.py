@@ -10,6 +10,7 @@ import torch
 from sprec.config import HuggingFace, Recipe, Scratch
 from sprec.data import Dataset, Split
 from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
+from sprec.engine.origin import origin
 from sprec.engine.sharding import sharded
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
@@ -92,6 +93,12 @@ class Session:
             "precision": str(self.precision),
             "quantize": quantize,
         }
+
+    @property
+    def encoder_settings(self) -> dict[str, Any]:
+        """What grounds titles: the name of the encoder, and what is behind the name today."""
+        kind, _, name = self.recipe.recommend.encoder.partition(":")
+        return {"encoder": kind, "name": name, "content": origin(name) if name else None}
 
     def grounder(self, backbone: Stage) -> Grounder:
         """The grounding of generated titles; with the encoder ``lm`` by the hidden states of the backbone.

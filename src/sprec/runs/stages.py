@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 import torch
 
-from sprec.config import Scratch, Sft, Training
+from sprec import storage
+from sprec.config import HuggingFace, Scratch, Sft, Training
 from sprec.data import Example, Split
 from sprec.engine import processes
 from sprec.engine.backbone import Policy, scratch
 from sprec.engine.checkpoint import Checkpoints
 from sprec.engine.groups import GroupBatch, PromptGroup
+from sprec.engine.origin import origin
 from sprec.engine.scoring import score
 from sprec.engine.training import LOG, Objective, Outcome, train
 from sprec.evaluation import entropy, exact_title_share
@@ -48,7 +50,7 @@ def backbone(session: Session) -> Stage:
     """The model that everything starts from: pre-trained here (``scratch``), or the hub's (nothing to store)."""
     recipe, settings = session.recipe, session.recipe.backbone
     if not isinstance(settings, Scratch):
-        return Stage(Path(), settings.model_dump_json())
+        return given(settings)
     depends = {"backbone": settings.model_dump(), **session.prompt_settings}
 
     def make(folder: Path) -> str:
@@ -66,6 +68,12 @@ def backbone(session: Session) -> Stage:
         return _save(session, policy, folder, outcome, "backbone")
 
     return _hold(session, session.store.stage("backbone", depends, make))
+
+
+def given(settings: HuggingFace) -> Stage:
+    """A model that is not made here: no folder, and a key of its settings and its content."""
+    made_of = {"settings": settings.model_dump(), "content": origin(settings.path, settings.revision)}
+    return Stage(Path(), storage.digest(made_of))
 
 
 def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
@@ -125,8 +133,8 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
     encodes = recipe.negatives.ground or recipe.negatives.source == "semantic"
     depends = {
         "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
-        "negatives": recipe.negatives.model_dump(),
-        "encoder": recipe.recommend.encoder if encodes else None,
+        "negatives": recipe.negatives.model_dump(exclude={"drop_equal"}),  # prefer leaves them out
+        "encoder": session.encoder_settings if encodes else None,
         "samples": recipe.loop.samples,
         "iteration": iteration,
         "seed": recipe.seed,
@@ -175,6 +183,7 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         "start": start.key,
         "reference": reference.key,
         "rejected": rejected.key,
+        "drop_equal": recipe.negatives.drop_equal,
         "prefer": recipe.prefer.model_dump(),
         "sasrec": recipe.sasrec.model_dump() if recipe.prefer.smoothing else None,
         **session.prompt_settings,
@@ -246,7 +255,8 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
     depends = {
         "policy": policy.key,
         "backbone": start.key,
-        "recommend": recipe.recommend.model_dump(),
+        "recommend": (wanted := protocols.settings_of(recipe)),
+        "encoder": session.encoder_settings if "encoder" in wanted else None,
         "cases": recipe.cases,
         "split": recipe.split,
         "genres": list(session.dataset.genres),
@@ -257,7 +267,7 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
 
     def make(folder: Path) -> str:
         examples = session.cases
-        found = protocols.recommend(session, policy, start, examples)
+        found = protocols.recommend(session, policy, start, examples, session.store.unfinished / "answers")
         metrics = metrics_of(session, found)
         defined = {key: value if value == value else None for key, value in metrics.items()}
         if processes.first():

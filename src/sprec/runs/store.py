@@ -120,7 +120,8 @@ class Store:
         self._making = Stage(folder, key)
         started = time.monotonic()
         if not processes.first():
-            make(Path(processes.agree("")))
+            with storage.writing(folder, _INTACT):  # each process has journals of its own
+                make(Path(processes.agree("")))
             return
         with storage.writing(folder, _INTACT), storage.replacing(folder) as scratch:
             news = make(Path(processes.agree(str(scratch))))
@@ -151,9 +152,10 @@ class Store:
                 say(f"! {folder.name} could not be shared with other runs: {error}")
 
     def prune(self) -> None:
-        """Remove stages and unfinished work of other settings; call it when the run is complete."""
-        for folder in self.stages.glob("[0-9]*-*"):
+        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete."""
+        for folder in sorted(self.stages.glob("[0-9]*-*")):
             if folder.name not in self._asked:
+                say(f"- {folder.name:<24} removed: the recipe has no such stage any more")
                 storage.discard(folder)
         shutil.rmtree(self.root / "unfinished", ignore_errors=True)
 
