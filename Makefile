@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help setup setup-dev demo test lint bench chaos results docs clean
+.PHONY: help setup setup-dev demo test lint bench chaos results docs audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,7 +63,7 @@ chaos: setup-dev ## kill, damage and starve runs in every way, and fuzz: one to 
 
 audit: setup-dev ## look for known vulnerabilities of the pinned dependencies; needs PyPI
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip-audit
-	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 clean: ## remove the environment and what the demo wrote
 	rm -rf $(VENV) demo

@@ -149,16 +149,32 @@ def link_tree(source: Path, target: Path) -> None:
 
 def write_json(file: Path, content: Any) -> None:
     """Write JSON: all of it or nothing."""
-    text = as_text(content)
+    write_text(file, as_text(content))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text: all of it or nothing."""
+    with replacing_file(file) as scratch:
+        scratch.write_text(text, "utf-8")
+
+
+@contextmanager
+def replacing_file(file: Path) -> Iterator[Path]:
+    """A path to write that takes the place of ``file`` when the block ends well; leftovers of killed writers go.
+
+    Raises:
+        OSError: nothing can be written here.
+    """
+    sweep(file.parent, file.name)
     scratch = _sibling(file, "tmp")
+    handle = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
-        with scratch.open("w", encoding="utf-8") as handle:
-            _lock(handle.fileno())
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-            scratch.replace(file)
+        _lock(handle)
+        yield scratch
+        sync(scratch)
+        scratch.replace(file)
     finally:
+        os.close(handle)
         scratch.unlink(missing_ok=True)
     sync(file.parent)
 

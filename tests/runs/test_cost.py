@@ -1,5 +1,7 @@
 """The cost model against what small runs cost: tokens, operations and bytes are counted, not believed."""
 
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig
 
+from runs.conftest import toy_changes
 from sprec.config import Lora, Scratch, Training
+from sprec.data import Dataset
 from sprec.engine.backbone import Policy, adapt, scratch
 from sprec.engine.checkpoint import Checkpoints
 from sprec.engine.generation import Decoding, generate
@@ -18,8 +22,12 @@ from sprec.engine.groups import PromptGroup
 from sprec.engine.scoring import score
 from sprec.engine.training import Objective, train
 from sprec.methods import objectives
+from sprec.runs import run
 from sprec.runs.cost import LLAMA_1B, LLAMA_8B, Cost, Lengths, Model, Shape, run_cost, table
+from sprec.runs.examples import sft_groups
 from sprec.runs.recipes import resolve
+from sprec.runs.recommender import open_run
+from sprec.runs.store import Stage
 
 PROMPT, COMPLETION = 40, 8
 CPU = torch.device("cpu")
@@ -49,6 +57,16 @@ def counted() -> Iterator[Callable[[], float]]:
     counter = FlopCounterMode(display=False)
     with counter:
         yield counter.get_total_flops
+
+
+def timed(work: Callable[[], object]) -> float:
+    """The shortest of three times, in seconds of the process: other programs do not count."""
+    times = []
+    for _ in range(3):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return min(times)
 
 
 def test_shapes_are_those_of_the_models() -> None:
@@ -119,6 +137,41 @@ def test_tokens_of_a_run_and_what_it_grows_with() -> None:
     assert run_cost(model, recipe, 1000).tokens == sft + evaluations + iterations
     small, large = (run_cost(model, recipe.model_copy(update={"cases": 1}), samples) for samples in (1e6, 2e6))
     assert large.flops == pytest.approx(2 * small.flops, rel=1e-3)
+
+
+def test_a_run_costs_what_was_computed(toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
+    """All stages behind the backbone, validation and evaluations included: operations counted, files weighed."""
+    changes = [*toy_changes()[1::2], "negatives.max_new_tokens=8", "recommend.max_new_tokens=8"]
+    out, recipe = tmp_path / "run", resolve("demo", changes)
+    shutil.copytree(toy_run, out)
+    for folder in out.glob("stages/*"):
+        if not folder.name.endswith("backbone"):
+            shutil.rmtree(folder)
+    with counted() as flops:
+        run(recipe, Dataset.load(toy_data), out)
+    session = open_run(out)
+    policy, builder = session.policy(Stage(out, "model")), session.builder
+    examples = sft_groups(policy, builder, session.dataset.train, recipe.prompt.max_tokens)
+    prompt = np.mean([len(group.prompt) for group in examples])
+    completion = np.mean([len(group.completions[0]) for group in examples])
+    tokenizer = sum(file.stat().st_size for file in (out / "model").glob("tokenizer*"))
+    shape, lengths = Shape.of(policy.model.config), Lengths(float(prompt), float(completion))
+    drawn = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"samples": len(examples)})})
+    cost = run_cost(Model(shape, lengths, padded=True, tokenizer=tokenizer), drawn)
+    written = [file for file in out.glob("stages/0[1-9]*/**/*") if file.suffix in (".safetensors", ".jsonl")]
+    written += list(out.glob("stages/0[1-9]*/model/tokenizer*"))
+    assert cost.bytes == pytest.approx(sum(file.stat().st_size for file in written), rel=0.1)
+    assert 0.65 < cost.flops / flops() < 1.05  # with prompts of 43 tokens, a third of what is computed is padding
+
+
+def test_hours_are_those_of_the_clock_at_some_share_of_the_rate_of_a_product() -> None:
+    policy, model = made()
+    examples, square = groups(96, 2), torch.ones(1024, 1024)
+    product = timed(lambda: square @ square)
+    train(policy, examples[:8], SFT, Training(batch=8), seed=0)  # warms up
+    took = timed(lambda: train(policy, examples, SFT, Training(batch=32), seed=0))
+    computed = model.training(96, 2).hours(2 * 1024**3 / product, utilisation=1.0) * 3600
+    assert 0.05 < computed / took < 1.0
 
 
 def test_the_papers_iteration_costs_what_was_computed_by_hand() -> None:

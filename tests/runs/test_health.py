@@ -70,6 +70,11 @@ def test_evaluations_are_compared_with_the_first_one() -> None:
     assert of_evaluations([start, {"ExactTitles": 0.89, "Entropy@1": 3.5}]) == [
         "only 89% of the generated titles exist in the catalog; lower prefer.lr"
     ]
+    (early,) = of_evaluations([{"ExactTitles": 0.3}], preferred=False)
+    assert early == (
+        "only 30% of the generated titles exist in the catalog; "
+        "train the SFT longer or at another rate (sft.epochs, sft.lr)"
+    )
     (concentrated,) = of_evaluations([start, {"ExactTitles": 0.97, "Entropy@1": 2.0}])
     assert concentrated.startswith("the recommendations concentrate (entropy 3.00, now 2.00)")
     assert of_evaluations([{"HR@5": 0.1}, {"HR@5": 0.2}]) == [], "protocols that write no titles"
@@ -90,6 +95,18 @@ def test_a_run_that_collapses_warns_and_stops_when_asked(
                   "--set", "stop_below_exact_share=0.5", code=2)  # fmt: skip
     assert "sprec: stopped after prefer 1" in stopped.stderr
     assert "the recipe demands 50%; lower prefer.lr" in stopped.stderr
+
+
+def test_a_run_whose_rollouts_name_nothing_stops_before_it_learns_from_them(
+    cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_run, tmp_path / "run")
+    short = toy_changes(negatives__max_new_tokens=1, stop_below_exact_share=0.01, evaluate="last")
+    stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *short, code=2)
+    assert stopped.stderr.splitlines()[-1] == (
+        "sprec: stopped after rollout 1: 0% of the generated titles exist, the recipe demands 1%; "
+        "train the SFT longer or at another rate (sft.epochs, sft.lr)"
+    )
 
 
 def test_without_a_title_there_is_nothing_to_learn_from(

@@ -105,6 +105,18 @@ def test_a_changed_setting_redoes_what_depends_on_it(cli: Cli, toy_run: Path, to
     assert changed == {"06-prefer-1", "07-evaluate-prefer-1"}
 
 
+def test_settings_that_a_stage_does_not_read_do_not_redo_it(
+    cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(toy_run, run)
+    before = stage_times(run)
+    cli("run", "demo", "--data", toy_data, "-o", run,
+        *toy_changes(negatives__drop_equal=True, recommend__samples=3, recommend__beams=7))  # fmt: skip
+    after = stage_times(run)
+    assert {name for name in STAGES if after[name] != before[name]} == {"06-prefer-1", "07-evaluate-prefer-1"}
+
+
 def test_a_damaged_stage_is_named_and_redone_or_refused(
     cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path
 ) -> None:

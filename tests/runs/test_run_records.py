@@ -39,8 +39,9 @@ def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset,
     assert find(tmp_path / "r.json", "other") is None
     assert find(tmp_path / "none.json", key) is None
     (tmp_path / "r.json").write_text("{")
-    with pytest.raises(UserError, match=r"r\.json is not the record of a run"):
-        find(tmp_path / "r.json", key)
+    assert find(tmp_path / "r.json", key) is None
+    with pytest.raises(UserError, match=r"r\.json is not the record of a run; the same command makes it again"):
+        Record.read(tmp_path / "r.json")
 
 
 def _tried(**metrics: float) -> Record:

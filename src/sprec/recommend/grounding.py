@@ -1,7 +1,5 @@
 """Grounding: generated text to the items whose titles are closest in an embedding space (BIGRec, step 2)."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sprec import storage
 from sprec.data import Catalog
 from sprec.engine import processes
 from sprec.errors import UserError
@@ -164,17 +163,12 @@ def _read(file: Path, rows: int) -> Tensor | None:
 
 
 def _write(file: Path, embeddings: Tensor) -> None:
-    """Write the cache file whole or not at all; what a killed process left half-written is written over."""
-    part = file.with_name(f".{file.name}.part")
+    """Write the cache file whole or not at all; several processes may do so at once, and find the same."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": embeddings}, part, {"sha256": _digest(embeddings)})
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-        part.replace(file)
+        with storage.replacing_file(file) as scratch:
+            save_file({"embeddings": embeddings}, scratch, {"sha256": _digest(embeddings)})
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise UserError(f"cannot write the embedding cache {file}: {error}") from error
 
 

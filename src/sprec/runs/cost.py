@@ -97,6 +97,9 @@ LLAMA_1B = Shape(16, 2048, 973_078_528, 128_256, 512, adapters=11_272_192)
 LLAMA_8B = Shape(32, 4096, 6_979_321_856, 128_256, 1024, tied=False, adapters=41_943_040)
 """meta-llama/Llama-3.1-8B with the adapters of the recipe."""
 
+LLAMA_TOKENIZER = 9.1e6
+"""Bytes of the tokenizer.json of Llama 3."""
+
 
 @dataclass(frozen=True)
 class Lengths:
@@ -127,6 +130,7 @@ class Model:
     """Costs of the stages of a run for a model and mean lengths.
 
     Attributes:
+        tokenizer: bytes of its files; each training stage has them.
         padded: groups are padded, as on CPUs, and the last layer computes only the columns that are used; packed rows,
             as on GPUs, pass it whole. Prompts that are read to be continued are padded everywhere.
     """
@@ -134,11 +138,12 @@ class Model:
     shape: Shape
     lengths: Lengths = field(default_factory=Lengths)
     padded: bool = False
+    tokenizer: float = 0
 
     def training(self, samples: float, completions: int = 1) -> Cost:
-        """Train on prompt groups, each prompt read once; the weights that change are written once."""
+        """Train on prompt groups, each prompt read once; weights that change are written once, with the tokenizer."""
         tokens, *rest = self._read(samples, completions)
-        return Cost(tokens, self.shape.train(tokens, *rest), 4 * self.shape.trained)
+        return Cost(tokens, self.shape.train(tokens, *rest), 4 * self.shape.trained + self.tokenizer)
 
     def scoring(self, samples: float, completions: int) -> Cost:
         """Log-probabilities under the reference."""
@@ -195,7 +200,7 @@ def table(recipe: Recipe, device_flops: float = 989e12, utilisation: float = 0.3
     ]
     for name, shape in (("1B", LLAMA_1B), ("8B", LLAMA_8B)):
         for samples in (1e4, 1e6, 1e8):
-            model = Model(shape)
+            model = Model(shape, tokenizer=LLAMA_TOKENIZER)
             cost = run_cost(model, recipe, samples)
             hours = [f"{cost.hours(device_flops, devices, utilisation):,.3g}" for devices in (1, 8, 64)]
             sizes = [f"{size / 1e9:,.2f} GB" for size in (cost.bytes, model.checkpoint_bytes())]

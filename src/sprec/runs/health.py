@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sprec.engine.training import Outcome
+from sprec.errors import UserError
 
 EXACT = 0.9
 """Share of generated titles that exist, below which a model has begun to forget how titles are written."""
@@ -86,16 +87,48 @@ def of_rollouts(answered: int, asked: int) -> list[str]:
     ]
 
 
-def of_evaluations(metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """What is wrong after the last of several evaluations, compared with the first one, and what to change."""
+def cure(preferred: bool) -> str:
+    """What to change when a model does not write titles that exist.
+
+    Args:
+        preferred: whether it went through a preference step.
+    """
+    return "lower prefer.lr" if preferred else "train the SFT longer or at another rate (sft.epochs, sft.lr)"
+
+
+def of_evaluations(metrics: Sequence[Mapping[str, float]], preferred: bool = True) -> list[str]:
+    """What is wrong after the last of several evaluations, compared with the first one, and what to change.
+
+    Args:
+        metrics: of each evaluation so far; protocols that write no titles have no ``ExactTitles``.
+        preferred: whether the last model went through a preference step.
+    """
     first, last = metrics[0], metrics[-1]
     warnings = []
     exact = last.get("ExactTitles", 1.0)
-    if exact < min(EXACT, first.get("ExactTitles", 1.0)):
-        warnings.append(f"only {exact:.0%} of the generated titles exist in the catalog; lower prefer.lr")
+    before = first.get("ExactTitles", 1.0) if len(metrics) > 1 else 1.0
+    if exact < min(EXACT, before):
+        warnings.append(f"only {exact:.0%} of the generated titles exist in the catalog; {cure(preferred)}")
     if last.get("Entropy@1", math.inf) < 0.8 * first.get("Entropy@1", -math.inf):
         warnings.append(
             f"the recommendations concentrate (entropy {first['Entropy@1']:.2f}, now {last['Entropy@1']:.2f}); "
             "lower sft_step.lr or loop.iterations"
         )
     return warnings
+
+
+def require_titles(share: float, least: float, where: str, preferred: bool) -> None:
+    """Stop a run that collapses, where the recipe wants that.
+
+    Args:
+        share: of the generated titles, those that exist in the catalog.
+        least: ``stop_below_exact_share`` of the recipe.
+
+    Raises:
+        UserError: the share is lower than that.
+    """
+    if share < least:
+        raise UserError(
+            f"stopped after {where}: {share:.0%} of the generated titles exist, the recipe demands {least:.0%}; "
+            f"{cure(preferred)}"
+        )

@@ -229,12 +229,9 @@ def result_of(stage: str, iteration: int, method: str, metrics: dict[str, float 
 
 def _watch(results: list[Result], recipe: Recipe) -> None:
     """Warn of what goes wrong, and stop if the recipe wants that, when the model forgets how titles are written."""
-    share = results[-1].metrics.get("ExactTitles", 1.0)
     where = f"{results[-1].stage} {results[-1].iteration}"
-    for warning in health.of_evaluations([result.metrics for result in results]):
+    preferred = results[-1].stage == "prefer" or (recipe.loop.dpo_step and results[-1].iteration > 1)
+    for warning in health.of_evaluations([result.metrics for result in results], preferred):
         say(f"! after {where}: {warning}")
-    if share < recipe.stop_below_exact_share:
-        raise UserError(
-            f"stopped after {where}: {share:.0%} of the generated titles exist, the recipe demands "
-            f"{recipe.stop_below_exact_share:.0%}; lower prefer.lr"
-        )
+    share = results[-1].metrics.get("ExactTitles", 1.0)
+    health.require_titles(share, recipe.stop_below_exact_share, where, preferred)

@@ -19,6 +19,7 @@ from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.errors import UserError
 from sprec.evaluation import Cases, accumulate
+from sprec.progress import say
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
 from sprec.runs.stages import RECOMMENDATIONS
@@ -56,9 +57,7 @@ class Record:
                 "results": [result_record(result) for result in self.results]}  # fmt: skip
         text = json.dumps(head, ensure_ascii=False, indent=1)
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n', "utf-8")
-        part.replace(file)
+        storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
 
     @classmethod
     def read(cls, file: Path) -> "Record":
@@ -72,7 +71,7 @@ class Record:
             results = [result_of(**entry) for entry in found["results"]]
             return cls(found["key"], np.array(found["lists"]), results, found["seconds"], found["precision"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not the record of a run; remove it and it is made again") from error
+            raise UserError(f"{file} is not the record of a run; the same command makes it again") from error
 
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
@@ -82,10 +81,14 @@ def key_of(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def find(file: Path, key: str) -> Record | None:
-    """The record of a job, None where there is none or its recipe or data were others."""
+    """The record of a job, None where there is none, it is damaged, or its recipe or data were others."""
     if not file.is_file():
         return None
-    record = Record.read(file)
+    try:
+        record = Record.read(file)
+    except UserError as error:
+        say(f"! {error}")
+        return None
     return record if record.key == key else None
 
 

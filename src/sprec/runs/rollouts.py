@@ -1,7 +1,6 @@
 """Rejected answers: the model's own (self-play), or sampled items, and their file."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +75,13 @@ class Rollouts:
 
     def news(self, catalog: Catalog) -> str:
         """How the negatives look: a model that collapses shows here first."""
-        counts = Counter(title for titles in self.titles for title in titles)
-        total = counts.total() or 1
-        known = sum(count for title, count in counts.items() if title in catalog.by_title)
-        return f"{counts.total()} negatives, {len(counts)} distinct, {known / total:.0%} in the catalog"
+        titles = [title for own in self.titles for title in own]
+        return f"{len(titles)} negatives, {len(set(titles))} distinct, {self.known(catalog):.0%} in the catalog"
+
+    def known(self, catalog: Catalog) -> float:
+        """Share of the titles that exist in the catalog; 0 without titles."""
+        titles = [title for own in self.titles for title in own]
+        return sum(title in catalog.by_title for title in titles) / max(1, len(titles))
 
 
 def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.ndarray, iteration: int) -> Rollouts:

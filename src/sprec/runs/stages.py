@@ -147,6 +147,9 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
         rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
         for warning in health.of_rollouts(len(rollouts.rows), len(sample.rows)):
             say(f"! {session.store.logs.name}: {warning}")
+        if recipe.negatives.source == "self-play":
+            share, least = rollouts.known(session.dataset.catalog), recipe.stop_below_exact_share
+            health.require_titles(share, least, f"rollout {iteration}", preferred=iteration > 1)
         if processes.first():
             rollouts.write(folder, session.builder, session.dataset.train)
         return rollouts.news(session.dataset.catalog)
