@@ -25,4 +25,7 @@ sprec compare "${runs[@]}" --json > results/goodreads-scratch/compare.json
 # Learning rates, three for each method, judged on the validation cases. What is on record is not run again.
 sprec reproduce rates --datasets "$WORK/data/goodreads" --backbone results/search.yaml -o results/scratch
 
+# Table 2: all methods, three protocols, three seeds, and the floor.
+sprec reproduce table2 --datasets "$WORK/data/goodreads" -o results/scratch
+
 python docs/build.py

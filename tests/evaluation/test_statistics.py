@@ -9,6 +9,7 @@ import pytest
 from sprec.evaluation import (
     Bootstrap,
     Cases,
+    Interval,
     accumulate,
     bootstrap,
     compare,
@@ -16,7 +17,10 @@ from sprec.evaluation import (
     plain_marks,
     randomisation_p,
     replicates,
+    shared_seeds,
+    t_interval,
 )
+from sprec.evaluation.statistics import t_quantile
 
 ITEMS = 80
 POPULARITY = 1 / np.arange(1, ITEMS + 1)
@@ -177,10 +181,44 @@ def test_seeds_are_paired_too() -> None:
     assert difference.high - difference.low < 0.06
 
 
-def test_one_seed_is_compared_with_each_of_three() -> None:
+def test_methods_are_compared_over_the_seeds_that_both_have() -> None:
+    """Hits by seed: 20, 30, 40 (seeds 0, 1, 2) against 12 and 31 (seeds 2 and 1): +28 and -1, seed 0 is left out."""
     ids = np.arange(100)
-    three, one = bootstrap([hits_of(ids < h) for h in (20, 30, 40)]), bootstrap([hits_of(ids < 10)])
-    assert compare(three, one)["HR@1"].value == pytest.approx(0.2)
+    three = bootstrap([hits_of(ids < h) for h in (20, 30, 40)], training_seeds=[0, 1, 2])
+    two = bootstrap([hits_of(ids < h) for h in (12, 31)], training_seeds=[2, 1])
+    assert shared_seeds(three, two) == [1, 2]
+    difference = compare(three, two)["HR@1"]
+    assert difference.value == pytest.approx((0.28 - 0.01) / 2)
+    assert difference.relative == pytest.approx(0.135 / 0.215)
+    alone = compare(bootstrap([hits_of(ids < h) for h in (30, 40)], training_seeds=[1, 2]), two)["HR@1"]
+    assert alone == difference, "the order of the runs does not matter"
+
+
+def test_methods_without_a_common_seed_are_not_compared() -> None:
+    ids = np.arange(1000)
+    low, high = (bootstrap([hits_of(ids < h)], training_seeds=[s]) for h, s in ((100, 0), (900, 1)))
+    with pytest.raises(ValueError, match=r"no training seed in common: \[0\] and \[1\]"):
+        compare(low, high)
+    assert marks({"low": low, "high": high}, "HR@1") == {"low": "", "high": ""}
+    for seeds in ([0], [0, 0]):
+        with pytest.raises(ValueError, match="2 runs need as many different training seeds"):
+            bootstrap([hits_of(ids < 1)] * 2, training_seeds=seeds)
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (30, 2.0423)])
+def test_quantiles_of_student_t_are_those_of_the_tables(freedom: int, quantile: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+def test_t_interval_by_hand() -> None:
+    """1, 2, 3: mean 2, s = 1, so 2 +- 4.3027 / sqrt(3)."""
+    interval = t_interval([1, 2, 3])
+    assert (interval.value, interval.low, interval.high) == pytest.approx((2, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert t_interval([1, 2, 3], low=0, high=4) == Interval(2, 0, 4)
+    assert t_interval([0.5, 0.5]) == Interval(0.5, 0.5, 0.5)
+    one, none = t_interval([0.3]), t_interval([])
+    assert one.value == 0.3
+    assert np.isnan([one.low, one.high, none.value, none.low]).all()
 
 
 def test_swapping_the_methods_negates_the_difference() -> None:
@@ -211,7 +249,7 @@ def test_large_test_sets_are_resampled_in_chunks_of_one_stream() -> None:
     hits = np.arange(n) < 900
     weights = np.random.default_rng(5).multinomial(n, np.full(n, 1 / n), resamples)
     sample = bootstrap([hits_of(hits)], resamples, seed=5)
-    np.testing.assert_allclose(sample.replicates["HR@1"], weights[:, :900].sum(axis=1) / n, rtol=1e-12)
+    np.testing.assert_allclose(sample.replicates["HR@1"][0], weights[:, :900].sum(axis=1) / n, rtol=1e-12)
 
 
 def test_randomisation_equals_the_enumeration_of_all_swaps() -> None:

@@ -135,16 +135,34 @@ def test_table_of_methods_has_intervals_and_honest_marks() -> None:
     assert narrow.low < narrow.value < narrow.high
 
 
-def test_table_of_differences_marks_improvements_and_deteriorations() -> None:
+def test_table_of_differences_says_what_became_better_and_what_worse() -> None:
     rows = dict(table_of_differences(METHODS, "narrow", metrics=("ORRatio@1", "HR@5", "MGU@1")).rows)
-    assert set(rows[("narrow", "HR@5 ↑")]) == {"value"}
-    over = rows[("wide", "ORRatio@1 ↓")]
+    assert set(rows[("narrow", "narrow", "HR@5 ↑")]) == {"value"}
+    over = rows[("wide", "narrow", "ORRatio@1 ↓")]
     assert over["value"].value == pytest.approx(3 / 400)
     assert over["difference"].value == pytest.approx(3 / 400 - 1)
     assert over["relative"].value == pytest.approx(3 / 400 - 1)
-    assert over["difference"].mark == "best"
-    hits = rows[("wide", "HR@5 ↑")]
+    assert over["difference"].mark == "better", "less over-recommendation"
+    hits = rows[("wide", "narrow", "HR@5 ↑")]
     assert hits["difference"].value == pytest.approx((1 - 134) / 400)
-    assert hits["difference"].mark == "second"
+    assert hits["difference"].mark == "worse"
     assert hits["p"].value < 0.01
-    assert rows[("wide", "MGU@1 ↓")]["difference"].mark == ""
+    assert rows[("wide", "narrow", "MGU@1 ↓")]["difference"].mark == ""
+
+
+def test_every_method_can_have_a_reference_of_its_own() -> None:
+    methods = METHODS | {"other": METHODS["wide"]}
+    rows = dict(table_of_differences(methods, {"other": "wide", "wide": "narrow"}, metrics=("HR@5",)).rows)
+    assert set(rows) == {("narrow", "narrow", "HR@5 ↑"), ("wide", "narrow", "HR@5 ↑"), ("other", "wide", "HR@5 ↑")}
+    assert rows["other", "wide", "HR@5 ↑"]["difference"].value == 0
+
+
+def test_real_changes_are_said_in_words() -> None:
+    cells = {"HR@5": Cell(0.25, 0.125, 0.375, "better"), "MGU@1": Cell(0.5, mark="worse")}
+    table = Table("", ("method",), ("HR@5", "MGU@1"), ((("a",), cells),), digits=2)
+    assert "| a | **0.25** (better) [0.12, 0.38] | **0.50** (worse) |" in table.markdown()
+    assert r"a & \textbf{0.25} (better) [0.12, 0.38] & \textbf{0.50} (worse) \\" in table.latex()
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table.rich())
+    assert "0.25 (better) [0.12, 0.38]" in capture.get()

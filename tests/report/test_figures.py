@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sprec.errors import UserError
-from sprec.report.figures import Series, curves, genre_bars, sharpening_and_self_play
+from sprec.report.figures import Series, _legend_columns, curves, genre_bars, sharpening_and_self_play
 
 Draw = Callable[[Path], list[Path]]
 
@@ -72,6 +72,24 @@ def test_an_interval_is_drawn_only_where_it_is_given(tmp_path: Path) -> None:
     shaded = curves({"HR@5": {"m": Series(x, x, [0, 0.9], [0.1, 1])}}, "r", tmp_path / "shaded")[0].read_text()
     assert "FillBetween" not in plain
     assert "FillBetween" in shaded
+
+
+def test_bars_have_an_interval_where_it_is_given(tmp_path: Path) -> None:
+    def drawn(name: str, bounds: dict[str, tuple[list[float], list[float]]] | None) -> int:
+        files = genre_bars(["a", "b"], {"m": [0.1, 0.2], "n": [0.3, 0.4]}, tmp_path / name, bounds=bounds)
+        return files[0].read_text().count("LineCollection")
+
+    assert drawn("plain", None) == 0
+    assert drawn("one", {"m": ([0.0, 0.1], [0.2, 0.3])}) == 1
+
+
+def test_a_legend_gets_as_many_columns_as_fit() -> None:
+    """A column takes .65 inches and .075 for each letter of its longest name."""
+    assert _legend_columns(["a" * 10] * 4, 4 * 1.4) == 4
+    assert _legend_columns(["a" * 10] * 4, 4 * 1.4 - 0.1) == 3
+    assert _legend_columns(["a" * 10, "b", "c", "d"], 3) == 3, "columns of 10, 1 and 1 letters: 2.85 inches"
+    assert _legend_columns(["a" * 10] * 4, 2 * 1.4 - 0.1) == 1
+    assert _legend_columns(["a"] * 20, 100) == 8
 
 
 def test_nine_methods_still_have_a_look_each(tmp_path: Path) -> None:

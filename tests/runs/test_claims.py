@@ -1,4 +1,4 @@
-"""Claims are decided by the side of zero on which an interval lies."""
+"""Claims are decided by where an interval lies: on which side of zero, or within the margin of equivalence."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ import pytest
 from sprec.data import Catalog, Dataset, Split
 from sprec.data.dataset import Wording
 from sprec.evaluation import PAPER_METRICS, bootstrap
-from sprec.runs.claims import CLAIMS, Check, claims_table
+from sprec.runs.claims import CLAIMS, Check, Level, Relation, claims_table, decide
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record
 from sprec.runs.reproduce import TABLE2, TABLE3, Job
@@ -44,7 +44,7 @@ def test_every_claim_speaks_of_rows_of_the_tables() -> None:
     names = set(TABLE2) | set(TABLE3)
     for claim in CLAIMS:
         assert claim.checks
-        assert {check.method for check in claim.checks} | {check.other for check in claim.checks} <= names
+        assert claim.methods <= names
         assert {check.metric for check in claim.checks} <= set(PAPER_METRICS)
 
 
@@ -55,14 +55,40 @@ def test_verdicts(dataset: Dataset) -> None:
     assert Check("SPRec", "<", "BIGRec", "DivRatio@5").verdict(samples) == "fails"
     assert Check("SPRec", "<", "BIGRec", "ORRatio@5").verdict(samples) == "holds"
     assert Check("SPRec", "=", "BIGRec", "DivRatio@5").verdict(samples) == "fails"
-    assert Check("RW", "=", "BIGRec", "DivRatio@5").verdict(samples) == "holds"
+    assert Check("SPRec", "<=", "BIGRec", "DivRatio@5").verdict(samples) == "fails"
+    assert Check("BIGRec", "<=", "SPRec", "DivRatio@5").verdict(samples) == "holds"
+    assert Check("RW", "=", "BIGRec", "DivRatio@5").verdict(samples) == "holds", "8 items each: the same number"
+    assert Check("RW", "=", "BIGRec", "HR@5").verdict(samples) == "open", "a wide interval proves nothing"
     assert Check("RW", ">", "BIGRec", "ORRatio@1").verdict(samples) == "open"
+    (value,) = samples["BIGRec"].per_seed["DivRatio@5"]
+    assert value == 8 / 300
+    assert Level("BIGRec", "=", 8 / 300, "DivRatio@5").verdict(samples) == "holds"
+    assert Level("BIGRec", ">", 0.14, "DivRatio@5").verdict(samples) == "fails"
+    assert Level("SPRec", ">", 0.14, "DivRatio@5").verdict(samples) == "holds"
+
+
+@pytest.mark.parametrize(
+    ("relation", "low", "high", "verdict"),
+    [
+        (">", 0.01, 0.3, "holds"), (">", -0.3, -0.01, "fails"), (">", -0.01, 0.3, "open"),
+        ("<", -0.3, -0.01, "holds"), ("<", 0.01, 0.3, "fails"), ("<", -0.3, 0.01, "open"),
+        ("=", -0.1, 0.1, "holds"), ("=", 0.01, 0.09, "holds"), ("=", -0.3, 0.3, "open"), ("=", -0.05, 0.11, "open"),
+        ("=", 0.01, 0.11, "fails"), ("=", -0.3, -0.2, "fails"),
+        ("<=", -9, 0.1, "holds"), ("<=", -9, 0.11, "open"), ("<=", 0.01, 0.11, "fails"), ("<=", -9, -8, "holds"),
+        (">=", -0.1, 9, "holds"), (">=", -0.11, 9, "open"), (">=", -0.11, -0.01, "fails"), (">=", 8, 9, "holds"),
+        ("=", float("nan"), float("nan"), "open"), (">", float("nan"), float("nan"), "open"),
+    ],
+)  # fmt: skip
+def test_decisions_with_a_margin_of_a_tenth(relation: Relation, low: float, high: float, verdict: str) -> None:
+    assert decide(relation, low, high, 0.1) == verdict
 
 
 def test_the_table_counts_the_checks(dataset: Dataset) -> None:
     found = records(dataset, {"SPRec": lists(80, 1), "BIGRec": lists(8, 2)})
     table = claims_table(found, [dataset])
-    ((labels, cells),) = table.rows  # the only claim about these two
+    (labels, cells), (level, _) = table.rows  # the only claims about these two
+    assert level[:2] == ("The three most recommended items take more than 39% of BIGRec's recommendations", "Steam")
+    assert "BIGRec > 0.39: ORRatio@1" in level
     assert labels[:2] == ("SPRec is better than BIGRec in all eight metrics", "Steam")
     assert "SPRec > BIGRec: DivRatio@1; SPRec > BIGRec: DivRatio@5" in labels[2]
     assert sum(cell.value for cell in cells.values()) == len(PAPER_METRICS)

@@ -1,31 +1,82 @@
-"""The paper's experiments at toy size through the real command line: plans, files, numbers."""
+"""The paper's experiments at toy size through the command line: plans, files, numbers. Targets share stages."""
 
 import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner, Result
 
-from runs.conftest import Cli, toy_changes
-from sprec.data import Dataset
+from runs.conftest import toy_changes
+from sprec.cli import app
+from sprec.data import Dataset, Split
+from sprec.data.demo import demo
 from sprec.errors import UserError
 from sprec.evaluation import PAPER_METRICS
-from sprec.report.paper import published
+from sprec.report.paper import published, published_sizes
 from sprec.runs import load_results
-from sprec.runs.reproduce import FIGURE5, FIGURE6, TABLE2, TABLE3, plan
+from sprec.runs.paper import table1
+from sprec.runs.reproduce import (
+    EXPERIMENTS,
+    FIGURE5,
+    FIGURE6,
+    FLOOR,
+    TABLE2,
+    TABLE3,
+    by_name,
+    check_fits,
+    default_protocols,
+    plan,
+)
 
-COMMON = ["--backbone", "demo", "--seeds", "0", "--seeds", "1"]
+Reproduce = Callable[..., Result]
+ROWS = ("BIGRec", "SPRec", "Popularity", "Random", "D3")
 
 
 @pytest.fixture(scope="module")
-def changes() -> list[str]:
-    pairs = toy_changes()
-    kept = [
-        value
-        for flag, value in zip(pairs[::2], pairs[1::2], strict=True)
-        if not value.startswith(("seed=", "loop.iterations="))
-    ]
-    return [part for value in kept for part in ("--set", value)]
+def steam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy data under the name of one of the paper's datasets, so that the paper's numbers stand beside it."""
+    folder = tmp_path_factory.mktemp("steam") / "data"
+    replace(demo(0, train=120, valid=12, test=20, extra=8, history=4), name="Steam").save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def reproduce(steam: Path, out: Path) -> Reproduce:
+    """``sprec reproduce``, all calls into one folder with the same toy settings, so that they share their stages."""
+    settings = toy_changes(backbone__epochs=1, sft__samples=48, loop__samples=16, sasrec__epochs=1)
+    changes = [value for value in settings[1::2] if not value.startswith("seed=")] + ["recommend.samples=3"]
+
+    def call(what: str, *more: object) -> Result:
+        always = ["--datasets", steam, "-o", out, "--backbone", "demo"]
+        arguments = ["reproduce", what, *always, *more, *(part for c in changes for part in ("--set", c))]
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return call
+
+
+def only(*rows: str) -> list[str]:
+    return [part for row in rows for part in ("--only", row)]
+
+
+def fine(done: Result) -> Result:
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done
+
+
+def refused(done: Result) -> str:
+    assert isinstance(done.exception, UserError), (done.output, done.exception)
+    assert "\n" not in str(done.exception)
+    return str(done.exception)
 
 
 def test_every_row_of_the_paper_is_planned(toy_dataset: Dataset) -> None:
@@ -34,11 +85,33 @@ def test_every_row_of_the_paper_is_planned(toy_dataset: Dataset) -> None:
         methods = {method for t, _, method in printed if t == table}
         assert methods == set(rows)
     jobs = plan("table2", [toy_dataset], [0, 1, 2], backbone="demo", protocols=["paper", "exact"])
-    models = [job for job in jobs if job.variant not in ("SASRec", "D3")]
+    models = [job for job in jobs if job.variant not in ("SASRec", "D3", *FLOOR)]
     assert len(models) == 6 * 2 * 3
-    assert len(jobs) == len(models) + 2 * 3  # SASRec and D3 have one way to recommend
+    assert len(jobs) == len(models) + 4 * 3  # SASRec, D3, popularity and chance have one way to recommend
     assert {job.recipe.seed for job in jobs} == {0, 1, 2}
     assert len({job.folder(Path()) for job in jobs}) == len(jobs)
+    claims = plan("claims", [toy_dataset], [0], backbone="demo")
+    assert [job.variant for job in claims] == list(dict.fromkeys([*TABLE2, *TABLE3])), "each method once"
+
+
+def test_rows_say_how_they_recommend_and_records_stay_where_they_are(toy_dataset: Dataset) -> None:
+    for asked in (["paper", "exact"], ["exact"]):
+        jobs = plan("table2", [toy_dataset], [0], backbone="demo", protocols=asked)
+        found = {(job.variant, job.how): str(job.place) for job in jobs if job.variant in ("SASRec", "D3", "Random")}
+        assert found == {
+            ("SASRec", "ranks items"): f"{toy_dataset.name}/sasrec/paper/seed0",
+            ("D3", "SASRec-guided beams"): f"{toy_dataset.name}/d3/paper/seed0",
+            ("Random", "ranks items"): f"{toy_dataset.name}/random/paper/seed0",
+        }
+    alone = plan("table2", [toy_dataset], [0], backbone="demo", variants=["D3"], changes=["recommend.alpha=1"])
+    assert [job.how for job in alone] == ["unguided beams"]
+
+
+def test_tables_show_all_protocols_unless_asked_otherwise(toy_dataset: Dataset) -> None:
+    for experiment in EXPERIMENTS:
+        jobs = plan(experiment, [toy_dataset], [0], backbone="demo")
+        wanted = {"paper", "exact", "consensus"} if experiment.startswith("table") else {"paper"}
+        assert {job.protocol for job in jobs} == set(default_protocols(experiment)) == wanted
 
 
 def test_sweeps_follow_the_paper(toy_dataset: Dataset) -> None:
@@ -58,6 +131,12 @@ def test_published_numbers_are_the_paper_s() -> None:
     assert all(set(values) <= set(PAPER_METRICS) for values in printed.values())
 
 
+def test_published_sizes_are_the_paper_s() -> None:
+    assert published_sizes()["MovieLens"] == {"items": 10_682, "interactions": 10_000_054, "sequences": 9_301_274}
+    assert published_sizes()["Steam"] == {"items": 32_094, "interactions": 178_961, "sequences": 29_876}
+    assert set(published_sizes()) == {dataset for _, dataset, _ in published()}
+
+
 def test_mistakes_are_named(toy_dataset: Dataset) -> None:
     with pytest.raises(UserError, match="no recipe demo-scratch is shipped for demo"):
         plan("table2", [toy_dataset], [0])
@@ -65,80 +144,182 @@ def test_mistakes_are_named(toy_dataset: Dataset) -> None:
         plan("table3", [toy_dataset], [0], backbone="demo", variants=["SPREC"])
     with pytest.raises(UserError, match="unknown experiment table9"):
         plan("table9", [toy_dataset], [0], backbone="demo")
+    with pytest.raises(UserError, match=r"figure5 shows iterations, and loop\.iterations=0 leaves none"):
+        plan("figure5", [toy_dataset], [0], backbone="demo", changes=["loop.iterations=0"])
+    with pytest.raises(UserError, match="two datasets are called demo"):
+        by_name([toy_dataset, toy_dataset])
 
 
-def test_table3_at_toy_size(cli: Cli, toy_data: Path, tmp_path: Path, changes: list[str]) -> None:
-    rows = ["--only", "BIGRec", "--only", "SPRec"]
-    protocols = ["--protocols", "paper", "--protocols", "consensus", "--set", "recommend.samples=3"]
-    command = ("reproduce", "table3", "--datasets", toy_data, "-o", tmp_path, *COMMON, *rows, *protocols, *changes)
-    done = cli(*command)
-    assert done.stderr.count("made with other settings") == 0
-    assert done.stderr.count("✓ 00-backbone") == 1, "one backbone for all runs"
-    assert done.stderr.count("✓ 01-sft") == 2, "one SFT per seed"
-    wanted = {"table3.csv", "table3.json", "table3.md", "table3.tex", "table3-changes.csv"}
-    assert wanted <= {file.name for file in tmp_path.iterdir()}
-    table = json.loads((tmp_path / "table3.json").read_text())["rows"]
-    ours = {(row["method"], row["source"]): row["metrics"] for row in table}
-    run = tmp_path / "runs" / Dataset.load(toy_data).name / "sprec" / "paper"
-    mean = sum(load_results(run / f"seed{seed}")[-1].metrics["DivRatio@1"] for seed in (0, 1)) / 2
-    assert ours["SPRec", "ours, paper's protocol, 2 seeds"]["DivRatio@1"]["value"] == pytest.approx(mean)
-    assert ("BIGRec", "ours, consensus, 2 seeds") in ours
-    with (tmp_path / "table3.csv").open() as file:
-        assert {row["method"] for row in csv.DictReader(file)} == {"BIGRec", "SPRec"}
-    again = cli(*command)
-    assert "✓" not in again.stderr, "everything was found again"
+def test_what_fits_no_dataset_is_refused_before_the_first_run(toy_dataset: Dataset) -> None:
+    """The last job of all is the one that cannot work."""
+    no_valid = replace(toy_dataset, name="B", splits={**toy_dataset.splits, "valid": Split.of([])})
+    no_genres = replace(toy_dataset, name="C", genres=())
+    many = len(toy_dataset.catalog) + 1
+    for other, variant, changes, message in (
+        (no_valid, "RosePO", [], "SASRec stops by validation, and the valid split of B is empty"),
+        (no_genres, "RW", [], "method rw weighs samples by genre, but C has no genres"),
+        (no_genres, "BIGRec", [f"recommend.top_k={many}"], f"recommend.top_k={many}, but the catalog of"),
+        (no_genres, "BIGRec", ["recommend.top_k=4"], "tables and figures measure lists of 5; recommend.top_k=4"),
+    ):
+        both = [toy_dataset, other]
+        jobs = plan("table2", both, [0], backbone="demo", variants=["BIGRec", variant], changes=changes)
+        with pytest.raises(UserError, match=message):
+            check_fits(jobs, both)
+    with pytest.raises(UserError, match="figure3 shows unfairness per genre, but C has no genres"):
+        plan("figure3", [no_genres], [0], backbone="demo")
 
 
-def test_figure4_at_toy_size(cli: Cli, toy_data: Path, tmp_path: Path, changes: list[str]) -> None:
+def sources(out: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = json.loads((out / f"{name}.json").read_text())["rows"]
+    return {(row["method"], row["source"]): row["metrics"] for row in rows}
+
+
+SEEDS = ("--seeds", "0", "--seeds", "1")
+
+
+@pytest.fixture(scope="module")
+def table2(reproduce: Reproduce) -> Result:
+    return fine(reproduce("table2", *SEEDS, *only(*ROWS)))
+
+
+def test_table2(table2: Result, reproduce: Reproduce, out: Path) -> None:
+    assert table2.stderr.count("made with other settings") == 0
+    assert table2.stderr.count("✓ 00-backbone") == 1, "one backbone for all runs"
+    assert table2.stderr.count("✓ 01-sft") == 2, "one SFT per seed"
+    assert "✓ 02-sft" not in table2.stderr, "D3, whose SFT comes after SASRec, has the same one"
+    ours = sources(out, "table2")
+    ways = {(name, source) for name, source in ours if source != "paper"}
+    protocols = ("paper's protocol", "exact", "consensus")
+    assert ways == {
+        *(("BIGRec", f"ours, {how}, 2 seeds") for how in protocols),
+        *(("SPRec", f"ours, {how}, 2 seeds") for how in protocols),
+        ("D3", "ours, SASRec-guided beams, 2 seeds"),
+        ("Popularity", "ours, ranks items, 2 seeds"),
+        ("Random", "ours, ranks items, 2 seeds"),
+    }
+    assert ours["SPRec", "paper"]["HR@5"]["value"] == published()["table2", "Steam", "SPRec"]["HR@5"]
+    finished = [load_results(out / f"runs/Steam/sprec/paper/seed{seed}")[-1].metrics for seed in (0, 1)]
+    found = ours["SPRec", "ours, paper's protocol, 2 seeds"]
+    for metric in PAPER_METRICS:
+        assert found[metric]["value"] == pytest.approx(np.mean([metrics[metric] for metrics in finished]))
+    for suffix in ("csv", "json", "md", "tex"):
+        assert all((out / f"table2{part}.{suffix}").is_file() for part in ("", "-changes", "-differences"))
+    with (out / "table2-differences.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["method"], row["reference"]) for row in rows} == {
+        *(("SPRec", f"BIGRec, {how}") for how in protocols),
+        *((name, "BIGRec, paper's protocol") for name in ("D3", "Popularity", "Random")),
+    }
+    again = fine(reproduce("table2", *SEEDS, *only(*ROWS)))
+    assert again.stderr == "", "all are on record"
+
+
+@pytest.mark.usefixtures("table2")
+def test_figure3_and_claims_need_no_run_after_table2(reproduce: Reproduce, out: Path) -> None:
     pytest.importorskip("matplotlib")
-    only = ["--only", "SPRec-noSFT"]
-    cli(
-        "reproduce",
-        "figure4",
-        "--datasets",
-        toy_data,
-        "-o",
-        tmp_path,
-        "--backbone",
-        "demo",
-        "--seeds",
-        "0",
-        *only,
-        *changes,
-    )
-    files = {file.suffix for file in tmp_path.glob("figure4-*")}
-    assert files == {".svg", ".png", ".json"}
-    record = json.loads(next(tmp_path.glob("figure4-*.json")).read_text())
-    assert set(record["HR@5"]["SPRec-noSFT"]) == {"0", "1", "2", "3"}
+    figure = fine(reproduce("figure3", *SEEDS, *only("BIGRec", "SPRec", "D3")))
+    assert figure.stderr == ""
+    assert {file.suffix for file in out.glob("figure3-Steam.*")} == {".svg", ".png", ".json"}
+    record = json.loads((out / "figure3-Steam.json").read_text())
+    assert set(record) == {"BIGRec", "SPRec", "D3 (SASRec-guided beams)"}
+    claims = fine(reproduce("claims", *SEEDS, *only("BIGRec", "SPRec")))
+    assert claims.stderr == ""
+    rows = json.loads((out / "claims.json").read_text())["rows"]
+    assert {row["claim"].partition(" ")[0] for row in rows} == {"SPRec", "The"}, "of the two that were run"
+    first = rows[0]["metrics"]
+    assert sum(first[kind]["value"] for kind in ("holds", "open", "fails")) == len(PAPER_METRICS)
 
 
-def test_table1_is_what_stats_says(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
-    cli("reproduce", "table1", "--datasets", toy_data, "-o", tmp_path)
-    row = json.loads((tmp_path / "table1.json").read_text())["rows"][0]["metrics"]
-    stats = json.loads(cli("data", "stats", toy_data, "--json").stdout)
-    assert {name: cell["value"] for name, cell in row.items()} == stats["table1"]
+def test_figure4(reproduce: Reproduce, out: Path) -> None:
+    pytest.importorskip("matplotlib")
+    fine(reproduce("figure4", "--seeds", "0", *only("SPRec-noSFT")))
+    record = json.loads((out / "figure4-Steam.json").read_text())
+    points = record["HR@5"]["SPRec-noSFT"]
+    assert set(points) == {"0", "1"}
+    last = load_results(out / "runs/Steam/sprec-nosft-stages/paper/seed0")[-1].metrics
+    assert points["1"] == {"value": last["HR@5"], "low": None, "high": None}, "one seed has no interval"
 
 
-def test_rates_are_searched_on_the_validation_split(
-    cli: Cli, toy_data: Path, tmp_path: Path, changes: list[str]
-) -> None:
-    only = ["--only", "BIGRec", "--only", "DMPO"]
-    command = ("reproduce", "rates", "--datasets", toy_data, "-o", tmp_path, "--backbone", "demo", *only, *changes)
-    done = cli(*command)
-    rows = json.loads((tmp_path / "rates.json").read_text())["rows"]
+@pytest.mark.parametrize(("what", "values"), [("figure5", ("0", "1")), ("figure6", ("1", "2"))])
+def test_sweeps(reproduce: Reproduce, out: Path, what: str, values: tuple[str, str]) -> None:
+    pytest.importorskip("matplotlib")
+    fine(reproduce(what, "--seeds", "0", *only(*values)))
+    assert {file.suffix for file in out.glob(f"{what}-Steam.*")} == {".svg", ".png", ".json"}
+    record = json.loads((out / f"{what}-Steam.json").read_text())
+    assert set(record["DivRatio@1"]["SPRec"]) == {f"{value}.0" for value in values}
+    decode = "beam" if what == "figure6" else "greedy"
+    last = load_results(out / f"runs/Steam/sprec-{values[1]}-{decode}-stages/paper/seed0")[-1].metrics
+    assert record["HR@5"]["SPRec"][f"{values[1]}.0"]["value"] == last["HR@5"]
+
+
+def test_nothing_that_took_hours_is_replaced(reproduce: Reproduce, out: Path) -> None:
+    """Another backbone (or setting) in the same folder would overwrite the records of the first."""
+    fine(reproduce("table2", "--seeds", "0", *only("Popularity")))
+    file = out / "records/Steam/popularity/paper/seed0.json"
+    before = file.read_bytes()
+    for other in (["--backbone", "goodreads-scratch"], ["--set", "recommend.exclude_history=true"]):
+        message = refused(reproduce("table2", *other, "--seeds", "0", *only("Popularity")))
+        assert (
+            "popularity/paper/seed0.json was made by another recipe (--backbone, --set) or from other data" in message
+        )
+    assert file.read_bytes() == before
+
+
+def test_a_dry_run_prints_and_writes_nothing(steam: Path, tmp_path: Path) -> None:
+    def dry(what: str, *more: str) -> str:
+        arguments = ["reproduce", what, "--datasets", str(steam), "-o", str(tmp_path / "o"), "--dry-run", *more]
+        return fine(CliRunner().invoke(app, arguments)).stdout
+
+    assert dry("table1").startswith("table1 needs no runs")
+    assert dry("figure2").startswith("figure2 needs no runs")
+    rates = dry("rates", "--backbone", "demo", "--only", "SASRec", "--only", "DMPO").splitlines()
+    assert len(rates) == 6
+    assert rates[0].startswith("Steam, SASRec sasrec.lr=0.001, ranks items, seed 0 -> ")
+    table = dry("table2", "--backbone", "demo", "--only", "D3", "--only", "RW", "--seeds", "4").splitlines()
+    assert [line.partition(" ->")[0] for line in table] == [
+        "Steam, RW, paper's protocol, seed 4",
+        "Steam, RW, exact, seed 4",
+        "Steam, RW, consensus, seed 4",
+        "Steam, D3, SASRec-guided beams, seed 4",
+    ]
+    assert not (tmp_path / "o").exists()
+
+
+def test_options_that_cannot_be_are_refused(reproduce: Reproduce, steam: Path) -> None:
+    assert refused(reproduce("table2", "--marks", "nonsense")) == "--marks is real or paper, not nonsense"
+    assert refused(reproduce("table1", "--datasets", steam)).startswith("two datasets are called Steam")
+    assert refused(reproduce("claims", "--protocols", "exact")).startswith("claims go by the paper's protocol")
+    assert refused(reproduce("rates", "--seeds", "0", "--seeds", "1")).startswith("rates are searched with one seed")
+    assert refused(reproduce("rates", *only("D3"))).startswith("no rates are searched for D3; methods: SASRec, BIGRec")
+    assert "recommend.protocol" in refused(reproduce("table3", "--protocols", "nonsense"))
+
+
+def test_table1_stands_beside_the_paper_s(reproduce: Reproduce, steam: Path, out: Path, toy_dataset: Dataset) -> None:
+    fine(reproduce("table1"))
+    ours, paper = json.loads((out / "table1.json").read_text())["rows"]
+    stats = json.loads(CliRunner().invoke(app, ["data", "stats", str(steam), "--json"]).stdout)
+    assert ours["source"] == "ours"
+    assert {name: cell["value"] for name, cell in ours["metrics"].items()} == stats["table1"]
+    assert paper["source"] == "paper"
+    assert {name: cell["value"] for name, cell in paper["metrics"].items()} == published_sizes()["Steam"]
+    assert [labels for labels, _ in table1([toy_dataset]).rows] == [(toy_dataset.name, "ours")], "not in the paper"
+
+
+def test_rates_are_searched_on_the_validation_split(reproduce: Reproduce, out: Path) -> None:
+    done = fine(reproduce("rates", *only("BIGRec", "DMPO")))
+    rows = json.loads((out / "rates.json").read_text())["rows"]
     assert [(row["method"], row["rate"]) for row in rows] == [
         ("BIGRec", "sft.lr=0.0001"), ("BIGRec", "sft.lr=0.0002"), ("BIGRec", "sft.lr=0.0004"),
         ("DMPO", "prefer.lr=2e-06"), ("DMPO", "prefer.lr=5e-06"), ("DMPO", "prefer.lr=1e-05"),
     ]  # fmt: skip
+    assert {row["protocol"] for row in rows} == {"paper's protocol"}
     best = {row["method"]: row for row in rows if row["metrics"]["NDCG@5"]["mark"] == "best"}
     assert len(best) == 2
     sft = best["BIGRec"]["rate"]
-    recipes = [json.loads(file.read_text())["recipe"] for file in tmp_path.glob("runs/*/dmpo*/paper/seed0/recipe.json")]
+    recipes = [json.loads(file.read_text())["recipe"] for file in out.glob("runs/*/dmpo-*/paper/seed0/recipe.json")]
     assert {recipe["split"] for recipe in recipes} == {"valid"}
     assert {f"sft.lr={recipe['sft']['lr']:g}" for recipe in recipes} == {sft}, "DMPO starts from the chosen BIGRec"
     assert done.stderr.count("✓ 01-sft") == 3
-    again = cli(*command)
+    again = fine(reproduce("rates", *only("BIGRec", "DMPO")))
     assert "✓" not in again.stderr
     assert "[" not in again.stderr, "all are on record"
-    refused = cli(*command, "--only", "D3", code=2)
-    assert "no rates are searched for D3; methods: SASRec, BIGRec" in refused.stderr

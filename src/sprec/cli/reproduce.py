@@ -1,5 +1,6 @@
 """``sprec reproduce``: the paper's tables and figures, from datasets to files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from sprec.data import Dataset
+    from sprec.evaluation import Table
     from sprec.runs.records import Record
     from sprec.runs.reproduce import Job
 
@@ -15,10 +17,16 @@ def reproduce(
     what: Annotated[str, typer.Argument(help="table1 to table3, figure2 to figure6, claims, or rates (search them).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option("--seeds", help="A seed; repeat it. Default 0 1 2.")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seeds", help="A seed; repeat it. Default 0 1 2; rates: 0.")
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Recipe for all datasets; default: NAME-scratch.")] = None,
     protocols: Annotated[
-        list[str] | None, typer.Option("--protocols", help="paper, exact or consensus; repeat it. Default paper.")
+        list[str] | None,
+        typer.Option(
+            "--protocols",
+            help="paper, exact or consensus; repeat it. Default: all three for tables 2 and 3, else paper.",
+        ),
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only these rows of a table; repeat it.")] = None,
     marks: Annotated[str, typer.Option(help="Mark real differences (real) or as the paper does (paper).")] = "real",
@@ -27,95 +35,156 @@ def reproduce(
 ) -> None:
     """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
     from sprec.cli.runs import quiet
-    from sprec.data import Dataset
     from sprec.errors import UserError
 
+    if marks not in ("real", "paper"):
+        raise UserError(f"--marks is real or paper, not {marks}")
     if what == "figure2":
-        from sprec.cli.theory import theory
-
-        theory(output, json=False)
+        _figure2(output, dry_run)
         return
-    if not datasets:
-        raise UserError(f"{what} needs --datasets DATASET; make one with sprec data import")
-    loaded = [Dataset.load(path) for path in datasets]
+    loaded = _load(what, datasets or [])
     if what == "table1":
-        _table1(loaded, output)
+        _table1(loaded, output, dry_run)
         return
+    if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
+        raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     quiet()
     if what == "rates":
-        _rates(loaded, output, seeds or [0], backbone, set or [], only or [])
+        if len(seeds or []) > 1:
+            raise UserError("rates are searched with one seed; give --seeds once")
+        _rates(loaded, output, (seeds or [0])[0], backbone, set or [], only or [], dry_run)
         return
-    from sprec.runs.reproduce import execute, plan
+    from sprec.runs.reproduce import check_fits, check_records, execute, plan
 
-    jobs = [
-        job
-        for experiment in (("table2", "table3") if what == "claims" else (what,))
-        for job in plan(
-            experiment,
-            loaded,
-            seeds or [0, 1, 2],
-            backbone=backbone,
-            protocols=protocols or ["paper"],
-            changes=set or [],
-            variants=only or [],
-        )
-    ]
+    jobs = plan(
+        what,
+        loaded,
+        seeds or [0, 1, 2],
+        backbone=backbone,
+        protocols=protocols or [],
+        changes=set or [],
+        variants=only or [],
+    )
+    check_fits(jobs, loaded)
+    check_records(jobs, loaded, output)
     if dry_run:
-        for job in jobs:
-            typer.echo(f"{job.dataset}, {job.variant}, {job.protocol}, seed {job.seed} -> {job.folder(output)}")
+        _print_plan(jobs, output)
         return
-    for file in _report(what, execute(list(dict.fromkeys(jobs)), loaded, output), loaded, output, marks):
-        typer.echo(f"wrote {file}")
+    if what.startswith("figure"):
+        import sprec.report.figures  # noqa: F401  # a missing extra shows before hours of runs
+    _say_written(_report(what, execute(jobs, loaded, output), loaded, output, marks))
 
 
-def _table1(datasets: "list[Dataset]", output: Path) -> None:
-    from sprec.cli.runs import print_table
-    from sprec.runs.paper import table1, write_table
+def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
+    from sprec.data import Dataset
+    from sprec.errors import UserError
+    from sprec.runs.reproduce import by_name
 
-    table = table1(datasets)
-    print_table(table)
-    for file in write_table(table, output / "table1"):
-        typer.echo(f"wrote {file}")
+    if not paths:
+        raise UserError(f"{what} needs --datasets DATASET; make one with sprec data import")
+    return list(by_name([Dataset.load(path) for path in paths]).values())
+
+
+def _figure2(output: Path, dry_run: bool) -> None:
+    from sprec.cli.theory import theory
+
+    if dry_run:
+        typer.echo(f"figure2 needs no runs: computed -> {output}")
+        return
+    theory(output, json=False)
+
+
+def _table1(datasets: "list[Dataset]", output: Path, dry_run: bool) -> None:
+    from sprec.runs.paper import table1
+
+    if dry_run:
+        typer.echo(f"table1 needs no runs: counted in {', '.join(d.name for d in datasets)} -> {output / 'table1'}.*")
+        return
+    _print_and_write(table1(datasets), output / "table1")
 
 
 def _rates(
-    datasets: "list[Dataset]", output: Path, seeds: list[int], backbone: str | None, set: list[str], only: list[str]
+    datasets: "list[Dataset]",
+    output: Path,
+    seed: int,
+    backbone: str | None,
+    set: list[str],
+    only: list[str],
+    dry_run: bool,
 ) -> None:
+    from sprec.runs.rates import plan_search, search
+
+    if dry_run:
+        _print_plan(plan_search(datasets, seed=seed, backbone=backbone, changes=set, variants=only), output)
+        return
+    table = search(datasets, output, seed=seed, backbone=backbone, changes=set, variants=only)
+    _print_and_write(table, output / "rates")
+
+
+def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:
+    for job in jobs:
+        typer.echo(f"{job.dataset}, {job.variant}, {job.how}, seed {job.seed} -> {job.folder(output)}")
+
+
+def _print_and_write(table: "Table", stem: Path) -> None:
     from sprec.cli.runs import print_table
     from sprec.runs.paper import write_table
-    from sprec.runs.rates import search
 
-    table = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only)
     print_table(table)
-    for file in write_table(table, output / "rates"):
+    _say_written(write_table(table, stem))
+
+
+def _say_written(files: Sequence[Path]) -> None:
+    for file in files:
         typer.echo(f"wrote {file}")
 
 
 def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
+    if what == "claims":
+        return _claims(found, datasets, output)
+    if what.startswith("table"):
+        return _tables(what, found, datasets, output, marks)
+    stems = {dataset.name: _stem(output, what, dataset, datasets) for dataset in datasets}
+    return [file for dataset in datasets for file in _figure(what, found, dataset, stems[dataset.name])]
+
+
+def _claims(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
+    from sprec.cli.runs import print_table
+    from sprec.runs.claims import claims_table
+    from sprec.runs.paper import write_table
+
+    claims = claims_table(found, datasets)
+    print_table(claims)
+    return write_table(claims, output / "claims")
+
+
+def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
     from sprec.cli.runs import print_table
     from sprec.runs import paper
 
-    if what == "claims":
-        from sprec.runs.claims import claims_table
+    samples = {dataset.name: paper.sampled(found, dataset) for dataset in datasets}
+    table = paper.paper_table(what, samples, marks)
+    print_table(table)
+    return [
+        *paper.write_table(table, output / what),
+        *paper.write_table(paper.changes_table(what, samples), output / f"{what}-changes"),
+        *paper.write_table(paper.differences_table(samples), output / f"{what}-differences"),
+    ]
 
-        claims = claims_table(found, datasets)
-        print_table(claims)
-        return paper.write_table(claims, output / what)
-    if what.startswith("table"):
-        table, changes = paper.paper_table(what, found, datasets, marks), paper.changes_table(what, found, datasets)
-        print_table(table)
-        return [
-            *paper.write_table(table, output / what),
-            *paper.write_table(changes, output / f"{what}-changes"),
-        ]
-    files: list[Path] = []
-    for dataset in datasets:
-        stem = output / f"{what}-{dataset.name.split()[0]}"
-        if what == "figure3":
-            files += paper.figure3(found, dataset, stem)
-        elif what == "figure4":
-            files += paper.figure4(found, dataset, stem)
-        else:
-            label = "share of random negatives" if what == "figure5" else "negatives per prompt"
-            files += paper.sweep(found, dataset, stem, label)
-    return files
+
+def _figure(what: str, found: "dict[Job, Record]", dataset: "Dataset", stem: Path) -> list[Path]:
+    from sprec.runs import paper
+
+    if what == "figure3":
+        return paper.figure3(found, dataset, stem)
+    if what == "figure4":
+        return paper.figure4(found, dataset, stem)
+    label = "share of random negatives" if what == "figure5" else "negatives per prompt"
+    return paper.sweep(found, dataset, stem, label)
+
+
+def _stem(output: Path, what: str, dataset: "Dataset", datasets: "list[Dataset]") -> Path:
+    """Files are called by the first word of the dataset's name, or by all where that is not enough."""
+    words = dataset.name.split()
+    alike = [other for other in datasets if other.name.split()[:1] == words[:1]]
+    return output / f"{what}-{words[0] if len(alike) == 1 else '-'.join(words)}"

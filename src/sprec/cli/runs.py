@@ -39,12 +39,13 @@ def run(
     from sprec.data import Dataset
     from sprec.engine.processes import first
     from sprec.runs import run as run_recipe
+    from sprec.runs.labels import protocol_of
 
     quiet()
     dataset = Dataset.load(data)
     results = run_recipe(resolved, dataset, output, shared=shared, strict=strict)
     if first():
-        _show(results, f"{dataset.name}, {output}")
+        _show(results, f"{dataset.name}, {protocol_of(resolved)}, {output}")
 
 
 def quiet() -> None:
@@ -75,11 +76,13 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
-    from sprec.runs.recommender import evaluate_run
+    from sprec.runs.labels import protocol_of
+    from sprec.runs.recipes import changed
+    from sprec.runs.recommender import evaluate_run, read_run
 
     quiet()
     metrics = evaluate_run(run, set or [])
-    _print_metrics(metrics, str(run), json)
+    _print_metrics(metrics, str(run), json, protocol_of(changed(read_run(run)[0], set or [])))
 
 
 def score(
@@ -96,11 +99,11 @@ def score(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method are pooled.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method and protocol are pooled.")],
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
     json: Json = False,
 ) -> None:
-    """Compare runs over the same test cases: 95% intervals, paired differences."""
+    """Compare runs over the same test cases: 95% intervals, differences paired by case and seed."""
     from json import dumps
 
     from sprec.runs.compare import compare_runs
@@ -143,7 +146,7 @@ def doctor() -> None:
         typer.echo(f"{name:<22} {value}")
 
 
-def _print_metrics(metrics: dict[str, float], title: str, as_json: bool) -> None:
+def _print_metrics(metrics: dict[str, float], name: str, as_json: bool, title: str = "") -> None:
     from json import dumps
     from math import isnan
 
@@ -152,7 +155,7 @@ def _print_metrics(metrics: dict[str, float], title: str, as_json: bool) -> None
     if as_json:
         typer.echo(dumps({name: None if isnan(value) else value for name, value in metrics.items()}))
         return
-    print_table(table_of_values({title: metrics}, "", list(metrics), mark=False))
+    print_table(table_of_values({name: metrics}, title, list(metrics), mark=False))
 
 
 COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]

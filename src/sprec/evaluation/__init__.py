@@ -17,11 +17,16 @@ from sprec.evaluation.statistics import (
     marks,
     plain_marks,
     randomisation_p,
+    shared_seeds,
+    t_interval,
 )
 from sprec.evaluation.tables import (
+    DIFFERENCE,
     PAPER_METRICS,
     Cell,
     Table,
+    change_mark,
+    difference_cells,
     table_of_differences,
     table_of_methods,
     table_of_values,
@@ -29,6 +34,7 @@ from sprec.evaluation.tables import (
 )
 
 __all__ = [
+    "DIFFERENCE",
     "PAPER_METRICS",
     "Bootstrap",
     "Cases",
@@ -38,7 +44,9 @@ __all__ = [
     "Table",
     "accumulate",
     "bootstrap",
+    "change_mark",
     "compare",
+    "difference_cells",
     "direction",
     "entropy",
     "evaluate",
@@ -48,6 +56,8 @@ __all__ = [
     "plain_marks",
     "randomisation_p",
     "replicates",
+    "shared_seeds",
+    "t_interval",
     "table_of_differences",
     "table_of_methods",
     "table_of_values",

@@ -19,8 +19,11 @@ Two corrections make this right for the set-level metrics:
 *Seeds* are too few (3, usually) to be resampled: three values underestimate their own spread. Instead each
 replicate adds a draw from Student's t with S-1 degrees of freedom times the standard error of the mean over seeds.
 With one seed the interval speaks about the test cases only.
+
+Methods are compared over the training seeds that both have, each seed with itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -71,18 +74,20 @@ class Bootstrap:
     Attributes:
         n: number of test cases.
         seed: seed of the resampling; methods resampled with the same seed are paired.
+        training_seeds: the S training seeds, by which methods are paired as well.
         per_seed: metric name to its value for every training seed, shape (S,).
-        replicates: metric name to its mean over seeds in every resample, shape (B,).
+        replicates: metric name to its value for every training seed in every resample, shape (S, B).
     """
 
     n: int
     seed: int
+    training_seeds: tuple[int, ...]
     per_seed: Mapping[str, Floats]
     replicates: Mapping[str, Floats]
 
     def interval(self, name: str) -> Interval:
         """The 95% interval of a metric."""
-        value, samples = _samples(self.per_seed[name], self.replicates[name], self.seed)
+        value, samples = _samples(self.per_seed[name], self.replicates[name].mean(axis=0), self.seed)
         low, high = _bounds(samples)
         if name.startswith(("HR@", "NDCG@")) and not self.per_seed[name].any():
             high = 1 - ((1 - LEVEL) / 2) ** (1 / self.n)  # no hit at all: the exact binomial bound
@@ -90,34 +95,46 @@ class Bootstrap:
         return Interval(value, max(low, 0.0), min(high, largest))
 
 
-def bootstrap(runs: Sequence[Cases], resamples: int = 2000, seed: int = 0) -> Bootstrap:
+def bootstrap(
+    runs: Sequence[Cases], resamples: int = 2000, seed: int = 0, training_seeds: Sequence[int] | None = None
+) -> Bootstrap:
     """Resample the test cases of one method.
 
     Args:
         runs: the method's cases, one element per training seed, all over the same test cases in the same order.
         resamples: number of replicates B.
         seed: seed of the resampling; give all methods the same one.
+        training_seeds: the training seed of each run; 0, 1, ... by default.
 
     Raises:
-        ValueError: no run, or runs over different numbers of cases.
+        ValueError: no run, runs over different numbers of cases, or not one training seed of its own for each run.
     """
     n = _common_length(runs)
+    own = tuple(range(len(runs)) if training_seeds is None else training_seeds)
+    if len(own) != len(runs) or len(set(own)) != len(own):
+        raise ValueError(f"{len(runs)} runs need as many different training seeds, got {list(own)}")
     points = [{name: value[0] for name, value in replicates(cases).items()} for cases in runs]
     per_seed = {name: np.array([point[name] for point in points]) for name in points[0]}
     rng = np.random.default_rng(seed)
     chunks = [_chunk(runs, rng.multinomial(n, np.full(n, 1 / n), size)) for size in _chunk_sizes(resamples, n)]
-    means = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in per_seed}
-    return Bootstrap(n, seed, per_seed, means)
+    drawn = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in per_seed}
+    return Bootstrap(n, seed, own, per_seed, drawn)
 
 
 def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
-    """Paired differences ``method - other`` of every metric; seeds are paired in order, a single seed with all.
+    """Paired differences ``method - other`` of every metric, over the training seeds that both have.
 
     Raises:
-        ValueError: the two were not resampled alike (other cases, another seed or number of replicates).
+        ValueError: the two were not resampled alike (other cases, another seed or number of replicates), or have no
+            training seed in common.
     """
     _check_paired(method, other)
     return {name: _difference(method, other, name) for name in method.per_seed}
+
+
+def shared_seeds(method: Bootstrap, other: Bootstrap) -> list[int]:
+    """The training seeds that both have, in the order of the first."""
+    return [seed for seed in method.training_seeds if seed in other.training_seeds]
 
 
 def randomisation_p(
@@ -152,10 +169,49 @@ def marks(methods: Mapping[str, Bootstrap], name: str) -> dict[str, str]:
     given = dict.fromkeys(methods, "")
     for place, mark in enumerate(("best", "second")):
         leader, rest = order[place : place + 1], order[place + 1 :]
-        if not rest or not all(_difference(methods[leader[0]], methods[other], name).real for other in rest):
+        if not rest or not all(_really_differ(methods[leader[0]], methods[other], name) for other in rest):
             break
         given[leader[0]] = mark
     return given
+
+
+def t_interval(values: Sequence[float], low: float = -math.inf, high: float = math.inf) -> Interval:
+    """Mean of a few values, one per training seed, and its 95% interval by Student's t: mean +- t s / sqrt(S).
+
+    Args:
+        values: the values, (S,). With one the interval is undefined (NaN), with none the mean as well.
+        low: smallest possible value; the interval is cut there.
+        high: largest possible value.
+    """
+    count = len(values)
+    mean = float(np.mean(values)) if count else math.nan
+    if count < 2 or math.isnan(mean):
+        return Interval(mean, math.nan, math.nan)
+    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
+    return Interval(mean, max(mean - half, low), min(mean + half, high))
+
+
+def t_quantile(freedom: int, level: float = LEVEL) -> float:
+    """The t below which ``|T|`` stays with probability ``level``, for Student's T with whole degrees of freedom.
+
+    Inverts the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4, by bisection.
+    """
+    inside, outside = 0.0, math.pi / 2
+    for _ in range(60):  # halves pi/2 down to rounding
+        angle = (inside + outside) / 2
+        inside, outside = (angle, outside) if _t_mass(angle, freedom) < level else (inside, angle)
+    return math.sqrt(freedom) * math.tan(inside)
+
+
+def _t_mass(angle: float, freedom: int) -> float:
+    """P(|T| < sqrt(freedom) tan(angle))."""
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for step in range(1 + odd, freedom, 2):
+        total += term
+        term *= step / (step + 1) * math.cos(angle) ** 2
+    series = math.sin(angle) * total
+    return (angle + series) * 2 / math.pi if odd else series
 
 
 def plain_marks(values: Mapping[str, float], name: str) -> dict[str, str]:
@@ -179,15 +235,20 @@ def _chunk_sizes(resamples: int, n: int) -> list[int]:
 
 
 def _chunk(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
-    means = _mean_over(runs, weights)
+    """Metric name to its value for every run under every weighting, shape (S, B)."""
+    drawn = _for_each(runs, weights)
     for k in runs[0].ks:
-        means[f"DivRatio@{k}"] = np.mean([_linear_diversity(cases, k, weights) for cases in runs], axis=0)
-    return means
+        drawn[f"DivRatio@{k}"] = np.array([_linear_diversity(cases, k, weights) for cases in runs])
+    return drawn
+
+
+def _for_each(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
+    measured = [replicates(cases, weights) for cases in runs]
+    return {name: np.array([values[name] for values in measured]) for name in measured[0]}
 
 
 def _mean_over(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
-    measured = [replicates(cases, weights) for cases in runs]
-    return {name: np.mean([values[name] for values in measured], axis=0) for name in measured[0]}
+    return {name: values.mean(axis=0) for name, values in _for_each(runs, weights).items()}
 
 
 def _linear_diversity(cases: Cases, k: int, weights: Ints) -> Floats:
@@ -224,17 +285,26 @@ def _share_as_extreme(differences: Floats) -> float:
 
 
 def _check_paired(a: Bootstrap, b: Bootstrap) -> None:
-    sizes = [(s.n, s.seed, s.replicates.keys(), next(iter(s.replicates.values())).shape) for s in (a, b)]
+    sizes = [(s.n, s.seed, s.replicates.keys(), next(iter(s.replicates.values())).shape[1]) for s in (a, b)]
     if sizes[0] != sizes[1]:
         raise ValueError("the methods must be resampled over the same cases, metrics, seed and number of replicates")
+    if not shared_seeds(a, b):
+        raise ValueError(f"no training seed in common: {list(a.training_seeds)} and {list(b.training_seeds)}")
+
+
+def _really_differ(method: Bootstrap, other: Bootstrap, name: str) -> bool:
+    """Whether the interval of the difference excludes zero; never where no training seed is shared."""
+    return bool(shared_seeds(method, other)) and _difference(method, other, name).real
 
 
 def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
-    per_seed = method.per_seed[name] - other.per_seed[name]
-    drawn = method.replicates[name] - other.replicates[name]
+    seeds = shared_seeds(method, other)
+    ours, theirs = ([sample.training_seeds.index(seed) for seed in seeds] for sample in (method, other))
+    per_seed = method.per_seed[name][ours] - other.per_seed[name][theirs]
+    drawn = method.replicates[name][ours].mean(axis=0) - other.replicates[name][theirs].mean(axis=0)
     value, samples = _samples(per_seed, drawn, method.seed)
     low, high = _bounds(samples)
-    reference = float(other.per_seed[name].mean())
+    reference = float(other.per_seed[name][theirs].mean())
     spread = float(np.std(drawn) * np.sqrt(method.n))
     return Difference(
         value,

@@ -29,7 +29,10 @@ PAPER_METRICS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, with the bounds of its interval and a mark ("best", "second" or "") when there are any."""
+    """A number, with the bounds of its interval and a mark when there are any.
+
+    Marks: "best" and "second" of a column; "better" and "worse" than a reference, where the difference is real; "".
+    """
 
     value: float
     low: float | None = None
@@ -56,8 +59,8 @@ class Table:
     digits: int = 4
 
     def rich(self) -> RichTable:
-        """The table for the terminal: best in bold, second best underlined."""
-        styles = {"best": "[bold]{}[/bold]", "second": "[underline]{}[/underline]", "": "{}"}
+        """The table for the terminal: best in bold, second best underlined, real differences in words too."""
+        styles = _in_words("[bold]{}[/bold]") | {"second": "[underline]{}[/underline]"}
         table = RichTable(title=self.title or None)
         for label in self.labels:
             table.add_column(label)
@@ -68,16 +71,16 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown: best in bold, second best in italics."""
+        """The table in GitHub's Markdown: best in bold, second best in italics, real differences in words too."""
         header = [*self.labels, *map(with_arrow, self.metrics)]
         rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
-        body = self._printed({"best": "**{}**", "second": "*{}*", "": "{}"}, escape=_markdown_text)
+        body = self._printed(_in_words("**{}**") | {"second": "*{}*"}, escape=_markdown_text)
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
         return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines]) + "\n"
 
     def latex(self) -> str:
         """A ``tabular`` for booktabs: best in bold, second best underlined."""
-        marked = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
+        marked = _in_words(r"\textbf{{{}}}") | {"second": r"\underline{{{}}}"}
         arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$"}
         names = [with_arrow(name).replace("↑", arrows["↑"]).replace("↓", arrows["↓"]) for name in self.metrics]
         header = [*map(_latex_text, self.labels), *names]
@@ -133,33 +136,54 @@ class Table:
 
 
 def table_of_differences(
-    methods: Mapping[str, Bootstrap], reference: str, title: str = "", metrics: Sequence[str] = PAPER_METRICS
+    methods: Mapping[str, Bootstrap],
+    reference: str | Mapping[str, str],
+    title: str = "",
+    metrics: Sequence[str] = PAPER_METRICS,
 ) -> Table:
-    """Every method against the reference, metric by metric; real differences carry the mark "best" or "second".
+    """Every method against a reference, metric by metric, over the seeds that both have.
 
-    "best" is a real improvement and "second" a real deterioration in the metric's direction.
+    Args:
+        methods: name to what was resampled.
+        reference: the method that all others are compared with, or the one for each of them.
+        title: of the table.
+        metrics: what to compare.
+
+    Returns:
+        Value, difference with its interval (marked "better" or "worse" where it is real), relative difference, effect
+        size and p; the reference itself has its value alone.
     """
-    columns = ("value", "difference", "relative", "effect", "p")
     rows = []
     for method, sample in methods.items():
-        found = compare(sample, methods[reference]) if method != reference else {}
+        other = reference if isinstance(reference, str) else reference.get(method, method)
+        found = compare(sample, methods[other]) if method != other else {}
         for name in metrics:
             cells = {"value": Cell(sample.interval(name).value)}
             if name in found:
-                cells |= _difference_cells(found[name], direction(name))
-            rows.append(((method, with_arrow(name)), cells))
-    return Table(title, ("method", "metric"), columns, tuple(rows))
+                cells |= difference_cells(found[name], name)
+            rows.append(((method, other, with_arrow(name)), cells))
+    return Table(title, ("method", "reference", "metric"), ("value", *DIFFERENCE), tuple(rows))
 
 
-def _difference_cells(difference: Difference, sign: int) -> dict[str, Cell]:
-    better = difference.value * sign > 0
-    mark = ("best" if better else "second") if difference.real else ""
+DIFFERENCE = ("difference", "relative", "effect", "p")
+"""Columns of :func:`difference_cells`."""
+
+
+def difference_cells(difference: Difference, metric: str) -> dict[str, Cell]:
+    """A difference as cells: itself with interval and mark, relative to the reference, effect size, p."""
     return {
-        "difference": Cell(difference.value, difference.low, difference.high, mark),
+        "difference": Cell(difference.value, difference.low, difference.high, change_mark(difference, metric)),
         "relative": Cell(difference.relative),
         "effect": Cell(difference.effect),
         "p": Cell(difference.p),
     }
+
+
+def change_mark(difference: Difference, metric: str) -> str:
+    """Say "better" or "worse" in the direction of the metric where the interval excludes zero, "" elsewhere."""
+    if not difference.real:
+        return ""
+    return "better" if difference.value * direction(metric) > 0 else "worse"
 
 
 def with_arrow(name: str) -> str:
@@ -199,6 +223,11 @@ def table_of_methods(
         cells = {name: Cell(i.value, i.low, i.high, given[name][method]) for name, i in intervals.items()}
         rows.append(((method,), cells))
     return Table(title, ("method",), tuple(metrics), tuple(rows))
+
+
+def _in_words(bold: str) -> dict[str, str]:
+    """What all forms share: plain text, bold for the best, bold and the word for a real difference."""
+    return {"": "{}", "best": bold, "better": f"{bold} (better)", "worse": f"{bold} (worse)"}
 
 
 def _markdown_text(text: str) -> str:

@@ -53,7 +53,13 @@ class Series:
     high: ArrayLike | None = None
 
 
-def genre_bars(genres: Sequence[str], unfairness: Mapping[str, ArrayLike], stem: Path, title: str = "") -> list[Path]:
+def genre_bars(
+    genres: Sequence[str],
+    unfairness: Mapping[str, ArrayLike],
+    stem: Path,
+    title: str = "",
+    bounds: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
+) -> list[Path]:
     """Figure 3: |GU(g)| for every genre, one bar per method.
 
     Args:
@@ -61,6 +67,7 @@ def genre_bars(genres: Sequence[str], unfairness: Mapping[str, ArrayLike], stem:
         unfairness: method to GU of every genre; signs are dropped.
         stem: path of the files without suffix.
         title: above the figure.
+        bounds: method to the lower and upper ends of an interval around each bar; NaN ends are not drawn.
 
     Returns:
         The files written.
@@ -72,6 +79,9 @@ def genre_bars(genres: Sequence[str], unfairness: Mapping[str, ArrayLike], stem:
         for number, (method, values) in enumerate(unfairness.items()):
             places = np.arange(len(genres)) - 0.42 + width * (number + 0.5)
             bars = axes.bar(places, np.abs(np.asarray(values, float)), width, label=method, linewidth=0.3)
+            if bounds and method in bounds:
+                low, high = (np.asarray(end, float) for end in bounds[method])
+                axes.vlines(places, low, high, color="#333333", linewidth=0.8)
             for patch in bars:
                 patch.set(facecolor=_pick(COLORS, number), hatch=_pick(HATCHES, number), edgecolor="white")
         axes.set_xticks(np.arange(len(genres)), [_wrapped(genre) for genre in genres])
@@ -170,9 +180,18 @@ def _legend_below(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    columns = min(len(handles), 8 if figure.get_figwidth() > 6 else 4)
+    columns = _legend_columns(list(handles), figure.get_figwidth())
     where = {"loc": "outside lower center", "columnspacing": 1.2, "handletextpad": 0.5}
     figure.legend(handles.values(), handles.keys(), ncols=columns, **where)
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """The most columns, filled one after the other, in which the labels fit into so many inches; eight at most."""
+    for columns in range(min(len(labels), 8), 1, -1):
+        longest = [part.max() for part in np.array_split([len(label) for label in labels], columns)]
+        if sum(0.65 + 0.075 * letters for letters in longest) <= width:  # handle and spacing, and 9 pt letters
+            return columns
+    return 1
 
 
 def _pick(values: Sequence[str], number: int) -> str:

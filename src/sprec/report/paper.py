@@ -1,4 +1,4 @@
-"""The numbers that the paper printed (Tables 2 and 3), to stand beside ours."""
+"""The numbers that the paper printed (Tables 1 to 3), to stand beside ours."""
 
 import csv
 from importlib.resources import files
@@ -17,3 +17,9 @@ def published() -> dict[tuple[str, str, str], dict[str, float]]:
         if table == "table2" and method in ("BIGRec", "SPRec"):
             values.setdefault(("table3", dataset, method), values[table, dataset, method])
     return values
+
+
+def published_sizes() -> dict[str, dict[str, int]]:
+    """Dataset to its items, interactions and sequences (Table 1)."""
+    text = (files("sprec.report") / "paper_table1.csv").read_text("utf-8")
+    return {row.pop("dataset"): {k: int(v) for k, v in row.items()} for row in csv.DictReader(text.splitlines())}

@@ -1,13 +1,16 @@
 """Finished runs side by side, with intervals: which differences are real."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from sprec import storage
+from sprec.config import Recipe
 from sprec.data import Catalog, Dataset
 from sprec.errors import UserError
 from sprec.evaluation import (
@@ -17,42 +20,138 @@ from sprec.evaluation import (
     accumulate,
     bootstrap,
     evaluate,
+    shared_seeds,
     table_of_differences,
     table_of_methods,
 )
+from sprec.runs.labels import protocol_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS
 
 
-def compare_runs(runs: Sequence[Path], resamples: int = 2000) -> tuple[Table, Table]:
-    """Pool runs by method (seeds of one method together) and compare them over the same test cases.
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run.
 
-    The SFT model that the runs start from is compared too, as ``bigrec``; it is the reference of the differences.
+    Attributes:
+        run: the run directory.
+        recipe: its settings.
+        method: what was evaluated: the run's method, or the model that it started from.
+        key: of all that decides the lists.
+        cases: the measured cases.
+    """
+
+    run: Path
+    recipe: Recipe
+    method: str
+    key: str
+    cases: Cases
+
+    @property
+    def how(self) -> str:
+        """How it recommends, in words."""
+        return protocol_of(self.recipe)
+
+
+def compare_runs(runs: Sequence[Path], resamples: int = 2000) -> tuple[Table, Table]:
+    """Compare runs over the same test cases: the seeds of one method and protocol together, paired by seed.
+
+    The SFT model that the runs start from is compared too, as ``bigrec``; it is the reference of the differences, by
+    the same protocol where it was evaluated by that.
 
     Returns:
-        The metrics with 95% intervals, and the paired differences.
+        The metrics with 95% intervals, and the paired differences over the seeds that both methods have.
 
     Raises:
-        UserError: a run is not finished, or runs differ in data or cases.
+        UserError: a run is not finished, runs differ in data or cases, runs of one method differ in more than the
+            seed, or a method shares no seed with its reference.
     """
-    cases: dict[str, list[Cases]] = {}
-    hashes = set()
-    for run in runs:
-        hashes.add(_test_of(run))
-        for index in dict.fromkeys((0, len(load_results(run)) - 1)):
-            name, own = cases_of(run, index)
-            if not any(np.array_equal(own.lists, other.lists) for other in cases.get(name, [])):
-                cases.setdefault(name, []).append(own)
-    if len(hashes) > 1:
+    if len({_test_of(run) for run in runs}) > 1:
         raise UserError("the runs differ in data, split or number of cases; compare runs over the same test cases")
-    sampled: dict[str, Bootstrap] = {name: bootstrap(own, resamples) for name, own in cases.items()}
-    reference = "bigrec" if "bigrec" in sampled else next(iter(sampled))
-    seeds = ", ".join(f"{name} {len(own)}" for name, own in cases.items())
+    groups = _grouped(runs)
+    one = len({how for _, how in groups}) == 1
+    names = {key: key[0] if one else ", ".join(key) for key in groups}
+    sampled = {
+        names[key]: bootstrap([e.cases for e in own.values()], resamples, training_seeds=list(own))
+        for key, own in groups.items()
+    }
+    references = _references(names)
+    _require_common_seeds(sampled, references)
+    how = f"{next(iter(groups))[1]}; " if one else ""
+    seeds = "; ".join(f"{name} {', '.join(map(str, own.training_seeds))}" for name, own in sampled.items())
+    against = " and ".join(dict.fromkeys(references.values()))
     return (
-        table_of_methods(sampled, f"mean and 95% interval (different runs: {seeds})"),
-        table_of_differences(sampled, reference, f"difference to {reference}"),
+        table_of_methods(sampled, f"{how}mean and 95% interval (seeds of {seeds})"),
+        table_of_differences(sampled, references, f"{how}difference to {against}, over the seeds that both have"),
     )
+
+
+def _grouped(runs: Sequence[Path]) -> dict[tuple[str, str], dict[int, Evaluation]]:
+    """(method, how it recommends) to its first and last evaluations by seed, in the order of the seeds.
+
+    Raises:
+        UserError: two runs of one group differ in more than the seed.
+    """
+    groups: dict[tuple[str, str], dict[int, Evaluation]] = {}
+    for run in runs:
+        for index in dict.fromkeys((0, len(load_results(run)) - 1)):
+            found = evaluation_of(run, index)
+            own = groups.setdefault((found.method, found.how), {})
+            for other in own.values():
+                _require_same_settings(found, other)
+            own.setdefault(found.recipe.seed, found)
+    return {key: dict(sorted(own.items())) for key, own in groups.items()}
+
+
+_NOT_PART_OF_A_METHOD = {"seed", "description", "track", "device", "checkpoint_steps", "tokens_per_batch",
+                         "evaluate", "server", "stop_below_exact_share"}  # fmt: skip
+
+
+def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
+    """Runs of one method count as its seeds; with other settings they are another method.
+
+    The first evaluation of a run does not depend on all of its settings: its key decides, for the same seed.
+    """
+    what = ""
+    if one.method == one.recipe.method and one.method == other.recipe.method:
+        ours, theirs = (e.recipe.model_dump(mode="json", exclude=_NOT_PART_OF_A_METHOD) for e in (one, other))
+        what = f"in {_first_difference(ours, theirs)}" if ours != theirs else ""
+    if not what and one.recipe.seed == other.recipe.seed and one.key != other.key:
+        what = f"with the same seed {one.recipe.seed}"
+    if what:
+        raise UserError(
+            f"{other.run} and {one.run} have {one.method} ({one.how}) in common but differ {what}; "
+            "runs of one method are pooled as its seeds: compare these apart"
+        )
+
+
+def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """The dotted name of the first setting in which two recipes differ."""
+    name = next(name for name in ours if ours[name] != theirs.get(name))
+    one, other = ours[name], theirs.get(name)
+    if isinstance(one, dict) and isinstance(other, dict) and set(one) == set(other):
+        return f"{name}.{_first_difference(one, other)}"
+    return name
+
+
+def _references(names: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    """Name of each method to the name of its reference: bigrec by the same protocol, else the first bigrec."""
+    first = next((key for key in names if key[0] == "bigrec"), next(iter(names)))
+    found = {}
+    for key, name in names.items():
+        same = (first[0], key[1])
+        found[name] = names[first if same not in names else same]
+    return found
+
+
+def _require_common_seeds(sampled: Mapping[str, Bootstrap], references: Mapping[str, str]) -> None:
+    for name, other in references.items():
+        if not shared_seeds(sampled[name], sampled[other]):
+            ours, theirs = (", ".join(map(str, sampled[n].training_seeds)) for n in (name, other))
+            raise UserError(
+                f"{name} (seeds {ours}) and {other} (seeds {theirs}) share no seed; compare runs of the same seeds"
+            )
 
 
 def _test_of(run: Path) -> tuple[str, int, str]:
@@ -60,8 +159,8 @@ def _test_of(run: Path) -> tuple[str, int, str]:
     return dataset.hash, recipe.cases, recipe.split
 
 
-def cases_of(run: Path, index: int) -> tuple[str, Cases]:
-    """The method and the measured cases of one evaluation of a run, by its place in ``metrics.json``.
+def evaluation_of(run: Path, index: int) -> Evaluation:
+    """One evaluation of a run, by its place in ``metrics.json``.
 
     Raises:
         UserError: the run is not finished.
@@ -79,7 +178,8 @@ def cases_of(run: Path, index: int) -> tuple[str, Cases]:
     genres = dataset.catalog.genre_matrix(dataset.genres)
     lists = np.array(frame["items"].to_list())
     ks = tuple(k for k in (1, 5) if k <= lists.shape[1])
-    return result.method, accumulate(lists, test.targets, test.items, test.offsets, genres, ks)
+    cases = accumulate(lists, test.targets, test.items, test.offsets, genres, ks)
+    return Evaluation(run, recipe, result.method, str(storage.read_manifest(folders[-1])["key"]), cases)
 
 
 def score_lists(file: Path, dataset: Dataset, split: str = "test") -> dict[str, float]:

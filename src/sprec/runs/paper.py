@@ -1,32 +1,48 @@
 """Finished experiments as the paper's tables and figures, beside the paper's numbers."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sprec.data import Dataset
 from sprec.data.stats import stats
 from sprec.evaluation import (
+    DIFFERENCE,
     PAPER_METRICS,
     Bootstrap,
     Cases,
     Cell,
+    Difference,
+    Interval,
     Table,
     bootstrap,
+    change_mark,
     compare,
+    difference_cells,
     genre_unfairness,
     marks,
     plain_marks,
+    t_interval,
+    with_arrow,
 )
-from sprec.report.paper import published
+from sprec.report.paper import published, published_sizes
 from sprec.runs.records import Record
-from sprec.runs.reproduce import Job
+from sprec.runs.reproduce import OWN_WAY, Job
+
+if TYPE_CHECKING:
+    from sprec.report.figures import Series
 
 REFERENCE = "BIGRec"
-_PROTOCOLS = {"paper": "paper's protocol", "exact": "exact", "consensus": "consensus"}
+LAST = 3
+"""A sweep shows the mean of this many last iterations (paper, RQ3)."""
+
+Row = tuple[tuple[str, ...], Mapping[str, Cell]]
+Samples = Mapping[tuple[str, str], Bootstrap]
+"""(variant, how it recommends) to its bootstrap over the test cases."""
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
@@ -39,39 +55,47 @@ def write_table(table: Table, stem: Path) -> list[Path]:
 
 
 def sampled(found: Mapping[Job, Record], dataset: Dataset) -> dict[tuple[str, str], Bootstrap]:
-    """(variant, protocol) to its bootstrap over cases, seeds together, from the last evaluation of each run."""
-    groups: dict[tuple[str, str], list[Cases]] = {}
+    """(variant, how it recommends) to its bootstrap, seeds together, from the last evaluation of each run."""
+    groups: dict[tuple[str, str], dict[int, Cases]] = {}
     for job, record in found.items():
         if job.dataset == dataset.name:
-            groups.setdefault((job.variant, job.protocol), []).append(record.cases(dataset))
-    return {key: bootstrap(cases) for key, cases in groups.items()}
+            groups.setdefault((job.variant, job.how), {})[job.seed] = record.cases(dataset, job.recipe.split)
+    return {key: bootstrap(list(own.values()), training_seeds=list(own)) for key, own in groups.items()}
 
 
-def paper_table(experiment: str, found: Mapping[Job, Record], datasets: Sequence[Dataset], mark: str) -> Table:
+def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> Table:
     """Table 2 or 3: our values with intervals for each dataset and protocol, then the published ones.
 
+    Marks compare the rows of one source: methods that recommend in the same way.
+
     Args:
+        experiment: ``table2`` or ``table3``.
+        samples: dataset to what :func:`sampled` made of its runs.
         mark: ``real`` marks a best and second best only where the difference is real, ``paper`` as the paper does.
     """
-    rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
-    printed = published()
-    for dataset in datasets:
-        ours = sampled(found, dataset)
-        for protocol in dict.fromkeys(protocol for _, protocol in ours):
-            block = {variant: sample for (variant, own), sample in ours.items() if own == protocol}
-            seeds = {job.seed for job in found if job.dataset == dataset.name}
+    rows: list[Row] = []
+    for dataset, ours in samples.items():
+        for how in dict.fromkeys(how for _, how in ours):
+            block = {variant: sample for (variant, own), sample in ours.items() if own == how}
             cells = _cells(block, mark)
-            rows += [
-                ((dataset.name, f"ours, {_PROTOCOLS.get(protocol, protocol)}, {len(seeds)} seeds", name), cells[name])
-                for name in block
-            ]
-        theirs = {m: v for (table, data, m), v in printed.items() if (table, data) == (experiment, dataset.name)}
+            rows += [((dataset, f"ours, {how}, {_seeds(block[name])}", name), cells[name]) for name in block]
+        theirs = _theirs(experiment, dataset)
         stars = {metric: plain_marks({m: v[metric] for m, v in theirs.items()}, metric) for metric in PAPER_METRICS}
         rows += [
-            ((dataset.name, "paper", m), {k: Cell(v[k], mark=stars[k][m]) for k in PAPER_METRICS if k in v})
+            ((dataset, "paper", m), {k: Cell(v[k], mark=stars[k][m]) for k in PAPER_METRICS if k in v})
             for m, v in theirs.items()
         ]
     return Table("", ("dataset", "source", "method"), PAPER_METRICS, tuple(rows))
+
+
+def _seeds(sample: Bootstrap) -> str:
+    count = len(sample.training_seeds)
+    return f"{count} seed" + ("s" if count != 1 else "")
+
+
+def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
+    """Method to what the paper printed for it."""
+    return {m: values for (table, data, m), values in published().items() if (table, data) == (experiment, dataset)}
 
 
 def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cell]]:
@@ -81,94 +105,158 @@ def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cel
         plain = {name: interval.value for name, interval in intervals.items()}
         given = marks(block, metric) if mark == "real" else plain_marks(plain, metric)
         for name, interval in intervals.items():
-            cells[name][metric] = Cell(interval.value, interval.low, interval.high, given[name])
+            shown = given[name] if len(block) > 1 else ""  # alone is not best
+            cells[name][metric] = Cell(interval.value, interval.low, interval.high, shown)
     return cells
 
 
-def changes_table(experiment: str, found: Mapping[Job, Record], datasets: Sequence[Dataset]) -> Table:
-    """Relative change of every method to BIGRec, ours (marked where it is real) and the paper's."""
-    rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
-    printed = published()
-    for dataset in datasets:
-        ours = sampled(found, dataset)
-        for (variant, protocol), sample in ours.items():
-            if variant != REFERENCE and (REFERENCE, protocol) in ours:
-                apart = compare(sample, ours[REFERENCE, protocol])
-                cells = {m: Cell(apart[m].relative, mark="best" if apart[m].real else "") for m in PAPER_METRICS}
-                rows.append(((dataset.name, f"ours, {_PROTOCOLS.get(protocol, protocol)}", variant), cells))
-        base = printed.get((experiment, dataset.name, REFERENCE), {})
-        for (table, data, method), values in printed.items():
-            if (table, data) == (experiment, dataset.name) and method != REFERENCE:
+def changes_table(experiment: str, samples: Mapping[str, Samples]) -> Table:
+    """Relative change of every method to BIGRec, ours (in words where it is real) and the paper's."""
+    rows: list[Row] = []
+    for dataset, ours in samples.items():
+        for labels, apart in _compared(dataset, ours):
+            rows.append((labels, {m: Cell(apart[m].relative, mark=change_mark(apart[m], m)) for m in PAPER_METRICS}))
+        theirs = _theirs(experiment, dataset)
+        base = theirs.get(REFERENCE, {})
+        for method, values in theirs.items():
+            if method != REFERENCE:
                 cells = {m: Cell(values[m] / base[m] - 1) for m in PAPER_METRICS if m in values and base.get(m)}
-                rows.append(((dataset.name, "paper", method), cells))
-    return Table("", ("dataset", "source", "method"), PAPER_METRICS, tuple(rows), digits=3)
+                rows.append(((dataset, "paper", method, REFERENCE), cells))
+    return Table("", ("dataset", "source", "method", "reference"), PAPER_METRICS, tuple(rows), digits=3)
+
+
+def differences_table(samples: Mapping[str, Samples]) -> Table:
+    """Paired difference of every method to BIGRec, metric by metric: 95% interval, relative, effect size, p."""
+    rows: list[Row] = []
+    for dataset, ours in samples.items():
+        values = {(f"ours, {how}", variant): sample for (variant, how), sample in ours.items()}
+        for labels, apart in _compared(dataset, ours):
+            sample = values[labels[1], labels[2]]
+            for metric in PAPER_METRICS:
+                cells = {"value": Cell(sample.interval(metric).value), **difference_cells(apart[metric], metric)}
+                rows.append(((*labels, with_arrow(metric)), cells))
+    return Table("", ("dataset", "source", "method", "reference", "measure"), ("value", *DIFFERENCE), tuple(rows))
+
+
+def _compared(dataset: str, ours: Samples) -> Iterable[tuple[tuple[str, ...], dict[str, Difference]]]:
+    """Labels (dataset, source, method, reference) and paired differences of every method to its reference.
+
+    That is BIGRec by the same protocol; for methods that recommend in a way of their own BIGRec by the first one.
+    """
+    references = [how for variant, how in ours if variant == REFERENCE]
+    for (variant, how), sample in ours.items():
+        fitting = [own for own in references if own == how or variant in OWN_WAY]
+        if variant != REFERENCE and fitting:
+            labels = (dataset, f"ours, {how}", variant, f"{REFERENCE}, {fitting[0]}")
+            yield labels, compare(sample, ours[REFERENCE, fitting[0]])
 
 
 def table1(datasets: Sequence[Dataset]) -> Table:
-    """Table 1: items, interactions and sequences of each dataset."""
-    rows = []
+    """Table 1: items, interactions and sequences of each dataset, ours and the paper's."""
+    rows: list[Row] = []
+    printed = published_sizes()
     for dataset in datasets:
-        facts = stats(dataset)["table1"]
-        rows.append(((dataset.name,), {name: Cell(float(value)) for name, value in facts.items()}))
-    return Table("", ("dataset",), ("items", "interactions", "sequences"), tuple(rows), digits=0)
+        for source, facts in (("ours", stats(dataset)["table1"]), ("paper", printed.get(dataset.name, {}))):
+            if facts:
+                cells = {name: Cell(float(value)) for name, value in facts.items()}
+                rows.append(((dataset.name, source), cells))
+    return Table("", ("dataset", "source"), ("items", "interactions", "sequences"), tuple(rows), digits=0)
 
 
 def figure3(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[Path]:
-    """Per-genre unfairness |GU(g)| at k=1, one bar per method, mean over seeds."""
+    """Per-genre unfairness abs(GU(g)) at k=1, one bar per method: mean and t-interval over seeds."""
     from sprec.report.figures import genre_bars
 
+    title, names = _legend(found, dataset)
     values: dict[str, list[Any]] = {}
-    for job, record in found.items():
-        if job.dataset == dataset.name:
-            values.setdefault(job.variant, []).append(np.abs(genre_unfairness(record.cases(dataset), 1)))
-    means = {variant: np.mean(own, axis=0) for variant, own in values.items()}
-    table = {variant: dict(zip(dataset.genres, mean.tolist(), strict=True)) for variant, mean in means.items()}
+    for job, name in names.items():
+        values.setdefault(name, []).append(np.abs(genre_unfairness(found[job].cases(dataset, job.recipe.split), 1)))
+    spread = {name: [t_interval(own, 0.0, 1.0) for own in np.transpose(seeds)] for name, seeds in values.items()}
+    table = {
+        name: {genre: _bounds(interval) for genre, interval in zip(dataset.genres, own, strict=True)}
+        for name, own in spread.items()
+    }
     _write_json(stem, table)
-    return genre_bars(dataset.genres, means, stem, f"{dataset.name}: unfairness per genre at k=1")
+    means = {name: [interval.value for interval in own] for name, own in spread.items()}
+    bounds = {name: ([i.low for i in own], [i.high for i in own]) for name, own in spread.items()}
+    return genre_bars(dataset.genres, means, stem, f"{dataset.name}: unfairness per genre at k=1, {title}", bounds)
 
 
 def figure4(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[Path]:
-    """Metrics over iterations for SPRec and its ablations, mean over seeds."""
-    lines: dict[str, dict[int, list[Mapping[str, float]]]] = {}
-    for job, record in found.items():
-        if job.dataset == dataset.name and job.variant != REFERENCE:
-            for result in record.results:  # the last evaluation of an iteration counts
-                lines.setdefault(job.variant, {}).setdefault(result.iteration, [])
-            last = {result.iteration: result.metrics for result in record.results}
-            for iteration, metrics in last.items():
-                lines[job.variant][iteration].append(metrics)
-    return _curves(lines, "iteration", stem, f"{dataset.name}: metrics over iterations")
+    """Metrics over iterations for the ablations of SPRec: mean and t-interval over seeds."""
+    title, names = _legend(found, dataset)
+    lines: dict[str, dict[float, list[Mapping[str, float]]]] = {}
+    for job, name in names.items():
+        for iteration, metrics in _by_iteration(found[job]).items():
+            lines.setdefault(name, {}).setdefault(iteration, []).append(metrics)
+    return _curves(lines, "iteration", stem, f"{dataset.name}: metrics over iterations, {title}")
 
 
 def sweep(found: Mapping[Job, Record], dataset: Dataset, stem: Path, label: str) -> list[Path]:
-    """Metrics over a swept setting: mean over seeds of the last three iterations (paper, RQ3)."""
-    points: dict[float, list[Mapping[str, float]]] = {}
-    for job, record in found.items():
-        if job.dataset == dataset.name:
-            last = {result.iteration: result.metrics for result in record.results}
-            points.setdefault(float(job.variant), []).extend(list(last.values())[-3:])
-    return _curves({"SPRec": points}, label, stem, f"{dataset.name}: {label}")
+    """Metrics over a swept setting: of each seed the mean of the last three iterations, then as in Figure 4."""
+    title, names = _legend(found, dataset, "SPRec")
+    lines: dict[str, dict[float, list[Mapping[str, float]]]] = {}
+    for job, name in names.items():
+        last = [metrics for iteration, metrics in _by_iteration(found[job]).items() if iteration > 0][-LAST:]
+        means = {metric: float(np.mean([metrics[metric] for metrics in last])) for metric in last[-1]}
+        lines.setdefault(name, {}).setdefault(float(job.variant), []).append(means)
+    return _curves(lines, label, stem, f"{dataset.name}: {label}, {title}")
+
+
+def _legend(found: Mapping[Job, Record], dataset: Dataset, name: str = "") -> tuple[str, dict[Job, str]]:
+    """How the language models of a figure recommend, for its title, and each job's name in the legend.
+
+    A method that recommends in another way says so in its name, so that no two ways share a line.
+
+    Args:
+        found: the runs.
+        dataset: only its jobs count.
+        name: of the method where the variant is a swept value.
+    """
+    jobs = [job for job in found if job.dataset == dataset.name]
+    common = next((job.how for job in jobs if job.variant not in OWN_WAY), jobs[0].how)
+    return common, {job: (name or job.variant) + ("" if job.how == common else f" ({job.how})") for job in jobs}
+
+
+def _by_iteration(record: Record) -> dict[int, Mapping[str, float]]:
+    """Iteration to the metrics of its last evaluation."""
+    return {result.iteration: result.metrics for result in record.results}
 
 
 def _curves(
-    lines: Mapping[str, Mapping[Any, Sequence[Mapping[str, float]]]], label: str, stem: Path, title: str
+    lines: Mapping[str, Mapping[float, Sequence[Mapping[str, float]]]], label: str, stem: Path, title: str
 ) -> list[Path]:
-    from sprec.report.figures import Series, curves
+    """Draw and record name to x to the metrics of each seed."""
+    from sprec.report.figures import curves
 
-    metrics = (*PAPER_METRICS[:6], "NDCG@1", *PAPER_METRICS[6:])
     panels: dict[str, dict[str, Series]] = {}
     record: dict[str, Any] = {}
-    for metric in metrics:
+    for metric in (*PAPER_METRICS[:6], "NDCG@1", *PAPER_METRICS[6:]):
         for name, points in lines.items():
-            values = {x: [m[metric] for m in own if metric in m] for x, own in sorted(points.items())}
-            means = {x: float(np.mean(own)) for x, own in values.items() if own}
-            record.setdefault(metric, {})[name] = means
-            if means:
-                panels.setdefault(metric, {})[name] = Series(list(means), list(means.values()))
+            seeds = {x: [m[metric] for m in own if metric in m] for x, own in sorted(points.items())}
+            spread = {x: t_interval(own, 0.0, 1.0) for x, own in seeds.items() if own}
+            record.setdefault(metric, {})[name] = {x: _bounds(interval) for x, interval in spread.items()}
+            if spread:
+                panels.setdefault(metric, {})[name] = _series(spread)
     _write_json(stem, record)
     return curves(panels, label, stem, title, columns=3)
 
 
+def _series(spread: Mapping[float, Interval]) -> "Series":
+    """A line through the means; without a band where there is only one seed."""
+    from sprec.report.figures import Series
+
+    means, lows, highs = ([getattr(i, part) for i in spread.values()] for part in ("value", "low", "high"))
+    if all(map(math.isnan, lows)):
+        return Series(list(spread), means)
+    return Series(list(spread), means, lows, highs)
+
+
+def _bounds(interval: Interval) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in vars(interval).items()}
+
+
 def _write_json(stem: Path, record: Mapping[str, Any]) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    file = stem.with_name(f"{stem.name}.json")
+    file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -15,12 +15,13 @@ from sprec.evaluation import Cell, Table
 from sprec.progress import say
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record
-from sprec.runs.reproduce import Job, execute, recipe_for
+from sprec.runs.reproduce import Job, check_fits, execute, recipe_for
 
 EXACT = 0.9
 """Share of the generated titles that must exist."""
 PREFER = (2e-6, 5e-6, 1e-5)
-GRID: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
+Grid = Mapping[str, tuple[str, str, tuple[float, ...]]]
+GRID: Grid = {
     "SASRec": ("sasrec", "sasrec.lr", (1e-3, 4e-3, 1e-2)),
     "BIGRec": ("bigrec", "sft.lr", (1e-4, 2e-4, 4e-4)),
     "DMPO": ("dmpo", "prefer.lr", PREFER),
@@ -40,7 +41,7 @@ def search(
     backbone: str | None = None,
     changes: Sequence[str] = (),
     variants: Sequence[str] = (),
-    grid: Mapping[str, tuple[str, str, tuple[float, ...]]] = GRID,
+    grid: Grid = GRID,
 ) -> Table:
     """Try all rates on the validation split; the chosen ones are marked.
 
@@ -56,31 +57,63 @@ def search(
     Raises:
         UserError: an unknown method, or a dataset without validation cases.
     """
-    unknown = set(variants) - set(grid)
-    if unknown:
-        raise UserError(f"no rates are searched for {', '.join(sorted(unknown))}; methods: {', '.join(grid)}")
+    known = plan_search(datasets, seed=seed, backbone=backbone, changes=changes, variants=variants, grid=grid)
+    check_fits(known, datasets)
     rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
     for dataset in datasets:
         start: list[str] = []  # what the methods after BIGRec start from
         for variant in variants or grid:
-            method, setting, rates = grid[variant]
-            own = [*start, f"method={method}", "split=valid", "evaluate=last", *changes]
-            recipe = recipe_for(dataset, backbone)
-            jobs = {
-                rate: Job(dataset.name, f"{variant} {setting}={rate:g}", "paper", seed,
-                          resolve(recipe, [*own, f"{setting}={rate}", f"seed={seed}"]))
-                for rate in rates
-            }  # fmt: skip
+            setting = grid[variant][1]
+            jobs = _tries(dataset, variant, grid, seed, backbone, [*start, *changes])
             records = execute(list(jobs.values()), [dataset], out)
             best = chosen({rate: records[job] for rate, job in jobs.items()})
             say(f"  {dataset.name}, {variant}: {setting}={best:g}")
             if variant == "BIGRec":
                 start = [f"{setting}={best}"]
             rows += [
-                ((dataset.name, variant, f"{setting}={rate:g}"), _cells(records[job], rate == best))
+                ((dataset.name, variant, job.how, f"{setting}={rate:g}"), _cells(records[job], rate == best))
                 for rate, job in jobs.items()
             ]
-    return Table("", ("dataset", "method", "rate"), SHOWN, tuple(rows))
+    return Table("", ("dataset", "method", "protocol", "rate"), SHOWN, tuple(rows))
+
+
+def plan_search(
+    datasets: Sequence[Dataset],
+    *,
+    seed: int = 0,
+    backbone: str | None = None,
+    changes: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    grid: Grid = GRID,
+) -> list[Job]:
+    """The runs of :func:`search` as far as they are known: methods after BIGRec will start from the rate chosen for it.
+
+    Raises:
+        UserError: an unknown method, or a dataset without a recipe.
+    """
+    unknown = set(variants) - set(grid)
+    if unknown:
+        raise UserError(f"no rates are searched for {', '.join(sorted(unknown))}; methods: {', '.join(grid)}")
+    return [
+        job
+        for dataset in datasets
+        for variant in variants or grid
+        for job in _tries(dataset, variant, grid, seed, backbone, changes).values()
+    ]
+
+
+def _tries(
+    dataset: Dataset, variant: str, grid: Grid, seed: int, backbone: str | None, changes: Sequence[str]
+) -> dict[float, Job]:
+    """Rate to the run that tries it."""
+    method, setting, rates = grid[variant]
+    own = [f"method={method}", "split=valid", "evaluate=last", *changes]
+    recipe = recipe_for(dataset, backbone)
+    return {
+        rate: Job(dataset.name, f"{variant} {setting}={rate:g}", "paper", seed,
+                  resolve(recipe, [*own, f"{setting}={rate}", f"seed={seed}"]))
+        for rate in rates
+    }  # fmt: skip
 
 
 def chosen(tried: Mapping[float, Record]) -> float:

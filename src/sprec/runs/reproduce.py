@@ -13,7 +13,8 @@ from sprec.engine import processes
 from sprec.engine.backbone import pick_device, pick_precision
 from sprec.errors import UserError
 from sprec.progress import bar, say
-from sprec.runs.pipeline import run
+from sprec.runs.labels import protocol_of
+from sprec.runs.pipeline import check_fit, check_installed, run
 from sprec.runs.recipes import names, resolve
 from sprec.runs.records import Record, find, key_of, of_run
 
@@ -29,6 +30,8 @@ TABLE2: Mapping[str, tuple[str, ...]] = {
     "RosePO": ("method=rosepo",),
     "SPRec": ("method=sprec",),
 }
+FLOOR: Mapping[str, tuple[str, ...]] = {"Popularity": ("method=popularity",), "Random": ("method=random",)}
+"""What needs no training: Table 2 of the paper has no such rows, but a reader of it needs them."""
 TABLE3: Mapping[str, tuple[str, ...]] = {
     "BIGRec": ("method=bigrec",),
     "SPRec": ("method=sprec",),
@@ -44,28 +47,49 @@ FIGURE6: Mapping[str, tuple[str, ...]] = {
     for count in range(1, 6)
 }
 EXPERIMENTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "table2": TABLE2,
+    "table2": {**TABLE2, **FLOOR},
     "table3": TABLE3,
     "figure3": TABLE2,
-    "figure4": TABLE3,
+    "figure4": {variant: settings for variant, settings in TABLE3.items() if variant != "BIGRec"},  # has no iterations
     "figure5": FIGURE5,
     "figure6": FIGURE6,
+    "claims": {**TABLE2, **TABLE3},
 }
 """Experiment to its variants: the name that the paper prints (or the value that is swept) to changed settings."""
 
-_NO_MODEL = {"SASRec"}  # recommends items directly: there is no other protocol
-_OWN_PROTOCOL = {"D3"}
+OWN_WAY = frozenset({"SASRec", "D3", *FLOOR})
+"""What recommends in one way only, whatever the protocol of the others; its records lie under ``paper``."""
+LIST = 5
+"""Length of the lists that tables and figures measure."""
+
+
+def default_protocols(experiment: str) -> tuple[str, ...]:
+    """Tables show what training adds beside what decoding adds; figures and claims are the paper's."""
+    return ("paper", "exact", "consensus") if experiment in ("table2", "table3") else ("paper",)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of an experiment."""
+    """One run of an experiment.
+
+    Attributes:
+        dataset: its name.
+        variant: the row of the table, or the value that is swept.
+        protocol: the folder of its protocol; :attr:`how` says how it recommends.
+        seed: of the run.
+        recipe: all its settings.
+    """
 
     dataset: str
     variant: str
     protocol: str
     seed: int
     recipe: Recipe
+
+    @property
+    def how(self) -> str:
+        """How it recommends, in words."""
+        return protocol_of(self.recipe)
 
     @property
     def place(self) -> Path:
@@ -106,7 +130,7 @@ def plan(
     seeds: Sequence[int],
     *,
     backbone: str | None = None,
-    protocols: Sequence[str] = ("paper",),
+    protocols: Sequence[str] = (),
     changes: Sequence[str] = (),
     variants: Sequence[str] = (),
 ) -> list[Job]:
@@ -117,17 +141,15 @@ def plan(
         datasets: the data.
         seeds: seeds of the runs; the scratch backbone is shared by all.
         backbone: recipe for all datasets; by default the shipped one of each.
-        protocols: how the language models recommend.
+        protocols: how the language models recommend; by default :func:`default_protocols`.
         changes: further ``--set`` changes.
         variants: only these rows; all by default.
 
     Raises:
-        UserError: an unknown experiment or variant, or a dataset without a recipe.
+        UserError: an unknown experiment or variant, a dataset without a recipe, or a figure that would be empty.
     """
     if experiment not in EXPERIMENTS:
-        raise UserError(
-            f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, claims, rates"
-        )
+        raise UserError(f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, rates")
     rows = EXPERIMENTS[experiment]
     unknown = set(variants) - set(rows)
     if unknown:
@@ -139,17 +161,69 @@ def plan(
         for variant, settings in rows.items():
             if variants and variant not in variants:
                 continue
-            for protocol in _protocols_of(variant, protocols):
+            wanted = protocols or default_protocols(experiment)
+            for protocol in ("paper",) if variant in OWN_WAY else dict.fromkeys(wanted):
                 asked = [*settings, f"evaluate={evaluate}", *changes]
-                asked += [] if variant in _NO_MODEL | _OWN_PROTOCOL else [f"recommend.protocol={protocol}"]
-                for seed in seeds:
+                asked += [] if variant in OWN_WAY else [f"recommend.protocol={protocol}"]
+                for seed in dict.fromkeys(seeds):
                     recipe = resolve(name, [*asked, f"seed={seed}"])
+                    _check_drawable(experiment, recipe, dataset)
                     jobs.append(Job(dataset.name, variant, protocol, seed, recipe))
     return jobs
 
 
-def _protocols_of(variant: str, protocols: Sequence[str]) -> Sequence[str]:
-    return protocols[:1] if variant in _NO_MODEL | _OWN_PROTOCOL else protocols
+def _check_drawable(experiment: str, recipe: Recipe, dataset: Dataset) -> None:
+    if experiment == "figure3" and not dataset.genres:
+        raise UserError(f"figure3 shows unfairness per genre, but {dataset.name} has no genres")
+    if experiment in ("figure4", "figure5", "figure6") and not recipe.loop.iterations:
+        raise UserError(f"{experiment} shows iterations, and loop.iterations=0 leaves none")
+
+
+def by_name(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
+    """The datasets by their names, under which runs and records are kept.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    found: dict[str, Dataset] = {}
+    for dataset in datasets:
+        if dataset.name in found:
+            raise UserError(f"two datasets are called {dataset.name}; runs are kept by name: import one with --name")
+        found[dataset.name] = dataset
+    return found
+
+
+def check_fits(jobs: Sequence[Job], datasets: Sequence[Dataset]) -> None:
+    """Refuse what cannot work for any job before the first one runs.
+
+    Raises:
+        UserError: two datasets of one name, a recipe that does not fit its dataset or needs what is not installed, or
+            lists too short for the metrics.
+    """
+    named = by_name(datasets)
+    for job in jobs:
+        check_fit(job.recipe, named[job.dataset])
+        check_installed(job.recipe)
+        if job.recipe.recommend.top_k < LIST:
+            raise UserError(
+                f"tables and figures measure lists of {LIST}; recommend.top_k={job.recipe.recommend.top_k} is too short"
+            )
+
+
+def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> None:
+    """Refuse to replace what another recipe or other data left in the folder: it may have taken hours.
+
+    Raises:
+        UserError: names the first such record.
+    """
+    named = by_name(datasets)
+    for job in jobs:
+        file = job.record(out)
+        if file.is_file() and find(file, key_of(job.recipe, named[job.dataset])) is None:
+            raise UserError(
+                f"{file} was made by another recipe (--backbone, --set) or from other data; choose another -o, "
+                "or remove it to run this one"
+            )
 
 
 def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict[Job, Record]:
@@ -157,12 +231,17 @@ def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict
 
     Returns:
         What is kept of each job; also under ``out/records``.
+
+    Raises:
+        UserError: a job cannot run on its dataset, or would replace what another recipe left.
     """
-    by_name = {dataset.name: dataset for dataset in datasets}
+    check_fits(jobs, datasets)
+    check_records(jobs, datasets, out)
+    named = by_name(datasets)
     found = {}
     with bar("all runs", len(jobs)) as progress:
         for number, job in enumerate(jobs, start=1):
-            found[job] = _execute(job, by_name[job.dataset], out, f"[{number}/{len(jobs)}]")
+            found[job] = _execute(job, named[job.dataset], out, f"[{number}/{len(jobs)}]")
             progress.advance()
     return found
 
@@ -171,7 +250,7 @@ def _execute(job: Job, dataset: Dataset, out: Path, number: str) -> Record:
     key = key_of(job.recipe, dataset)
     record = find(job.record(out), key)
     if record is None:
-        say(f"{number} {job.dataset}, {job.variant}, {job.protocol}, seed {job.seed}")
+        say(f"{number} {job.dataset}, {job.variant}, {job.how}, seed {job.seed}")
         began = time.monotonic()
         run(job.recipe, dataset, job.folder(out), shared=out / "stages")
         record = of_run(job.folder(out), key, time.monotonic() - began, precision_of(job.recipe))

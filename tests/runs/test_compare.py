@@ -1,0 +1,99 @@
+"""Runs side by side: paired by seed, never pooled over protocols or settings, in one line where they do not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from runs.conftest import toy_changes
+from sprec.cli import app
+from sprec.errors import UserError
+from sprec.runs import load_results
+from sprec.runs.compare import compare_runs
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a method once and returns its folder; methods without a model take no time."""
+    root = tmp_path_factory.mktemp("compared")
+
+    def call(method: str, seed: int, **settings: Any) -> Path:
+        out = root / "-".join([method, str(seed), *(f"{key}={value}" for key, value in settings.items())])
+        if not out.exists():
+            changes = toy_changes(method=method, seed=seed, loop__iterations=0, backbone__epochs=1, **settings)
+            arguments = ["run", "demo", "--data", toy_data, "-o", out, "--shared", root / "shared", *changes]
+            done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+            assert done.exit_code == 0, (done.output, done.exception)
+        return out
+
+    return call
+
+
+def metric(run: Path, name: str) -> float:
+    return load_results(run)[-1].metrics[name]
+
+
+def test_runs_are_paired_by_seed_not_by_their_place_on_the_line(run: Run) -> None:
+    """Per seed, by the runs' own metrics: chance minus popularity."""
+    chance, popular = ({seed: run(method, seed) for seed in (0, 1, 2)} for method in ("random", "popularity"))
+    metrics, differences = compare_runs([popular[0], popular[2], popular[1], chance[2], chance[0], chance[1]], 200)
+    again = compare_runs([*popular.values(), *chance.values()], 200)
+    assert (metrics, differences) == again
+    rows = dict(differences.rows)
+    for name, label in (("DivRatio@1", "DivRatio@1 ↑"), ("ORRatio@5", "ORRatio@5 ↓")):
+        by_seed = [metric(chance[seed], name) - metric(popular[seed], name) for seed in (0, 1, 2)]
+        found = rows["random", "popularity", label]["difference"]
+        assert found.value == pytest.approx(sum(by_seed) / 3)
+        assert found.mark == "better"
+    assert "popularity 0, 1, 2; random 0, 1, 2" in metrics.title, "equal lists of three seeds are three seeds"
+    assert metrics.title.startswith("ranks items; ")
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have(run: Run) -> None:
+    runs = [run("popularity", 1), *(run("random", seed) for seed in (0, 1, 2))]
+    rows = dict(compare_runs(runs, 200)[1].rows)
+    found = rows["random", "popularity", "DivRatio@5 ↑"]
+    one = metric(run("random", 1), "DivRatio@5") - metric(run("popularity", 1), "DivRatio@5")
+    assert found["difference"].value == pytest.approx(one)
+    assert found["value"].value == pytest.approx(sum(metric(run("random", s), "DivRatio@5") for s in (0, 1, 2)) / 3)
+    with pytest.raises(UserError, match=r"^random \(seeds 0, 2\) and popularity \(seeds 1\) share no seed"):
+        compare_runs([run("popularity", 1), run("random", 0), run("random", 2)], 200)
+
+
+def test_protocols_are_never_pooled(run: Run) -> None:
+    runs = [run("bigrec", seed, recommend__protocol=protocol) for seed in (0, 1) for protocol in ("paper", "exact")]
+    arguments = ["compare", *map(str, [*runs, run("random", 0)]), "--resamples", "200", "--json"]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)
+    values = {row["method"]: row["metrics"]["HR@5"]["value"] for row in found["metrics"]["rows"]}
+    assert list(values) == ["bigrec, paper's protocol", "bigrec, exact", "random, ranks items"]
+    assert values["bigrec, exact"] == pytest.approx((metric(runs[1], "HR@5") + metric(runs[3], "HR@5")) / 2)
+    references = {row["method"]: row["reference"] for row in found["differences"]["rows"]}
+    assert references["bigrec, exact"] == "bigrec, exact"
+    assert references["random, ranks items"] == "bigrec, paper's protocol"
+    alone = compare_runs(runs[::2], 200)
+    assert [labels for labels, _ in alone[0].rows] == [("bigrec",)]
+    assert alone[0].title == "paper's protocol; mean and 95% interval (seeds of bigrec 0, 1)"
+
+
+def test_other_settings_are_another_method(run: Run) -> None:
+    without, other = run("random", 0, recommend__exclude_history=True), run("random", 1)
+    with pytest.raises(UserError, match=r"differ in recommend\.exclude_history; runs of one method are pooled"):
+        compare_runs([other, without], 200)
+    first = run("random", 0)
+    assert compare_runs([first, first], 200) == compare_runs([first], 200), "the same run twice is one seed"
+
+
+def test_titles_say_the_protocol(run: Run, toy_data: Path) -> None:
+    out = run("bigrec", 0, recommend__protocol="exact")
+    changes = toy_changes(method="bigrec", seed=0, loop__iterations=0, backbone__epochs=1, recommend__protocol="exact")
+    shown = CliRunner().invoke(app, ["run", "demo", "--data", str(toy_data), "-o", str(out), *changes])
+    assert "demo (simulated users), exact, " in shown.stdout
+    evaluated = CliRunner().invoke(
+        app, ["evaluate", str(out), "--set", "recommend.protocol=d3", "--set", "sasrec.epochs=1"]
+    )
+    assert "SASRec-guided" in evaluated.stdout
