@@ -1,19 +1,18 @@
 """A run of seconds to break: a tiny model, a catalog of a dozen titles, checkpoints every second step."""
 
-import datetime
 import json
 import os
-import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from chaos.harness import Ended, Fault, Server
+from chaos.records import Record, recording
+from sprec import storage
 from sprec.data import Catalog, Dataset, Split
 from sprec.data.dataset import Wording
 
@@ -39,8 +38,6 @@ RECIPE = {
     "checkpoint_steps": 8,
     "cases": 8,
 }  # fmt: skip
-
-Record = Callable[[str, int, int], None]
 
 
 @pytest.fixture(scope="session")
@@ -72,13 +69,20 @@ def server() -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Run:
-    """Run the toy recipe into a folder, with a fault: ``run(out, "--strict", fault=...)``; or another command."""
+    """Run the toy recipe into a folder, with a fault: ``run(out, "--strict", fault=...)``; or another command.
+
+    Attributes:
+        files: where the recipe and the data are.
+        options: of every run; ``{out}`` in them is the folder.
+    """
 
     server: Server
     files: Path
+    options: tuple[str, ...] = ()
 
     def __call__(self, out: Path, *more: object, fault: Fault = Fault()) -> Ended:  # noqa: B008
-        arguments = ("run", self.files / "recipe.yaml", "--data", self.files / "data", "-o", out, *more)
+        options = [option.format(out=out) for option in self.options]
+        arguments = ("run", self.files / "recipe.yaml", "--data", self.files / "data", "-o", out, *options, *more)
         return self.server.run(out, *arguments, fault=fault)
 
     def command(self, out: Path, *arguments: object) -> Ended:
@@ -109,22 +113,41 @@ def content(out: Path) -> dict[str, bytes]:
     return kept
 
 
+def differing(one: Path, two: Path) -> list[str]:
+    """The files in which two runs differ: none, if the same was computed to the byte."""
+    first, second = content(one), content(two)
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def finished(out: Path) -> dict[str, tuple[int, int]]:
+    """The stages that are whole, and which files their manifests are: a stage that is made again gets another one."""
+    whole = [folder for folder in sorted(out.glob("stages/[0-9]*")) if not storage.verify(folder)]
+    manifests = {folder.name: (folder / storage.MANIFEST).stat() for folder in whole}
+    return {name: (status.st_ino, status.st_mtime_ns) for name, status in manifests.items()}
+
+
+def announced(done: Ended) -> set[str]:
+    """The stages that a run said it has finished."""
+    return {line.split()[1] for line in done.stderr.splitlines() if line.startswith("✓")}
+
+
+def goes_on(run: Run, out: Path, *more: object, fault: Fault = Fault()) -> Ended:  # noqa: B008
+    """Run, if the fault lets it: no finished stage is lost or made again, and what is announced is on the disk."""
+    before = finished(out)
+    done = run(out, *more, fault=fault)
+    assert before.items() <= finished(out).items(), done.stderr
+    assert announced(done) <= finished(out).keys(), done.stderr
+    return done
+
+
+def resumes(run: Run, whole: Path, out: Path) -> None:
+    """The same command ends as the run that was left alone, without making anything twice."""
+    done = goes_on(run, out)
+    assert done.code == 0, done.stderr
+    assert differing(out, whole) == []
+
+
 @pytest.fixture
-def record(request: pytest.FixtureRequest) -> Record:
-    """Note how many faults of a kind were tried and survived; the full run writes them down, test by test."""
-
-    def note(fault: str, tried: int, survived: int) -> None:
-        target = os.environ.get("SPREC_CHAOS_RESULTS")
-        if target:
-            file = Path(target)
-            found = json.loads(file.read_text()) if file.exists() else {"faults": {}}
-            found["machine"] = {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "system": platform.system(),
-                "date": datetime.date.today().isoformat(),
-            }
-            found["faults"].setdefault(fault, {})[request.node.name] = [tried, survived]
-            file.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
-
-    return note
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    with recording(request.node.name) as made:
+        yield made

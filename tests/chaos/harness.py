@@ -31,11 +31,13 @@ class Fault:
         kind: ``none``; ``count`` file operations only; ``kill`` at operation ``at``; ``full`` from operation ``at`` on
             the disk has no space; ``late`` signal ``at`` after ``seconds``; ``small`` no file may be larger than ``at``
             bytes; ``memory`` training batches of more than ``at`` tokens do not fit.
+        stage: the folder of the stage from whose beginning the seconds of ``late`` count, by default that of the run.
     """
 
     kind: str = "none"
     at: int = 0
     seconds: float = 0.0
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def _serve() -> None:
     import sprec.cli
     import sprec.runs  # what takes seconds to import
 
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a child that is faster than _killer: then nothing strikes
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -111,8 +114,14 @@ def _killer(child: int, fault: Fault) -> Iterator[None]:
     if fault.kind != "late":
         yield
         return
+
+    def wait(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, max(fault.seconds, 1e-6))  # 0 would be never
+
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, fault.at))
-    signal.setitimer(signal.ITIMER_REAL, fault.seconds)
+    signal.signal(signal.SIGUSR1, wait)
+    if not fault.stage:
+        wait()
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -140,6 +149,8 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, fault.at))
     if fault.kind == "memory":
         _limit_memory(fault.at)
+    if fault.stage:
+        _tell_beginning(f"{out}/stages/.{fault.stage}.")
     if fault.kind not in ("count", "kill", "full"):
         return
     number, handle = 0, os.open(counted, os.O_WRONLY)
@@ -155,6 +166,16 @@ def _plant(out: str, fault: Fault, counted: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         elif fault.kind == "full" and number >= fault.at and event not in REMOVING:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(details[0]))
+
+    sys.addaudithook(hook)
+
+
+def _tell_beginning(scratch: str) -> None:
+    """Signal to the server when the hidden folder of a stage is made."""
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        if event == "os.mkdir" and str(details[0]).startswith(scratch):
+            os.kill(os.getppid(), signal.SIGUSR1)
 
     sys.addaudithook(hook)
 

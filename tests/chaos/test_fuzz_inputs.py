@@ -4,11 +4,13 @@
 """
 
 import ast
+import contextlib
 import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,19 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from chaos.conftest import Record
+from chaos.records import Record
+from chaos.watch import PATIENCE, one_line_at_most
 from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.engine.batches import Journal
-from sprec.errors import UserError
 from sprec.runs.compare import score_lists
 from sprec.runs.recipes import names, resolve, text
 
 EXAMPLES = int(os.environ.get("SPREC_FUZZ", "1000")) // 7 + 1  # of each of the seven properties
 LIMITS = settings(
     max_examples=EXAMPLES,
-    deadline=10_000,  # no hang
+    deadline=PATIENCE * 1000,
     database=None,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -55,42 +57,7 @@ def _keys(model: Any, prefix: str = "") -> Iterator[str]:
 
 
 KEYS = sorted(set(_keys(Recipe)))
-_allowed: list[str] = []
-_strays: list[str] = []
-
-
-ACTIONS = ("os.mkdir", "os.rename", "os.remove", "os.link", "os.system", "subprocess.Popen")
-
-
-def _hook(event: str, details: tuple[Any, ...]) -> None:
-    if not _allowed:
-        return
-    writes = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    path = os.path.abspath(str(details[0])) if details else ""  # noqa: PTH100
-    if (writes or event in ACTIONS) and not path.startswith(_allowed[0]) and "__pycache__" not in path:
-        _strays.append(f"{event} {path}")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def watched() -> None:
-    sys.addaudithook(_hook)
-
-
-@contextmanager
-def one_line_at_most(folder: Path) -> Iterator[None]:
-    """The block may only raise a UserError of one line, and write below the folder."""
-    _allowed[:] = [str(folder)]
-    _strays.clear()
-    refusal = ""
-    try:
-        yield
-    except UserError as error:
-        refusal = str(error)
-    finally:
-        _allowed.clear()
-    assert "\n" not in refusal
-    assert _strays == []
-
+FUZZ = "arbitrary input to recipes, scores, datasets, manifests"
 
 Mutation = tuple[float, str, str]
 KINDS = st.sampled_from(["flip", "cut", "insert", "repeat"])
@@ -113,16 +80,16 @@ def mutate(content: bytes, mutations: list[Mutation]) -> bytes:
 
 @LIMITS
 @given(name=st.sampled_from(names()), mutations=MUTATIONS)
-def test_mutated_recipes(name: str, mutations: list[Mutation], tmp_path: Path) -> None:
+def test_mutated_recipes(name: str, mutations: list[Mutation], tmp_path: Path, record: Record) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_bytes(mutate(text(name).encode(), mutations))
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         resolve(str(file))
 
 
 @LIMITS
 @given(content=st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4))
-def test_recipes_with_arbitrary_values(content: dict[str, Any], tmp_path: Path) -> None:
+def test_recipes_with_arbitrary_values(content: dict[str, Any], tmp_path: Path, record: Record) -> None:
     nested: dict[str, Any] = {}
     for key, value in content.items():
         *path, last = key.split(".")
@@ -133,7 +100,7 @@ def test_recipes_with_arbitrary_values(content: dict[str, Any], tmp_path: Path) 
             below = below[part]
         below[last] = value
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(nested), "utf-8", errors="surrogatepass")
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         resolve(str(tmp_path / "recipe.yaml"))
 
 
@@ -142,8 +109,8 @@ SETTING = st.tuples(st.sampled_from(KEYS) | st.text(max_size=8), st.text(max_siz
 
 @LIMITS
 @given(changes=st.lists(SETTING, max_size=3))
-def test_arbitrary_changes(changes: list[tuple[str, str]], tmp_path: Path) -> None:
-    with one_line_at_most(tmp_path):
+def test_arbitrary_changes(changes: list[tuple[str, str]], tmp_path: Path, record: Record) -> None:
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         resolve("demo", [f"{key}={value}" for key, value in changes])
 
 
@@ -154,19 +121,21 @@ ENTRIES = st.builds(lambda case, items: json.dumps({"case": case, "items": items
 
 @LIMITS
 @given(lines=st.lists(VALUES.map(json.dumps) | st.text(max_size=30) | ENTRIES, max_size=4))
-def test_arbitrary_score_files(lines: list[str], tmp_path: Path, toy_files: Path) -> None:
+def test_arbitrary_score_files(lines: list[str], tmp_path: Path, toy_files: Path, record: Record) -> None:
     (tmp_path / "lists.jsonl").write_text("\n".join(lines), "utf-8", errors="surrogatepass")
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         score_lists(tmp_path / "lists.jsonl", Dataset.load(toy_files / "data"))
 
 
 @LIMITS
 @given(name=st.sampled_from(["dataset.json", "items.parquet", "sequences.parquet"]), mutations=MUTATIONS)
-def test_mutated_datasets(name: str, mutations: list[Mutation], tmp_path: Path, toy_files: Path) -> None:
+def test_mutated_datasets(
+    name: str, mutations: list[Mutation], tmp_path: Path, toy_files: Path, record: Record
+) -> None:
     for file in (toy_files / "data").iterdir():
         content = file.read_bytes()
         (tmp_path / file.name).write_bytes(mutate(content, mutations) if file.name == name else content)
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         assert Dataset.load(tmp_path).hash == Dataset.load(toy_files / "data").hash
 
 
@@ -175,33 +144,72 @@ MANIFESTS = VALUES | st.fixed_dictionaries({"files": VALUES})
 
 @LIMITS
 @given(content=st.binary(max_size=40) | MANIFESTS.map(lambda value: json.dumps(value).encode()))
-def test_arbitrary_manifests_verify_nothing(content: bytes, tmp_path: Path) -> None:
+def test_arbitrary_manifests_verify_nothing(content: bytes, tmp_path: Path, record: Record) -> None:
     (tmp_path / storage.MANIFEST).write_bytes(content)
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         assert storage.verify(tmp_path) or json.loads(content)["files"] == {}
 
 
 @LIMITS
 @given(content=st.binary(max_size=60))
-def test_arbitrary_journals_remember_nothing(content: bytes, tmp_path: Path) -> None:
+def test_arbitrary_journals_remember_nothing(content: bytes, tmp_path: Path, record: Record) -> None:
     (tmp_path / "batches-0.jsonl").write_bytes(content)
-    with one_line_at_most(tmp_path):
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
         assert Journal(tmp_path).find([0]) is None
 
 
-def test_how_much_was_tried(record: Record) -> None:
-    record("arbitrary input to recipes, scores, datasets, manifests", 7 * EXAMPLES, 7 * EXAMPLES)
+def attempt(call: Callable[..., object], *arguments: Any) -> Callable[[Path], None]:
+    """A stray that fails, and says nothing, is one, too."""
+
+    def stray(_: Path) -> None:
+        with contextlib.suppress(Exception):
+            call(*arguments)
+
+    return stray
 
 
-def test_the_watch_sees_strays(tmp_path: Path) -> None:
+STRAYS: dict[str, Callable[[Path], object]] = {
+    "write": lambda place: (place / "file").write_text("stray"),
+    "write beside, with a name that begins alike": lambda place: (place / "inside-out").write_text("stray"),
+    "make a folder": lambda place: (place / "folder").mkdir(),
+    "remove a folder": lambda place: (place / "empty").rmdir(),
+    "remove a tree": lambda place: shutil.rmtree(place / "empty"),
+    "remove": lambda place: (place / "outside").unlink(),
+    "cut": lambda place: os.truncate(place / "outside", 0),
+    "change rights": lambda place: (place / "outside").chmod(0o600),
+    "move out": lambda place: (place / "inside" / "file").rename(place / "moved"),
+    "move in": lambda place: (place / "outside").rename(place / "inside" / "moved"),
+    "link out": lambda place: os.link(place / "inside" / "file", place / "linked"),
+    "link in": lambda place: os.link(place / "outside", place / "inside" / "linked"),
+    "point out": lambda place: (place / "inside" / "pointer").symlink_to("../outside"),
+    "place a pointer": lambda place: (place / "pointer").symlink_to("inside/file"),
+    "run a shell": lambda _: os.system("true"),
+    "start a program": lambda _: subprocess.run(["true"], check=False),
+    "spawn a program": attempt(os.posix_spawn, "/nowhere", ["nowhere"], {}),
+    "become a program": attempt(os.execv, "/nowhere", ["nowhere"]),
+    "hang": lambda _: time.sleep(2),
+    "hang and say nothing": attempt(time.sleep, 2),
+}
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_the_watch_sees(name: str, tmp_path: Path) -> None:
     """A test that cannot fail would prove nothing."""
+    for folder in ("inside", "empty"):
+        (tmp_path / folder).mkdir()
+    for file in ("inside/file", "outside"):
+        (tmp_path / file).write_text("here before")
+    with pytest.raises(AssertionError), one_line_at_most(tmp_path / "inside", seconds=0.5):
+        STRAYS[name](tmp_path)
 
-    def stray() -> None:
-        with one_line_at_most(tmp_path / "inside"):
-            (tmp_path / "outside").write_text("stray")
 
-    with pytest.raises(AssertionError):
-        stray()
+def test_the_watch_lets_work(tmp_path: Path) -> None:
+    with one_line_at_most(tmp_path):
+        storage.write_json(tmp_path / "file.json", {})
+        with storage.replacing(tmp_path / "folder") as scratch:
+            (scratch / "file").write_text("ours")
+            (scratch / "pointer").symlink_to("file")
+        storage.discard(tmp_path / "folder")
 
 
 def called(node: ast.Call) -> str:

@@ -1,5 +1,6 @@
 """Kill -9 at every file operation of a run, and at random moments: the same command ends in the same bytes."""
 
+import itertools
 import random
 import shutil
 import signal
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.conftest import FULL, Record, Run, content
+from chaos.conftest import FULL, Run, differing, goes_on, resumes
 from chaos.harness import Ended, Fault
+from chaos.records import Record
+from sprec import storage
 
 
 @pytest.fixture(scope="module")
@@ -16,18 +19,9 @@ def counted(run: Run, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A run that only counts; it also shows that two runs are equal to the byte."""
     out = tmp_path_factory.mktemp("counted") / "run"
     done = run(out, fault=Fault("count"))
-    assert content(out) == content(whole)
+    assert differing(out, whole) == []
     assert done.operations > 200
     return done
-
-
-def survives(run: Run, whole: Path, out: Path, *faults: Fault) -> bool:
-    """Whether a run that was killed by each of the faults in turn ends as the run that was left alone."""
-    ends = [run(out, fault=fault).code for fault in faults]
-    last = run(out)
-    same = last.code == 0 and content(out) == content(whole)
-    shutil.rmtree(out)
-    return same and set(ends) <= {0, -9}
 
 
 PARTS = 40  # so that the full test can be run in pieces
@@ -36,25 +30,50 @@ PARTS = 40  # so that the full test can be run in pieces
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(PARTS) if FULL else [0])
 def test_killed_at_every_file_operation(
-    part: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
+    part: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record, subtests: pytest.Subtests
 ) -> None:
-    points = range(1 + part, counted.operations + 1, PARTS if FULL else counted.operations // 3)
-    lost = [at for at in points if not survives(run, whole, tmp_path / "run", Fault("kill", at))]
-    record("kill -9 at a file operation", len(points), len(points) - len(lost))
-    assert lost == []
+    for at in range(1 + part, counted.operations + 1, PARTS if FULL else counted.operations // 3):
+        out = tmp_path / str(at)
+        with subtests.test(at=at), record.trying("kill -9 at a file operation"):
+            assert goes_on(run, out, fault=Fault("kill", at)).code == -9
+            resumes(run, whole, out)
+            shutil.rmtree(out)
+
+
+STAGES = {
+    "backbone": "00-backbone",
+    "SFT": "01-sft",
+    "rollout": "03-rollout-1",
+    "preference step": "06-prefer-1",
+    "evaluation": "07-evaluate-prefer-1",
+}
+DRAWN = list(STAGES) if FULL else ["rollout"]
+
+
+def strike(run: Run, whole: Path, out: Path, stage: str, number: int, rng: random.Random) -> Ended:
+    """Run until a signal at a random moment of a stage; one that comes too late is drawn again, up to 20 times."""
+    seconds = storage.read_manifest(whole / "stages" / stage)["seconds"]
+    for _ in range(20):
+        done = goes_on(run, out, fault=Fault("late", number, rng.uniform(0, seconds), stage))
+        if not (out / "stages" / stage).exists():
+            return done
+        assert done.code in (0, -number, 128 + number), done.stderr
+        shutil.rmtree(out)
+    raise AssertionError(f"no signal came in time for {stage}")
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(10) if FULL else [0])
-def test_killed_at_random_moments(
-    seed: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
+@pytest.mark.parametrize("stage", DRAWN)
+def test_killed_at_random_moments_of_a_stage(
+    stage: str, run: Run, whole: Path, tmp_path: Path, record: Record, subtests: pytest.Subtests
 ) -> None:
-    rng = random.Random(seed)
-    moments = [rng.uniform(0, counted.seconds) for _ in range(5 if FULL else 1)]
-    faults = [Fault("late", signal.SIGKILL, moment) for moment in moments]
-    lost = [fault for fault in faults if not survives(run, whole, tmp_path / "run", fault)]
-    record("kill -9 at a random moment", len(faults), len(faults) - len(lost))
-    assert lost == []
+    rng = random.Random(stage)
+    for moment in range(10 if FULL else 1):
+        out = tmp_path / str(moment)
+        with subtests.test(moment=moment), record.trying(f"kill -9 at a random moment of the {stage}"):
+            assert strike(run, whole, out, STAGES[stage], signal.SIGKILL, rng).code == -9
+            resumes(run, whole, out)
+            shutil.rmtree(out)
 
 
 @pytest.mark.timeout(1200)
@@ -63,30 +82,36 @@ def test_killed_again_while_resuming(
     seed: int, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
 ) -> None:
     rng = random.Random(seed)
-    faults = [Fault("kill", rng.randint(1, counted.operations)) for _ in range(3)]
-    survived = survives(run, whole, tmp_path / "run", *faults)
-    record("kill -9 three times in a row", 1, int(survived))
-    assert survived
+    ends = sorted(rng.sample(range(1, counted.operations + 1), 3))
+    with record.trying("kill -9 three times in a row"):
+        for before, end in itertools.pairwise([0, *ends]):  # a run that resumes has all operations from there on to do
+            assert goes_on(run, tmp_path / "run", fault=Fault("kill", end - before)).code == -9
+        resumes(run, whole, tmp_path / "run")
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] if FULL else [signal.SIGTERM])
-@pytest.mark.parametrize("seed", range(4) if FULL else [0])
+@pytest.mark.parametrize("stage", DRAWN)
 def test_asked_to_leave_at_random_moments(
-    seed: int, number: signal.Signals, run: Run, whole: Path, counted: Ended, tmp_path: Path, record: Record
+    stage: str,
+    number: signal.Signals,
+    run: Run,
+    whole: Path,
+    counted: Ended,
+    tmp_path: Path,
+    record: Record,
+    subtests: pytest.Subtests,
 ) -> None:
-    rng = random.Random(seed)
-    tried = 5 if FULL else 1
-    survived = 0
-    for _ in range(tried):
-        done = run(tmp_path / "run", fault=Fault("late", number, rng.uniform(0.1, counted.seconds)))
-        assert done.code in (128 + number, 0), done.stderr
-        assert done.seconds < counted.seconds + 30
-        if done.code:
+    rng = random.Random(stage)
+    for moment in range(4 if FULL else 1):
+        out = tmp_path / str(moment)
+        with subtests.test(moment=moment), record.trying(f"{number.name} at a random moment"):
+            done = strike(run, whole, out, STAGES[stage], number, rng)
+            assert done.code == 128 + number, done.stderr
+            assert done.seconds < counted.seconds + 30
             assert done.stderr.splitlines()[-1] == f"sprec: stopped by {number.name}; the same command resumes"
-        survived += survives(run, whole, tmp_path / "run")
-    record(f"{number.name} at a random moment", tried, survived)
-    assert survived == tried
+            resumes(run, whole, out)
+            shutil.rmtree(out)
 
 
 def test_no_more_than_one_save_interval_is_lost(run: Run, counted: Ended, tmp_path: Path) -> None:

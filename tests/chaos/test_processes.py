@@ -11,22 +11,24 @@ import numpy as np
 import psutil
 import pytest
 
-from chaos.conftest import FULL, Record, Run, content
+from chaos.conftest import FULL, Run, content, finished, goes_on
 from chaos.harness import Fault
+from chaos.records import Record
 
 PLAIN = ["--set", "backbone.dropout=0", "--set", "backbone.lr=0.005", "--set", "negatives.decode=greedy"]
 LINES = ("sprec: ", "sprec (process ")
 
 
-PLAIN_LAUNCH = ["-m", "sprec"]
-FSDP2 = [str(Path(__file__).with_name("fsdp_on_cpu.py"))]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+DDP = [*TWO, "-m", "sprec"]
+FSDP2 = [*TWO, str(Path(__file__).with_name("fsdp_on_cpu.py"))]
+WAYS = pytest.mark.parametrize("program", [DDP, FSDP2], ids=["ddp", "fsdp2"])
 
 
-def start(count: int, run: Run, out: Path, program: list[str]) -> "subprocess.Popen[str]":
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+def start(run: Run, out: Path, program: list[str]) -> "subprocess.Popen[str]":
     toy = ["run", str(run.files / "recipe.yaml"), "--data", str(run.files / "data"), "-o", str(out), *PLAIN]
     return subprocess.Popen(
-        [*launcher, *program, *toy],
+        [*program, *toy],
         env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
         text=True,
         stdout=subprocess.PIPE,
@@ -66,7 +68,7 @@ def same_result(one: Path, two: Path) -> bool:
 
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    code, errors, _ = finish(start(2, run, tmp_path / "run", PLAIN_LAUNCH))
+    code, errors, _ = finish(start(run, tmp_path / "run", DDP))
     assert code == 0, errors
     assert same_result(single, tmp_path / "run")
     assert errors.count("✓ 01-sft") == 1, "one process speaks"
@@ -75,7 +77,7 @@ def test_two_processes_equal_one(run: Run, single: Path, tmp_path: Path) -> None
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="make chaos")
 def test_two_processes_with_sharded_parameters_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    code, errors, printed = finish(start(2, run, tmp_path / "run", FSDP2))
+    code, errors, printed = finish(start(run, tmp_path / "run", FSDP2))
     assert code == 0, errors
     assert printed.count("sharded: True") == 8, "four training stages on two processes"
     assert same_result(single, tmp_path / "run")
@@ -83,44 +85,79 @@ def test_two_processes_with_sharded_parameters_equal_one(run: Run, single: Path,
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="make chaos")
-@pytest.mark.parametrize("program", [PLAIN_LAUNCH, FSDP2], ids=["ddp", "fsdp2"])
+def test_two_processes_of_accelerate_launch_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "cpu.yaml"
+    assert run.command(tmp_path / "copied", "recipes", "cp", "accelerate/cpu", recipe).code == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe)]
+    program = [*launch, "--num_processes", "2", "--main_process_port", "0", "-m", "sprec"]
+    code, errors, _ = finish(start(run, tmp_path / "run", program))
+    assert code == 0, errors
+    assert same_result(single, tmp_path / "run")
+    assert errors.count("✓ 01-sft") == 1, "one process speaks"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not FULL, reason="make chaos")
+@WAYS
 def test_a_run_of_one_process_goes_on_with_two(
     program: list[str], run: Run, single: Path, tmp_path: Path, record: Record
 ) -> None:
-    assert run(tmp_path / "run", *PLAIN, fault=Fault("kill", 100)).code == -9
-    code, errors, _ = finish(start(2, run, tmp_path / "run", program))
-    assert code == 0, errors
-    assert errors.count("resuming after step") == 1
-    survived = same_result(single, tmp_path / "run")
-    record("one process is killed, two go on", 1, int(survived))
-    assert survived
+    out = tmp_path / "run"
+    with record.trying("one process is killed, two go on"):
+        assert run(out, *PLAIN, fault=Fault("kill", 100)).code == -9
+        before = finished(out)
+        code, errors, _ = finish(start(run, out, program))
+        assert code == 0, errors
+        assert errors.count("resuming after step") == 1
+        assert before.items() <= finished(out).items()
+        assert same_result(single, out)
+
+
+def wait_for(pattern: str, out: Path, process: "subprocess.Popen[str]") -> None:
+    while not list(out.glob(pattern)):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.001)
+
+
+def rank(number: str, process: "subprocess.Popen[str]") -> psutil.Process:
+    started = psutil.Process(process.pid).children(recursive=True)
+    return next(child for child in started if child.environ().get("RANK") == number)
+
+
+CHECKPOINT = "unfinished/*/step-*"
+MOMENTS = {
+    "training": ("00-backbone", CHECKPOINT),
+    "a rollout": ("03-rollout-1", "stages/.03-rollout-1.*"),
+    "an evaluation": ("05-evaluate-sft-1", "stages/.05-evaluate-sft-1.*"),
+}
+"""The stage in which a process dies, and what is there as soon as it is being made."""
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not FULL, reason="make chaos")
-@pytest.mark.parametrize("program", [PLAIN_LAUNCH, FSDP2], ids=["ddp", "fsdp2"])
+@WAYS
 @pytest.mark.parametrize("victim", ["0", "1"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_dying_process_ends_the_run_which_resumes_alone(
-    victim: str, program: list[str], run: Run, single: Path, tmp_path: Path, record: Record
+    moment: str, victim: str, program: list[str], run: Run, single: Path, tmp_path: Path, record: Record
 ) -> None:
-    out = tmp_path / "run"
-    process = start(2, run, out, program)
-    while not list(out.glob("unfinished/*/step-*")):
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
-    next(child for child in ranks if child.environ()["RANK"] == victim).kill()
-    code, errors, _ = finish(process)
-    told = [line for line in errors.splitlines() if line.startswith(LINES)]
-    assert code != 0
-    assert len(told) <= 1
-    assert all("lost the others: one of them ended" in line for line in told)
-    done = run(out, *PLAIN)
-    assert done.code == 0, done.stderr
-    assert "resuming after step" in done.stderr
-    survived = same_result(single, out)
-    record("one of two processes is killed, one goes on", 1, int(survived))
-    assert survived
+    out, (stage, sign) = tmp_path / "run", MOMENTS[moment]
+    with record.trying(f"one of two processes is killed in {moment}, one goes on"):
+        process = start(run, out, program)
+        wait_for("dataset/dataset.json", out, process)
+        killed = rank(victim, process)
+        wait_for(sign, out, process)
+        killed.kill()
+        code, errors, _ = finish(process)
+        told = [line for line in errors.splitlines() if line.startswith(LINES)]
+        assert code != 0
+        assert len(told) == 1, errors
+        assert "lost the others: one of them ended" in told[0]
+        assert not (out / "stages" / stage).exists(), "it died before the stage was finished"
+        done = goes_on(run, out, *PLAIN)
+        assert done.code == 0, done.stderr
+        assert "resuming after step" in done.stderr or moment != "training"
+        assert same_result(single, out)
 
 
 @pytest.mark.timeout(300)
@@ -129,16 +166,13 @@ def test_a_signal_stops_all_processes_after_the_same_step(
     run: Run, single: Path, tmp_path: Path, record: Record
 ) -> None:
     out = tmp_path / "run"
-    process = start(2, run, out, PLAIN_LAUNCH)
-    while not list(out.glob("unfinished/*/step-*")):
-        assert process.poll() is None, finish(process)
-        time.sleep(0.01)
-    process.terminate()
-    code, errors, _ = finish(process)
-    assert code != 0
-    assert "sprec: stopped by SIGTERM; the same command resumes" in errors.splitlines()
-    assert "lost the others" not in errors
-    done = run(out, *PLAIN)
-    survived = done.code == 0 and same_result(single, out)
-    record("SIGTERM to two processes", 1, int(survived))
-    assert survived
+    with record.trying("SIGTERM to two processes"):
+        process = start(run, out, DDP)
+        wait_for(CHECKPOINT, out, process)
+        process.terminate()
+        code, errors, _ = finish(process)
+        assert code != 0
+        assert "sprec: stopped by SIGTERM; the same command resumes" in errors.splitlines()
+        assert "lost the others" not in errors
+        assert goes_on(run, out, *PLAIN).code == 0
+        assert same_result(single, out)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from chaos.records import recording
+from chaos.watch import one_line_at_most
 from sprec.data.logs import import_log
 from sprec.data.readers.sprec import read
 from sprec.data.windows import Protocol, Sizes
-from sprec.errors import UserError
 
 INPUTS = int(os.environ.get("SPREC_FUZZ", "270"))
 PROTOCOL = Protocol(history=3, min_history=1, min_length=1, sizes=Sizes(5, 5, 5, 5))
@@ -26,11 +27,11 @@ def lines(rows: Any, write: Any = json.dumps) -> str:
     return "".join(write(row) + "\n" for row in rows)
 
 
-def record(history: str, target: str) -> dict[str, str]:
+def told(history: str, target: str) -> dict[str, str]:
     return {"instruction": "Recommend.", "input": f"Seen the following books: {history}.", "output": f'"{target}"\n'}
 
 
-RECORDS = json.dumps([record('"Dune", "Emma"', "Dune"), record('"Emma"', "It")])
+RECORDS = json.dumps([told('"Dune", "Emma"', "Dune"), told('"Emma"', "It")])
 FILES: dict[str, dict[str, str]] = {
     "movielens": {
         "ratings.dat": lines(EVENTS, lambda row: f"{row[0]}::{row[1]}::5::{row[2]}"),
@@ -111,18 +112,15 @@ def test_damaged_files_are_imported_or_refused_in_one_line(tmp_path: Path, kind:
     imported = 0
     for name in FILES[kind]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(INPUTS // len(FILES)):
-        broken = rng.choice(list(FILES[kind]))
-        for name, text in FILES[kind].items():
-            content = damage(text.encode(), rng) if name == broken else text.encode()
-            (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
-        source = tmp_path / broken if format == "table" else tmp_path
-        refusal = ""
-        try:
-            dataset = read(source) if format == "sprec" else import_log(format, source, protocol=PROTOCOL)
-            imported += len(dataset.catalog) > 0
-        except UserError as error:
-            refusal = str(error)
-        assert "\n" not in refusal
+    with recording(kind) as record:
+        for _ in range(INPUTS // len(FILES)):
+            broken = rng.choice(list(FILES[kind]))
+            for name, text in FILES[kind].items():
+                content = damage(text.encode(), rng) if name == broken else text.encode()
+                (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
+            source = tmp_path / broken if format == "table" else tmp_path
+            with record.trying("damaged raw logs"), one_line_at_most(tmp_path / "nothing"):
+                dataset = read(source) if format == "sprec" else import_log(format, source, protocol=PROTOCOL)
+                imported += len(dataset.catalog) > 0
     assert imported, "every file was refused: the test proves little"
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(FILES[kind])

@@ -1,6 +1,5 @@
 """The whole method: backbone, SFT, iterations, evaluation. The loop reads like the paper's pseudo-code."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
     if (store.root / storage.MANIFEST).exists():
         _complain(store, storage.verify(store.root))
     with storage.writing(store.root, "make room or choose another -o"):
-        if _read(file) != about:
+        if _text(file) != storage.as_text(about):
             (store.root / storage.MANIFEST).unlink(missing_ok=True)
             (store.root / METRICS).unlink(missing_ok=True)
             storage.discard(store.root / MODEL)
@@ -91,12 +90,12 @@ def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None
     store.prune()
 
 
-def _read(file: Path) -> Any:
-    """JSON content, None where there is none or it is damaged."""
+def _text(file: Path) -> str:
+    """The content of a file, empty where there is none or it is damaged."""
     try:
-        return json.loads(file.read_text("utf-8"))
+        return file.read_text("utf-8")
     except (OSError, ValueError):
-        return None
+        return ""
 
 
 def _without_model(session: Session) -> tuple[list[Result], None]:
@@ -218,7 +217,7 @@ def load_results(out: Path | str) -> list[Result]:
     problem = storage.verify(Path(out), METRICS)
     if problem:
         raise UserError(f"{out} is not a finished run ({problem}); the same sprec run command finishes it")
-    return [result_of(**entry) for entry in _read(Path(out) / METRICS)]
+    return [result_of(**entry) for entry in storage.read_json(Path(out) / METRICS)]
 
 
 def result_of(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:

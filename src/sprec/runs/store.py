@@ -85,7 +85,7 @@ class Store:
         self._asked.append(folder.name)
         if not processes.by_first(lambda: self._found(folder, name, key, depends)):
             self._make(folder, key, depends, make)
-            processes.by_first(lambda: self._share(folder, key))
+        processes.by_first(lambda: self._share(folder, key))  # what a killed run made but did not share, too
         return Stage(folder, key)
 
     def _found(self, folder: Path, name: str, key: str, depends: Mapping[str, Any]) -> bool:
@@ -175,6 +175,7 @@ class Store:
     def _take(self, held: ExitStack) -> None:
         with storage.writing(self.root, "choose another -o"):
             self.root.mkdir(parents=True, exist_ok=True)
+            storage.sync(self.root.parent)
             handle = held.enter_context((self.root / ".lock").open("a+"))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
