@@ -133,7 +133,39 @@ def test_the_exact_protocol_equals_scoring_every_title(run: Run, toy_dataset: Da
     parts = [answers[start : start + 20] for start in range(0, len(answers), 20)]
     groups = [PromptGroup(prompt, tuple(part)) for prompt in asked for part in parts]
     scores = torch.cat(score(policy, groups)).view(4, -1)
-    assert lists(folder)[:4].tolist() == scores.topk(5).indices.tolist()
+    best = scores.topk(5)
+    assert lists(folder)[:4].tolist() == best.indices.tolist()
+    (file,) = folder.glob("stages/*evaluate*-0/recommendations.parquet")
+    log_probs = pl.read_parquet(file)["log_probs"].to_list()
+    np.testing.assert_allclose(log_probs[:4], best.values.numpy(), atol=1e-4)
+
+
+def test_recommend_tells_exact_log_probabilities(run: Run, toy_dataset: Dataset) -> None:
+    folder, history = run("bigrec", recommend__protocol="exact"), toy_dataset.test[0].history
+    session = open_run(folder)
+    policy, builder = session.policy(Stage(folder, "model")), session.builder
+    titles = toy_dataset.catalog.titles
+    asked = [part for item in history for part in ("--history", titles[item])]
+    found = json.loads(invoke("recommend", folder, *asked, "-k", 3, "--json").stdout)
+    prompt = policy.encode_prompts([builder.prompt(history, "generate")])[0]
+    answers = policy.encode_completions([builder.respond(entry["title"]) for entry in found])
+    (values,) = score(policy, [PromptGroup(prompt, tuple(answers))])
+    assert [entry["log_prob"] for entry in found] == pytest.approx(values.tolist(), abs=1e-4)
+    assert [titles[entry["item"]] for entry in found] == [entry["title"] for entry in found]
+    same = Recommender.load(folder).recommendations([list(history)], k=3)
+    assert same.log_probs is not None
+    assert same.log_probs[0].tolist() == [entry["log_prob"] for entry in found]
+
+
+def test_protocols_without_log_probabilities_say_so(run: Run, toy_dataset: Dataset) -> None:
+    for folder in (run("d3"), run("popularity"), run("bigrec")):
+        (file,) = folder.glob("stages/*evaluate*-0/recommendations.parquet")
+        frame = pl.read_parquet(file)
+        assert frame["log_probs"].null_count() == len(frame) == 20
+    asked = ("--history", toy_dataset.catalog.titles[1], "-k", 2, "--json")
+    assert set(json.loads(invoke("recommend", run("bigrec"), *asked).stdout)[0]) == {"item", "title"}
+    other = invoke("recommend", run("bigrec"), *asked, "--set", "recommend.protocol=exact")
+    assert set(json.loads(other.stdout)[0]) == {"item", "title", "log_prob"}
 
 
 def test_alpha_1_asks_no_assistant_and_many_beams_are_exact(run: Run, toy_dataset: Dataset) -> None:

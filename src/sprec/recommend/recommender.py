@@ -20,10 +20,13 @@ class Recommendations:
     Attributes:
         items: item ids, best first, shape (n, k); -1 where there is no k-th item.
         titles: the title that the model generated for each case, empty for protocols that choose items directly.
+        log_probs: log-probability of each item's title under the model, in nats, shape (n, k), -inf where there is no
+            item; None for protocols that know none.
     """
 
     items: np.ndarray
     titles: list[str]
+    log_probs: np.ndarray | None = None
 
 
 def recommend_by_title(

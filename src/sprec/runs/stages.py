@@ -283,11 +283,20 @@ def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:
-    """One row per case: case, items (best first), the generated title."""
-    titles: list[str | None] = list(found.titles) or [None] * len(found.items)
+    """One row per case: case, items (best first), the generated title, the items' log-probabilities.
+
+    ``title`` and ``log_probs`` are null where the protocol has none.
+    """
+    none = [None] * len(found.items)
+    log_probs = none if found.log_probs is None else found.log_probs.tolist()
     pl.DataFrame(
-        {"case": np.arange(len(found.items)), "items": found.items.tolist(), "title": titles},
-        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String},
+        {
+            "case": np.arange(len(found.items)),
+            "items": found.items.tolist(),
+            "title": list(found.titles) or none,
+            "log_probs": log_probs,
+        },
+        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String, "log_probs": pl.List(pl.Float64)},
     ).write_parquet(file)
 
 
