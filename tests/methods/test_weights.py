@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
 from sprec.data import Catalog, Split
 from sprec.errors import UserError
-from sprec.methods.weights import Variant, genre_weights, reweighting
+from sprec.methods.objectives import weighted_sft
+from sprec.methods.weights import Variant, genre_weights, micro_batch_means, reweighting
 
 CATALOG = Catalog.of(["a", "b", "c", "d", "e"], [["x"], ["x", "y"], ["y"], ["z"], ["x", "z", "w"]])
 GENRES = ["x", "y"]
@@ -39,6 +41,20 @@ def test_normalised_weights_have_mean_one_and_the_same_ratios() -> None:
     plain, scaled = (reweighting(UNEVEN, CATALOG, GENRES, normalise=n) for n in (False, True))
     assert scaled.mean() == pytest.approx(1)
     np.testing.assert_allclose(scaled / plain, scaled[0] / plain[0])
+
+
+def test_official_weights_act_on_micro_batches_by_hand() -> None:
+    """Two micro-batches, of four samples and of one: mean(w) times the mean over all positions, padding as zeros."""
+    weights = torch.tensor([0.5, 1.0, 2.0, 0.5, 3.0])
+    lengths = torch.tensor([2, 4, 1, 3, 2])
+    nll = torch.tensor([6.0, 2.0, 3.0, 9.0, 8.0])
+    means, widths = micro_batch_means(weights, lengths)
+    assert means.tolist() == [1.0, 1.0, 1.0, 1.0, 3.0]
+    assert widths.tolist() == [4, 4, 4, 4, 2]
+    losses = weighted_sft(-nll[:, None], widths, means)
+    # mean(w) times (6 + 2 + 3 + 9) / (4 samples of 4 tokens)
+    assert losses[:4].mean().item() == pytest.approx(1.0 * 20 / 16)
+    assert losses[4:].mean().item() == pytest.approx(3.0 * 8 / 2)
 
 
 def test_genre_without_targets_weighs_one() -> None:

@@ -20,7 +20,8 @@ from sprec.engine.training import LOG, Objective, Outcome, train
 from sprec.evaluation import entropy, exact_title_share
 from sprec.evaluation import evaluate as measure
 from sprec.methods import objectives
-from sprec.methods.weights import reweighting
+from sprec.methods.negatives import uniform_log_prob
+from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.progress import say
 from sprec.prompts import PromptBuilder
 from sprec.recommend.recommender import Recommendations
@@ -49,7 +50,7 @@ def backbone(session: Session) -> Stage:
     recipe, settings = session.recipe, session.recipe.backbone
     if not isinstance(settings, Scratch):
         return Stage(Path(), settings.model_dump_json())
-    depends = {"backbone": settings.model_dump(), **session.prompt_settings}
+    depends = {"backbone": settings.decisive(), **session.prompt_settings}
 
     def make(folder: Path) -> str:
         dataset = session.dataset
@@ -80,7 +81,9 @@ def initial_sft(session: Session, start: Stage) -> Stage:
     recipe, settings = session.recipe, session.recipe.sft
     if not settings.epochs and isinstance(recipe.backbone, Scratch):
         return start
-    depends = {"start": start.key, "sft": settings.model_dump(), "seed": recipe.seed, **session.prompt_settings}
+    depends = {"start": start.key, "sft": settings.decisive(), "seed": recipe.seed, **session.prompt_settings}
+    if settings.weights != "none":
+        depends["weighted"] = "by sample"  # stages without this note divided by the lengths of other samples
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
@@ -91,22 +94,32 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         objective: Objective = _SFT
         extra: dict[str, torch.Tensor] = {}
         if settings.weights != "none":
-            objective, extra = _weighted(session, examples, settings)
+            objective, extra = _weighted(session, examples, groups, settings)
         outcome = _train(session, policy, groups, objective, settings, "sft", recipe.seed, extra, valid)
         return _save(session, policy, folder, outcome, "sft")
 
     return _hold(session, session.store.stage("sft", depends, make))
 
 
-def _weighted(session: Session, examples: Split, settings: Sft) -> tuple[Objective, dict[str, torch.Tensor]]:
+def _weighted(
+    session: Session, examples: Split, groups: Sequence[PromptGroup], settings: Sft
+) -> tuple[Objective, dict[str, torch.Tensor]]:
+    """RW: the loss and what it needs of each sample."""
     if settings.weights == "none":
         raise ValueError("no weights asked for")
-    weights = reweighting(examples, session.dataset.catalog, session.dataset.genres, settings.weights)
+    catalog, genres = session.dataset.catalog, session.dataset.genres
+    weights = reweighting(examples, catalog, genres, settings.weights, normalise=settings.normalise)
+    lengths = torch.tensor([len(group.completions[0]) for group in groups], dtype=torch.long)
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
-        return objectives.weighted_sft(policy, batch.lengths, batch.extra["weights"])
+        return objectives.weighted_sft(policy, batch.extra["lengths"], batch.extra["weights"])
 
-    return Objective(loss), {"weights": torch.from_numpy(weights).float()}
+    def by_micro_batch(extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        means, longest = micro_batch_means(extra["weights"], extra["lengths"])
+        return {"weights": means, "lengths": longest}
+
+    prepare = by_micro_batch if settings.weights == "official" else None
+    return Objective(loss, prepare=prepare), {"weights": torch.from_numpy(weights).float(), "lengths": lengths}
 
 
 def draw(session: Session, iteration: int) -> Sample:
@@ -125,7 +138,7 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
     encodes = recipe.negatives.ground or recipe.negatives.source == "semantic"
     depends = {
         "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
-        "negatives": recipe.negatives.model_dump(),
+        "negatives": recipe.negatives.decisive(),
         "encoder": recipe.recommend.encoder if encodes else None,
         "samples": recipe.loop.samples,
         "iteration": iteration,
@@ -151,7 +164,7 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
     recipe = session.recipe
     depends = {
         "start": start.key,
-        "step": recipe.sft_step.model_dump(),
+        "step": recipe.sft_step.decisive(),
         "samples": recipe.loop.samples,
         "iteration": iteration,
         "seed": recipe.seed,
@@ -168,15 +181,26 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
     return _hold(session, session.store.stage(f"sft-{iteration}", depends, make))
 
 
-def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int) -> Stage:
-    """The preference step: raise the targets over the rejected answers, relative to the reference."""
+def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int, current: Stage) -> Stage:
+    """The preference step: raise the targets over the rejected answers, relative to the reference.
+
+    Args:
+        session: the run.
+        start: the model that is trained.
+        reference: the frozen model of the ratios.
+        rejected: of :func:`negatives`.
+        iteration: its number.
+        current: pi_t, the model that the iteration began with; Eq. 8 weighs negatives by its probabilities.
+    """
     recipe = session.recipe
+    weighted = {"current": current.key} if recipe.prefer.objective == "weighted-dpo" else {}
     depends = {
         "start": start.key,
         "reference": reference.key,
         "rejected": rejected.key,
-        "prefer": recipe.prefer.model_dump(),
-        "sasrec": recipe.sasrec.model_dump() if recipe.prefer.smoothing else None,
+        "prefer": recipe.prefer.decisive(),
+        "sasrec": recipe.sasrec.decisive() if recipe.prefer.smoothing else None,
+        **weighted,
         **session.prompt_settings,
     }
 
@@ -188,8 +212,11 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         groups = preference_groups(
             session.policy(reference), session.builder, examples, rollouts.titles, recipe.prompt.max_tokens
         )
-        before = _reference_log_probs(session, reference, groups, iteration)
+        before = _log_probs(session, reference, groups, f"reference {iteration}")
         extra = {"reference": before}
+        if weighted:
+            now = before if current == reference else _log_probs(session, current, groups, f"weights {iteration}")
+            extra["log_weights"] = importance(session, examples, now)
         if recipe.prefer.smoothing:
             extra["smoothing"] = smoothing(session, examples, rollouts.titles)
         policy = session.policy(start)
@@ -202,23 +229,34 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
     return _hold(session, session.store.stage(f"prefer-{iteration}", depends, make))
 
 
-def _reference_log_probs(
-    session: Session, reference: Stage, groups: Sequence[PromptGroup], iteration: int
-) -> torch.Tensor:
-    """Log-probabilities under the frozen reference, once for the whole stage, (n, 1 + K), 0 where missing."""
+def _log_probs(session: Session, stage: Stage, groups: Sequence[PromptGroup], description: str) -> torch.Tensor:
+    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 where missing."""
     values = score(
-        session.policy(reference),
+        session.policy(stage),
         groups,
         budget=session.recipe.tokens_per_batch,
-        description=f"reference {iteration}",
-        journal=session.store.unfinished / "reference",
+        description=description,
+        journal=session.store.unfinished / description.split()[0],
     )
     return torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values else torch.zeros(0, 2)
 
 
+def importance(session: Session, examples: Split, current: torch.Tensor) -> torch.Tensor:
+    """The weights of Eq. 8, as logarithms: log pi_t(y_l|x) - log q(y_l|x) of uniform negatives, (n, K).
+
+    Args:
+        session: its recipe says whether the sampler kept the histories out.
+        examples: the pairs' histories and targets.
+        current: log-probabilities under pi_t, (n, 1 + K).
+    """
+    kept_out = session.recipe.negatives.exclude_history
+    log_q = uniform_log_prob(examples, len(session.dataset.catalog), exclude_history=kept_out)
+    return current[:, 1:] - torch.from_numpy(log_q)[:, None].to(current.dtype)
+
+
 def preference(session: Session) -> Objective:
     """The recipe's objective on prompt groups whose first completion is the chosen one."""
-    settings, items = session.recipe.prefer, len(session.dataset.catalog)
+    settings = session.recipe.prefer
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
         reference = batch.extra["reference"]
@@ -226,14 +264,16 @@ def preference(session: Session) -> Objective:
             return objectives.dmpo(policy, reference, batch.mask, beta=settings.beta, reduction=settings.reduction)
         if settings.objective == "sdpo":
             return objectives.sdpo(policy, reference, batch.mask, beta=settings.beta)
-        if settings.objective == "weighted-dpo":  # pi_t(y|x) / q(y|x) with q uniform over the catalog
-            weights = reference[:, 1:] + float(np.log(items))
+        if settings.objective == "weighted-dpo":
+            weights = batch.extra["log_weights"][:, : policy.shape[1] - 1]  # as narrow as the batch
             return objectives.importance_weighted_dpo(
                 policy, reference, batch.mask, beta=settings.beta, log_weights=weights
             )
         if settings.smoothing:
             smoothing = batch.extra["smoothing"]
-            return objectives.smoothed_dpo(policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing)
+            return objectives.smoothed_dpo(
+                policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing, robust=settings.robust
+            )
         return objectives.dpo(policy, reference, batch.mask, beta=settings.beta)
 
     return Objective(loss)
@@ -246,12 +286,12 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
     depends = {
         "policy": policy.key,
         "backbone": start.key,
-        "recommend": recipe.recommend.model_dump(),
+        "recommend": recipe.recommend.decisive(),
         "cases": recipe.cases,
         "split": recipe.split,
         "genres": list(session.dataset.genres),
         "seed": recipe.seed if recipe.method == "random" or protocol in ("consensus", "d3", "d3-grounded") else None,
-        "sasrec": recipe.sasrec.model_dump() if protocol.startswith("d3") else None,
+        "sasrec": recipe.sasrec.decisive() if protocol.startswith("d3") else None,
         **session.prompt_settings,
     }
 
