@@ -367,7 +367,7 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
     plain = saved("plain")
     no_valid = saved("no-valid", splits={**toy_dataset.splits, "valid": Split.of([])})
     no_genres = saved("no-genres", catalog=Catalog.of(toy_dataset.catalog.titles), genres=())
-    for data, method, settings, message in [
+    cases: list[tuple[Path, str, dict[str, Any], str]] = [
         (plain, "d3", {"recommend__top_k": items + 1}, f"recommend.top_k={items + 1}, but the catalog of plain has"),
         (plain, "sasrec", {"recommend__top_k": items + 1}, "lower it"),
         (plain, "d3", {"recommend__beams": items + 1}, f"recommend.beams={items + 1}, but the catalog of plain has"),
@@ -393,7 +393,8 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
             f"negatives.top={items - 3}: cannot draw {items - 3} different",
         ),
         (no_genres, "rw", {}, "method rw weighs samples by genre, but no-genres has no genres"),
-    ]:
+    ]
+    for data, method, settings, message in cases:
         out = tmp_path / "run"
         assert message in mistake("run", "demo", "--data", data, "-o", out, *changes(method, **settings))
         assert not list(out.rglob("MANIFEST.json"))
