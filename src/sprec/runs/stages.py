@@ -317,8 +317,9 @@ def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
     ks = tuple(k for k in (1, 5, 10) if k <= found.items.shape[1])
     genres = catalog.genre_matrix(session.dataset.genres)
     metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
-    if found.titles:
-        metrics["ExactTitles"] = exact_title_share(found.titles, catalog.titles)
+    answers = found.titles or found.samples
+    if answers:
+        metrics["ExactTitles"] = exact_title_share(answers, catalog.titles)
     return metrics | {"Entropy@1": entropy(found.items, 1)}
 
 
