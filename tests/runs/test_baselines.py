@@ -189,6 +189,20 @@ def test_d3_can_be_grounded_as_in_the_research_code(run: Run, toy_dataset: Datas
     assert load_results(grounded)[0].metrics["ExactTitles"] == 1
 
 
+def test_grounded_d3_without_the_history(run: Run, toy_dataset: Dataset) -> None:
+    """The best item of the beams, then the items nearest to its title; none of the history."""
+    beams = lists(run("d3", recommend__exclude_history=True))
+    folder = run("d3", recommend__protocol="d3-grounded", recommend__exclude_history=True)
+    session = open_run(folder)
+    embeddings = session.grounder(backbone_of(session)).item_embeddings.astype(float)
+    for row, (found, best) in enumerate(zip(lists(folder).tolist(), beams[:, 0].tolist(), strict=True)):
+        history = toy_dataset.test[row].history
+        distances = np.linalg.norm(embeddings - embeddings[best], axis=1)
+        near = [item for item in np.argsort(distances, kind="stable").tolist() if item not in history]
+        assert found == near[:5]
+        assert found[0] == best
+
+
 def test_smoothing_is_what_the_oracle_says(run: Run, toy_dataset: Dataset) -> None:
     session, titles = open_run(run("rosepo")), toy_dataset.catalog.titles
     examples = toy_dataset.train[:3]

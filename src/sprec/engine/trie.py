@@ -140,8 +140,8 @@ class Masses:
     """What values per id sum to below the nodes of a trie.
 
     A sum adds the values below its node and no others, in float64: its relative error is that of their addition however
-    small they are. (Differences of prefix sums lose what is below 1e-16 of the total.) Nodes with the same ids below them
-    share a sum; a 0/1 matrix of sums (S) by ids (n) makes them all in one product.
+    small they are. (Differences of prefix sums lose what is below 1e-16 of the total.) Nodes with the same ids below
+    them share a sum; a 0/1 matrix of sums (S) by ids (n) makes them all in one product.
 
     Args:
         trie: on the device where the sums are wanted.
