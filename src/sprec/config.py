@@ -15,6 +15,7 @@ MethodName = Literal[
     "dmpo",
     "sdpo",
     "rosepo",
+    "rosepo-official",
     "sprec",
     "sprec-nosft",
     "sprec-nodpo",
@@ -23,12 +24,29 @@ MethodName = Literal[
 ]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+LATER = "came after results were recorded"
+"""Marks a setting whose default does what was done before there was the setting (:meth:`Section.decisive`)."""
 
 
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def decisive(self, apart: str = "") -> dict[str, Any]:
+        """The settings as the keys of stages and records know them, without the one ``apart``.
+
+        A later setting counts only where it is not at its default: nothing that is on record is made again because the
+        schema grew.
+        """
+        content: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name == apart:
+                continue
+            if LATER not in field.metadata or value != field.default:
+                content[name] = value.decisive() if isinstance(value, Section) else value
+        return content
 
 
 class Scratch(Section):
@@ -117,7 +135,10 @@ class Sft(Training):
     valid: Annotated[int, Field(ge=0)] = 512
     epochs: Annotated[int, Field(ge=0)] = 4
     weights: Literal["none", "correct", "ifairlrs", "official"] = "none"
-    """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS)."""
+    """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
+    SPRec, which accumulates its counters and lets the weights act on micro-batches of 4."""
+    normalise: Annotated[bool, LATER] = False
+    """Scale the weights to mean 1, so that they do not change the step size."""
 
 
 class Loop(Section):
@@ -152,6 +173,10 @@ class Negatives(Section):
     """Never draw items of the history as uniform or popular negatives."""
     least_similar: bool = False
     """Semantic negatives as in the research code of SPRec: the least similar item of the catalog."""
+    top: Annotated[Count | None, LATER] = None
+    """Draw the semantic negatives from this many most similar items; null takes the most similar ones."""
+    redraw_equal: Annotated[bool, LATER] = False
+    """Self-hard negatives of RosePO: self-play answers that are the target are drawn again, by sampling."""
 
 
 class Prefer(Training):
@@ -167,8 +192,11 @@ class Prefer(Training):
     reduction: Literal["mean", "sum"] = "mean"
     """DMPO over its negatives: the paper's mean or the research code's sum."""
     smoothing: bool = False
-    """RosePO: smooth each pair by the scores of a SASRec oracle."""
+    """RosePO: smooth each pair by the scores of a SASRec oracle; goes with objective=smoothed-dpo."""
     smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Difference of the oracle's logits that counts as one."""
+    robust: Annotated[bool, LATER] = False
+    """Smooth in the unbiased form of rDPO (Chowdhury et al. 2024) instead of the conservative one."""
 
 
 class Recommend(Section):
@@ -206,6 +234,17 @@ class Sasrec(Section):
     patience: Count = 20
     augment: bool = True
     """Learn to predict every item of a history, as the original does, not the target alone."""
+    blocks: Annotated[Count, LATER] = 1
+    """Attention blocks."""
+    heads: Annotated[Count, LATER] = 1
+    """Attention heads; they divide hidden."""
+    weight_decay: Annotated[float, Field(ge=0), LATER] = 1e-5
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Sasrec":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
 
 
 class Server(Section):
@@ -264,6 +303,31 @@ class Recipe(Section):
                 f"prefer.objective={self.prefer.objective} takes one negative, not negatives.count="
                 f"{self.negatives.count}; use sdpo or dmpo"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _negatives_fit_source(self) -> "Recipe":
+        negatives = self.negatives
+        if self.prefer.objective == "weighted-dpo" and negatives.source != "uniform":
+            raise ValueError(
+                f"prefer.objective=weighted-dpo weighs uniform negatives, not negatives.source={negatives.source}"
+            )
+        if negatives.top is not None and (negatives.source != "semantic" or negatives.top < negatives.count):
+            raise ValueError("negatives.top is for negatives.source=semantic, and no less than negatives.count")
+        if negatives.redraw_equal and negatives.source != "self-play":
+            raise ValueError("negatives.redraw_equal is for negatives.source=self-play; others never draw the target")
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_fits_objective(self) -> "Recipe":
+        smoothed = self.prefer.objective == "smoothed-dpo"
+        if self.prefer.smoothing != smoothed:
+            raise ValueError(
+                f"prefer.smoothing={str(self.prefer.smoothing).lower()} does not go with prefer.objective="
+                f"{self.prefer.objective}; smoothing=true and objective=smoothed-dpo go together"
+            )
+        if self.prefer.robust and not smoothed:
+            raise ValueError("prefer.robust is a form of prefer.objective=smoothed-dpo")
         return self
 
     @model_validator(mode="after")

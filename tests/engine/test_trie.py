@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec.engine.trie import ROOT, Trie
+from sprec.engine.trie import ROOT, Masses, Trie
 
 END = 9
 TITLES = [(1, 2, END), (1, 2, 3, END), (4, END), (1, 2, END), (4, 5, 6, 7, END), (1, END)]
@@ -60,19 +60,18 @@ def test_every_node_equals_its_twin_in_a_dict_of_dicts(sequences: list[tuple[int
 def test_mass_below_nodes_is_the_sum_over_their_ids(sequences: list[tuple[int, ...]], seed: int) -> None:
     trie = Trie.of(sequences)
     g = torch.Generator().manual_seed(seed)
-    values = torch.rand(3, len(sequences), generator=g)
+    values = (100 * torch.randn(3, len(sequences), generator=g, dtype=torch.float64)).exp()  # from 1e-150 to 1e150
     nodes = torch.randint(len(trie), (3, 2, 4), generator=g)
-    cumulative = trie.cumulative(values)
-    mass = trie.mass(cumulative, nodes)
-    assert (
-        trie.mass(cumulative, nodes[:2], torch.tensor([2, 0])).tolist()
-        == trie.mass(cumulative[[2, 0]], nodes[:2]).tolist()
-    )
+    masses = Masses(trie)
+    sums = masses.of(values)
+    mass = masses.below(sums, nodes)
+    asked = masses.below(sums, nodes[:2], torch.tensor([2, 0]))
+    assert asked.tolist() == masses.below(masses.of(values[[2, 0]]), nodes[:2]).tolist()
     expected = [
-        [values[case, trie.ids_below(node)].double().sum().item() for node in row]
+        [values[case, trie.ids_below(node)].sum().item() for node in row]
         for case, row in enumerate(nodes.flatten(1).tolist())
     ]
-    np.testing.assert_allclose(mass.flatten(1).numpy(), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(mass.flatten(1).numpy(), expected, rtol=1e-12, atol=0)
 
 
 def test_children_lie_side_by_side_and_are_padded() -> None:
@@ -132,11 +131,12 @@ def test_ids_are_sorted_by_their_sequences() -> None:
     assert Trie.of(TITLES).ids.tolist() == sorted(range(6), key=lambda number: (TITLES[number], number))
 
 
-def test_small_masses_survive_the_prefix_sums() -> None:
+def test_small_masses_beside_large_ones_are_exact() -> None:
     trie = Trie.of([(0, END), (1, END), (2, END)])
-    cumulative = trie.cumulative(torch.tensor([[1.0, 1e-12, 1e-3]]))
+    masses = Masses(trie)
     nodes = trie.children(torch.tensor([[ROOT]])).nodes
-    assert trie.mass(cumulative, nodes)[0].tolist() == pytest.approx([1, 1e-12, 1e-3], rel=1e-3)
+    values = torch.tensor([[1.0, 1e-30, 1e-3]], dtype=torch.float64)
+    assert masses.below(masses.of(values), nodes).tolist() == values.tolist()
 
 
 def test_one_title_only() -> None:

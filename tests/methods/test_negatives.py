@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sprec.data import Split
 from sprec.errors import UserError
-from sprec.methods.negatives import mix, popularity, semantic, uniform
+from sprec.methods.negatives import mix, popularity, semantic, uniform, uniform_log_prob
 from sprec.methods.sampling import MISSING
 
 ITEMS = 12
@@ -126,20 +126,28 @@ def test_semantic_pool_larger_than_the_catalog_is_one_clear_line() -> None:
 
 @given(st.integers(0, 60), st.floats(0, 1), st.integers(0, 99))
 def test_mix_replaces_the_floor_of_the_ratio(n: int, ratio: float, seed: int) -> None:
-    own, other = np.zeros((n, 2), dtype=np.int64), np.ones((n, 2), dtype=np.int64)
+    own, other = [["own"]] * n, [["other", "other"]] * n
     mixed = mix(np.random.default_rng(seed), own, other, ratio)
-    assert (mixed[:, 0] == mixed[:, 1]).all()
-    assert mixed[:, 0].sum() == int(ratio * n + 1e-9)
-    assert not own.any()
+    assert sum(titles == ["other", "other"] for titles in mixed) == int(ratio * n + 1e-9)
+    assert own == [["own"]] * n
 
 
 def test_mix_replaces_every_case_equally_often() -> None:
-    own, other = np.zeros((4, 1), dtype=np.int64), np.ones((4, 1), dtype=np.int64)
     rng = np.random.default_rng(6)
-    hits = sum(mix(rng, own, other, 0.25)[:, 0] for _ in range(8000))
+    hits = sum(np.array(mix(rng, [0] * 4, [1] * 4, 0.25)) for _ in range(8000))
     assert chi_square(Counter(dict(enumerate(np.asarray(hits).tolist()))), dict.fromkeys(range(4), 0.25)) < 16.3
 
 
 def test_ratio_counts_as_people_write_it() -> None:
-    own, other = np.zeros((100, 1), dtype=np.int64), np.ones((100, 1), dtype=np.int64)
-    assert mix(np.random.default_rng(0), own, other, 0.29).sum() == 29  # 0.29 * 100 is 28.999... in binary
+    assert sum(mix(np.random.default_rng(0), [0] * 100, [1] * 100, 0.29)) == 29  # 0.29 * 100 is 28.999... in binary
+
+
+def test_log_prob_of_uniform_negatives_by_hand_and_by_frequency() -> None:
+    split = Split.of([([3, 5, 5], 7), ([], 7), ([7, 2], 7)])
+    assert uniform_log_prob(split, 10).tolist() == pytest.approx(np.log([1 / 7, 1 / 9, 1 / 8]).tolist())
+    kept = uniform_log_prob(split, 10, exclude_history=False)
+    assert kept.tolist() == pytest.approx([np.log(1 / 9)] * 3)
+    drawn = uniform(np.random.default_rng(8), Split.of([split[0]] * 20_000), 10, 2)
+    q = np.exp(uniform_log_prob(split[:1], 10))[0]
+    for column in drawn.T:  # the second one too
+        assert chi_square(Counter(column.tolist()), dict.fromkeys([0, 1, 2, 4, 6, 8, 9], q)) < 22.5  # p = .001, 6 df

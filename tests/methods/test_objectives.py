@@ -93,21 +93,46 @@ def test_equals_the_naive_formula(objective: Callable[..., Tensor], naive: Naive
     assert objective(policy, reference, mask, beta=0.3).tolist() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize(("objective", "naive", "K"), PAIRS)
-def test_gradient_equals_finite_differences(objective: Callable[..., Tensor], naive: Naive, K: int) -> None:
-    policy, reference, mask = ragged(6, K)
-    policy.requires_grad_()
-    slopes = gradient(objective(policy, reference, mask, beta=0.3), policy)
+LENGTHS, WEIGHTS = torch.tensor([3, 1, 4, 2, 7, 5]), torch.tensor([0.5, 2.0, 1.0, 0.0, 1.5, 0.7]).double()
+SUPERVISED: list[tuple[Callable[[Tensor], Tensor], Callable[[float, int], float]]] = [
+    (objectives.sft, lambda log_p, row: -log_p),
+    (
+        lambda policy: objectives.weighted_sft(policy, LENGTHS, WEIGHTS),
+        lambda log_p, row: WEIGHTS[row].item() * -log_p / LENGTHS[row].item(),
+    ),
+]
+
+
+def assert_gradient_is_the_slope(loss: Callable[[Tensor], Tensor], policy: Tensor) -> None:
+    """Central differences, entry by entry; a loss must not depend on the other rows."""
+    at = policy.clone().requires_grad_()
+    slopes = gradient(loss(at), at)
     h = 1e-6
-    for row, column in torch.cartesian_prod(torch.arange(6), torch.arange(1 + K)).tolist():
+    for row, column in torch.cartesian_prod(torch.arange(len(policy)), torch.arange(policy.shape[1])).tolist():
         step = torch.zeros_like(policy)
         step[row, column] = h
-        up, down = (objective(policy.detach() + s, reference, mask, beta=0.3)[row] for s in (step, -step))
+        up, down = (loss(policy + s)[row] for s in (step, -step))
         assert slopes[row, column].item() == pytest.approx(((up - down) / (2 * h)).item(), abs=1e-8)
 
 
-@pytest.mark.parametrize(("objective", "naive", "K"), PAIRS)
-def test_group_without_negatives_is_silent(objective: Callable[..., Tensor], naive: Naive, K: int) -> None:
+@pytest.mark.parametrize(("objective", "K"), [(objective, K) for objective, _, K in PAIRS])
+def test_gradient_equals_finite_differences(objective: Callable[..., Tensor], K: int) -> None:
+    policy, reference, mask = ragged(6, K)
+    assert_gradient_is_the_slope(lambda at: objective(at, reference, mask, beta=0.3), policy)
+
+
+@pytest.mark.parametrize(("objective", "naive"), SUPERVISED)
+def test_supervised_losses_equal_the_naive_formula_and_its_slope(
+    objective: Callable[[Tensor], Tensor], naive: Callable[[float, int], float]
+) -> None:
+    policy = -20 * torch.rand(6, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = [naive(log_p, row) for row, log_p in enumerate(policy[:, 0].tolist())]
+    assert objective(policy).tolist() == pytest.approx(expected, rel=1e-12)
+    assert_gradient_is_the_slope(objective, policy)
+
+
+@pytest.mark.parametrize(("objective", "K"), [(objective, K) for objective, _, K in PAIRS])
+def test_group_without_negatives_is_silent(objective: Callable[..., Tensor], K: int) -> None:
     policy, reference, mask = ragged(1, K)
     policy.requires_grad_()
     loss = objective(policy, reference, mask, beta=0.3)

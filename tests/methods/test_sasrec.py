@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from sprec.config import Sasrec
 from sprec.data import Split
 from sprec.errors import UserError
 from sprec.methods.floor import popular_top_k
@@ -81,7 +82,7 @@ def test_more_heads_and_blocks_keep_the_future_out() -> None:
 
 def test_bce_against_the_only_other_item() -> None:
     """With two items the negative is certain."""
-    model = random_model(2, Settings(hidden=8, history=2, dropout=0))
+    model = random_model(2, Settings(hidden=8, history=2, dropout=0, augment=False))
     histories, targets = torch.tensor([[0, 2], [1, 0]]), torch.tensor([1, 0])
     logits = model.scores(Split.of([([0], 1), ([1, 0], 0)])).double()
     wanted = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
@@ -92,7 +93,7 @@ def test_bce_against_the_only_other_item() -> None:
 
 def test_negatives_of_bce_are_uniform_and_never_the_target() -> None:
     """A logit of 20 for the target only: drawing it as its own negative would cost 20."""
-    model = random_model(5, Settings(hidden=8, history=2, dropout=0))
+    model = random_model(5, Settings(hidden=8, history=2, dropout=0, augment=False))
     torch.nn.init.zeros_(model.head.weight)
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([-1.0, -2.0, 20.0, -3.0, -4.0]))
@@ -131,6 +132,10 @@ def test_augmentation_learns_from_inside_the_histories() -> None:
         hits[augment] = (model.top_k(test, 1)[:, 0] == test.targets).mean()
     assert hits[True] == 1
     assert hits[False] < 0.5
+
+
+def test_defaults_are_those_of_the_recipe() -> None:
+    assert Settings(**Sasrec().model_dump()) == Settings()
 
 
 def test_keeps_the_best_epoch_and_stops_when_patience_ends() -> None:
@@ -208,7 +213,7 @@ def test_beats_popularity_on_goodreads() -> None:
 
     data = read(source, "Goodreads")
     items = len(data.catalog)
-    model = train_sasrec(data.train, data.valid, items, Settings(epochs=20, loss="ce"), seed=0)
+    model = train_sasrec(data.train, data.valid, items, Settings(epochs=20, loss="ce", augment=False), seed=0)
     popular = popular_top_k(item_counts(data.train, items), data.valid, 5)
     hits = [(top == data.valid.targets[:, None]).any(1).mean() for top in (model.top_k(data.valid, 5), popular)]
     assert hits[0] > 1.3 * hits[1]

@@ -14,6 +14,7 @@ from sprec.data import Catalog, Split, Wording
 from sprec.engine.backbone import Policy, load_huggingface
 from sprec.engine.groups import PromptGroup
 from sprec.engine.scoring import score
+from sprec.engine.trie import Trie
 from sprec.errors import UserError
 from sprec.methods.d3 import guidance
 from sprec.prompts import PromptBuilder
@@ -141,10 +142,11 @@ def logits_of(setting: Setting, spread: float = 3.0) -> Tensor:
 
 
 @pytest.mark.parametrize("beams", [4, 10])
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8])
-def test_d3_equals_its_pseudo_code(policy: Policy, beams: int, alpha: float) -> None:
+@pytest.mark.parametrize(("alpha", "spread"), [(0.0, 3), (0.5, 3), (0.8, 3), (0.5, 15), (0.8, 15)])
+def test_d3_equals_its_pseudo_code(policy: Policy, beams: int, alpha: float, spread: float) -> None:
+    """A spread of 15 nats puts most items far below 1e-16 of the total."""
     setting = Setting(policy, items=100, cases=4)
-    logits = logits_of(setting)
+    logits = logits_of(setting, spread)
     guide = guidance(catalog_trie(policy, setting.builder), lambda numbers: logits[list(numbers)], alpha)
     found = setting.rank(beams, beams, guide=guide, best_first=False, budget=500)
     for row in range(len(setting.cases)):
@@ -196,6 +198,19 @@ def test_where_the_assistant_excludes_everything_all_continuations_are_equal(pol
     toward = [0 in trie.ids_below(int(node)) for node in family[0]]
     found = adjust(torch.tensor([0]), torch.zeros_like(family), family, torch.zeros(family.shape))
     assert found[0].tolist() == pytest.approx([0.0 if to else 0.5 * np.log(1e-20) for to in toward])
+
+
+def test_shares_of_improbable_items_are_right() -> None:
+    """Item logits 0, -40, -45: the second and the third share a beginning, and 1e-20 is added to each mass."""
+    trie = Trie.of([(1, 9), (2, 3, 9), (2, 4, 9)])
+    guide = guidance(trie, lambda _: torch.tensor([[0.0, -40.0, -45.0]]), 0.0)
+    assert guide is not None
+    two = trie.children(torch.tensor([[0]])).nodes[:, 1:]
+    both = trie.children(two).nodes
+    found = guide([0])(torch.tensor([0]), two.expand_as(both), both, torch.zeros(both.shape))
+    masses = np.exp([-40.0, -45.0]) / (1 + np.exp(-40.0) + np.exp(-45.0)) + 1e-20
+    np.testing.assert_allclose(found[0].exp().numpy(), masses / masses.sum(), rtol=1e-9)
+    assert found[0].exp().tolist() == pytest.approx([0.991, 0.009], abs=5e-4)
 
 
 def test_no_cases(policy: Policy) -> None:

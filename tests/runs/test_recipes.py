@@ -8,6 +8,7 @@ from sprec.config import Recipe, merge
 from sprec.errors import UserError
 from sprec.methods.table import METHODS
 from sprec.runs.recipes import names, resolve
+from sprec.storage import digest
 
 
 @pytest.mark.parametrize("name", names())
@@ -56,6 +57,18 @@ def test_a_resolved_recipe_survives_json() -> None:
         (["seed=[1"], "is not valid YAML"),
         (["negatives.count=3"], "prefer.objective=dpo takes one negative, not negatives.count=3; use sdpo or dmpo"),
         (["backbone.heads=5"], "hidden (128) must be an even multiple of heads (5)"),
+        (["sasrec.heads=5"], "sasrec: hidden (64) must be a multiple of heads (5)"),
+        (["prefer.smoothing=true"], "prefer.smoothing=true does not go with prefer.objective=dpo"),
+        (["method=rosepo", "prefer.smoothing=false"], "smoothing=true and objective=smoothed-dpo go together"),
+        (["prefer.robust=true"], "prefer.robust is a form of prefer.objective=smoothed-dpo"),
+        (
+            ["prefer.objective=weighted-dpo"],
+            "prefer.objective=weighted-dpo weighs uniform negatives, not negatives.source=self-play",
+        ),
+        (["method=sprec-weighted", "negatives.source=popularity"], "not negatives.source=popularity"),
+        (["method=sprec-weighted", "negatives.source=semantic"], "not negatives.source=semantic"),
+        (["negatives.top=3"], "negatives.top is for negatives.source=semantic"),
+        (["method=rosepo", "negatives.redraw_equal=true"], "negatives.redraw_equal is for negatives.source=self-play"),
     ],
 )
 def test_mistakes_name_the_key(changes: list[str], message: str) -> None:
@@ -63,6 +76,21 @@ def test_mistakes_name_the_key(changes: list[str], message: str) -> None:
         resolve("demo", changes)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_keys_know_later_settings_only_where_they_are_changed() -> None:
+    plain, changed = resolve("demo").decisive(), resolve("demo", ["sasrec.blocks=2", "sft.normalise=true"]).decisive()
+    assert "blocks" not in plain["sasrec"]
+    assert "normalise" not in plain["sft"]
+    assert changed == plain | {
+        "sasrec": plain["sasrec"] | {"blocks": 2},
+        "sft": plain["sft"] | {"normalise": True},
+    }
+
+
+def test_the_keys_of_what_is_on_record_stay() -> None:
+    """If this fails, results on record would be made again: mark a new setting of the recipe with LATER."""
+    assert digest(Recipe().decisive()) == "58fbc16c5a3c392c22c92c6b322a7c38f9e198b5ae6963db027e4c2f4d0a830c"
 
 
 @pytest.mark.parametrize("content", ["- a list\n", "{unclosed", "method: [a]\nmethods: 3\n"])

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from sprec.cli.theory import theory
 from sprec.errors import UserError
-from sprec.report.theory import CHECKS
+from sprec.evaluation import Table
+from sprec.report.theory import CHECKS, Finding
 
 app = typer.Typer()
 app.command()(theory)
@@ -23,6 +24,12 @@ def test_json_and_figure(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert len(found) == len(CHECKS) == 7
     assert all(finding["holds"] and finding["deviation"] <= finding["tolerance"] for finding in found)
+    few_steps = found[4]
+    assert list(few_steps["also"]) == [
+        "with uniform negatives it ends on one item",
+        "with greedy negatives it spreads over more items than p and stays further from p than it began",
+    ]
+    assert all(few_steps["also"].values())
     amplification = found[1]["rows"][3]
     assert amplification[""] == "beta 0.5"
     assert round(amplification["metrics"]["effective items"]["value"], 2) == 1.95
@@ -33,9 +40,16 @@ def test_json_and_figure(tmp_path: Path) -> None:
 def test_tables_for_people() -> None:
     result = CliRunner().invoke(app, [], catch_exceptions=False)
     assert result.exit_code == 0
-    assert result.stdout.count("✓") == 7
+    assert result.stdout.count("✓") == 7 + 2
     assert "0.561404" in result.stdout
     assert "largest deviation" in result.stdout
+
+
+def test_a_finding_holds_only_with_all_its_claims() -> None:
+    table = Table("", ("",), (), ())
+    assert Finding(table, "", 0.1, 0.2, {"a": True}).holds
+    assert not Finding(table, "", 0.1, 0.2, {"a": True, "b": False}).holds
+    assert not Finding(table, "", 0.3, 0.2, {"a": True}).holds
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -120,22 +120,26 @@ def recommend(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     history: Annotated[list[str], typer.Option("--history", help="A title of the history, oldest first; repeat it.")],
     k: Annotated[int, typer.Option("-k", help="Number of recommendations.")] = 5,
+    set: Set = None,
     json: Json = False,
 ) -> None:
-    """Recommend items to somebody with this history."""
+    """Recommend items to somebody with this history; --set recommend.protocol=exact gives log-probabilities in JSON."""
     from json import dumps
 
     from sprec.runs import Recommender
 
     quiet()
-    recommender = Recommender.load(run)
-    items = recommender.recommend([list(history)], k)[0]
-    titles = [recommender.catalog.titles[item] for item in items]
+    recommender = Recommender.load(run, set or [])
+    found = recommender.recommendations([list(history)], k)
+    items = [item for item in found.items[0].tolist() if item >= 0]  # -1: there is no further one
+    entries = [{"item": item, "title": recommender.catalog.titles[item]} for item in items]
+    if found.log_probs is not None:
+        entries = [e | {"log_prob": value} for e, value in zip(entries, found.log_probs[0].tolist(), strict=False)]
     if json:
-        typer.echo(dumps([{"item": item, "title": title} for item, title in zip(items, titles, strict=True)]))
+        typer.echo(dumps(entries))
         return
-    for rank, title in enumerate(titles, start=1):
-        typer.echo(f"{rank:>3}. {title}")
+    for rank, entry in enumerate(entries, start=1):
+        typer.echo(f"{rank:>3}. {entry['title']}")
 
 
 def doctor() -> None:

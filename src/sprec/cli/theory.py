@@ -43,6 +43,8 @@ def _print(found: "list[Finding]") -> None:
     console = Console(highlight=False)
     for finding in found:
         console.print(finding.table.rich())
-        sign = "[green]✓[/green]" if finding.holds else "[red]✗[/red]"
         size = f"largest deviation {finding.deviation:.1e}, allowed {finding.tolerance:.0e}"
-        console.print(f"{sign} {finding.claim} ({size})\n", soft_wrap=True)
+        claims = {f"{finding.claim} ({size})": finding.deviation <= finding.tolerance, **finding.also}
+        for claim, holds in claims.items():
+            console.print(f"{'[green]✓[/green]' if holds else '[red]✗[/red]'} {claim}", soft_wrap=True)
+        console.print()

@@ -43,10 +43,13 @@ class Objective:
         loss: policy log-probabilities (B, K) and their batch to one loss per group, (B,). What else it needs
             (reference log-probabilities, weights) travels in ``batch.extra``.
         per_token: divide the sum of a batch by its completion tokens (SFT) instead of its groups.
+        prepare: from the extra tensors of all groups of an optimiser step to those that the loss gets; for what must
+            not depend on how the token budget cuts the step.
     """
 
     loss: Callable[[Tensor, GroupBatch], Tensor]
     per_token: bool = False
+    prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
 
 @dataclass
@@ -202,14 +205,14 @@ class GroupTrainer(Trainer):
         free()
 
     def _backward(self, model: nn.Module, rows: np.ndarray, step: int) -> Tensor:
-        groups = [self.task.groups[row] for row in rows]
+        groups, extra = [self.task.groups[row] for row in rows], self._extra(rows)
         tokens = sum(len(completion) for group in groups for completion in group.completions)
         normaliser = tokens if self.task.objective.per_token else len(groups)
         total = torch.zeros((), device=self.policy.device)
         chosen = rejected = 0.0
         parts = _parts([group.tokens for group in groups], self.budget, self.policy.packed)
         for number, (picked, weight) in enumerate(parts, start=1):
-            batch = self._batch([groups[i] for i in picked], rows[picked])
+            batch = self._batch([groups[i] for i in picked], {name: value[picked] for name, value in extra.items()})
             with self._synchronised(model, last=number == len(parts)):
                 with self.policy.autocast():
                     log_probs = completion_log_probs(model, batch, self.policy.head)
@@ -232,9 +235,13 @@ class GroupTrainer(Trainer):
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
-    def _batch(self, groups: Sequence[PromptGroup], rows: np.ndarray) -> GroupBatch:
-        index = torch.from_numpy(np.asarray(rows))
+    def _extra(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """The extra tensors of a step."""
+        index, prepare = torch.from_numpy(np.asarray(rows)), self.task.objective.prepare
         extra = {name: value[index] for name, value in self.task.extra.items()}
+        return prepare(extra) if prepare else extra
+
+    def _batch(self, groups: Sequence[PromptGroup], extra: dict[str, Tensor]) -> GroupBatch:
         batch = collate(groups, extra, self.policy.precision, packed=self.policy.packed)
         if "reference" in batch.extra:  # rows with fewer completions than the widest of the whole stage
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]

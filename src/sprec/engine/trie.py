@@ -1,8 +1,7 @@
 """A trie over token sequences as flat arrays: children by one gather, sequences below a node as one range.
 
 Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node needs no more
-than the number of its first child and their count. The sequences, sorted, lie below a node as one contiguous range:
-what a probability over sequences puts below a node is the difference of two prefix sums.
+than the number of its first child and their count. The sequences, sorted, lie below a node as one contiguous range.
 """
 
 from collections.abc import Sequence
@@ -136,23 +135,45 @@ class Trie:
         """All ids below a node; at a leaf, the ids that share its sequence, ascending."""
         return self.ids[int(self.start[node]) : int(self.stop[node])]
 
-    def cumulative(self, values: Tensor) -> Tensor:
-        """Prefix sums of values per id, (B, n) to (B, n+1), for :meth:`mass`; float64, as small masses matter."""
-        sums = values[:, self.ids].double().cumsum(1)
-        return torch.nn.functional.pad(sums, (1, 0))
 
-    def mass(self, cumulative: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
+class Masses:
+    """What values per id sum to below the nodes of a trie.
+
+    A sum adds the values below its node and no others, in float64: its relative error is that of their addition however
+    small they are. (Differences of prefix sums lose what is below 1e-16 of the total.) Nodes with the same ids below
+    them share a sum; a 0/1 matrix of sums (S) by ids (n) makes them all in one product.
+
+    Args:
+        trie: on the device where the sums are wanted.
+    """
+
+    def __init__(self, trie: Trie) -> None:
+        ranges = torch.stack([trie.start, trie.stop], 1).cpu().numpy()
+        distinct, which = np.unique(ranges, axis=0, return_inverse=True)
+        start, count = distinct[:, 0].astype(np.int64), np.diff(distinct, axis=1)[:, 0].astype(np.int64)
+        place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - start, count)
+        cells = np.stack([np.repeat(np.arange(len(start)), count), trie.ids.cpu().numpy()[place]])
+        ones, shape = torch.ones(cells.shape[1], dtype=torch.float64), (len(start), len(trie.ids))
+        matrix = torch.sparse_coo_tensor(torch.from_numpy(cells), ones, shape, check_invariants=True)
+        self._sum_of = torch.from_numpy(which.reshape(-1)).to(trie.token.device)
+        self._matrix = matrix.to(trie.token.device).coalesce()
+
+    def of(self, values: Tensor) -> Tensor:
+        """All sums of values per id, (B, n) to (S, B), for :meth:`below`."""
+        sums: Tensor = torch.sparse.mm(self._matrix, values.double().T)
+        return sums
+
+    def below(self, sums: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
         """Sum of the values of all ids below nodes (B, ...), same shape, float64.
 
         Args:
-            cumulative: what :meth:`cumulative` made.
+            sums: what :meth:`of` made.
             nodes: nodes of the trie.
-            rows: the row of ``cumulative`` that each row of ``nodes`` asks (B,); by default its own.
+            rows: the row of the values that each row of ``nodes`` asks (B,); by default its own.
         """
         flat = nodes.flatten(1)
         row = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
-        upper, lower = (cumulative[row[:, None], bound[flat].long()] for bound in (self.stop, self.start))
-        return (upper - lower).clamp(min=0).view(nodes.shape)
+        return sums[self._sum_of[flat], row[:, None]].view(nodes.shape)
 
 
 def _grow(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from sprec.engine.constrained import Adjust, Guide
-from sprec.engine.trie import Trie
+from sprec.engine.trie import Masses, Trie
 
 _MASS = 1e-20  # of the research code; where the assistant excludes all continuations, they are equally likely
 
@@ -28,12 +28,14 @@ def guidance(trie: Trie, logits: Callable[[Sequence[int]], Tensor], alpha: float
     if alpha == 1:
         return None
 
+    masses = Masses(trie)
+
     def of_batch(numbers: Sequence[int]) -> Adjust:
-        cumulative = trie.cumulative(logits(numbers).to(trie.token.device).double().softmax(1))
+        sums = masses.of(logits(numbers).to(trie.token.device).double().softmax(1))
 
         def adjust(rows: Tensor, parents: Tensor, children: Tensor, log_p: Tensor) -> Tensor:
-            own = trie.mass(cumulative, children, rows) + _MASS
-            siblings = trie.mass(cumulative, parents, rows) + _MASS * trie.branching[parents]
+            own = masses.below(sums, children, rows) + _MASS
+            siblings = masses.below(sums, parents, rows) + _MASS * trie.branching[parents]
             return alpha * log_p + (1 - alpha) * (own / siblings).log().clamp(max=0)
 
         return adjust

@@ -4,12 +4,16 @@ Every sampler returns item ids, shape (n, K) for n examples; -1 marks a missing 
 from the generator that is passed in and from nowhere else.
 """
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from sprec.data import Split
 from sprec.methods.ranking import top_columns
 from sprec.methods.sampling import draw, excluded_items, require_room
 
+T = TypeVar("T")
 _BLOCK = 1 << 24  # scores held at once by the semantic sampler: 64 MiB of float32
 
 
@@ -95,18 +99,28 @@ def semantic(
     return rng.permuted(best, axis=1)[:, :k]
 
 
-def mix(rng: np.random.Generator, own: np.ndarray, uniform: np.ndarray, ratio: float) -> np.ndarray:
-    """Replace the negatives of floor(ratio * n) random examples by uniform ones, shape (n, K) (Figure 5).
+def uniform_log_prob(split: Split, items: int, *, exclude_history: bool = True) -> np.ndarray:
+    """Logarithm of q of the negatives of :func:`uniform`, -log(|I| - |H u {y}|), (n,); without H if it is not excluded.
+
+    Of several negatives of an example, drawn without replacement, each has this probability.
+    """
+    excluded = excluded_items(split, items, history=exclude_history, target=True)
+    log_q: np.ndarray = -np.log(items - (excluded < items).sum(1))
+    return log_q
+
+
+def mix(rng: np.random.Generator, own: Sequence[T], uniform: Sequence[T], ratio: float) -> list[T]:
+    """Replace the negatives of floor(ratio * n) random examples by uniform ones (Figure 5).
 
     Args:
         rng: source of randomness.
-        own: self-play negatives, shape (n, K).
-        uniform: uniform negatives, shape (n, K).
+        own: self-play negatives of each example, n entries of any kind.
+        uniform: uniform negatives of each example.
         ratio: share of the examples that are replaced, in [0, 1].
     """
-    replaced = rng.permutation(len(own))[: int(ratio * len(own) + 1e-9)]
-    mixed = own.copy()
-    mixed[replaced] = uniform[replaced]
+    mixed = list(own)
+    for case in rng.permutation(len(mixed))[: int(ratio * len(mixed) + 1e-9)]:  # 0.29 * 100 is 28.999... in binary
+        mixed[case] = uniform[case]
     return mixed
 
 

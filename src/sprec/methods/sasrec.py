@@ -37,6 +37,8 @@ class Settings:
         loss: ``bce`` against one uniform negative, or ``ce`` over the whole catalog.
         patience: epochs without a better validation NDCG before training stops.
         augment: train on every beginning of a history too, as the original SASRec does.
+
+    The defaults are those of the recipe.
     """
 
     hidden: int = 64
@@ -50,7 +52,7 @@ class Settings:
     loss: Literal["bce", "ce"] = "bce"
     epochs: int = 200
     patience: int = 20
-    augment: bool = False
+    augment: bool = True
 
 
 class Block(nn.Module):

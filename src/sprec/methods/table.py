@@ -34,6 +34,11 @@ METHODS: dict[str, dict[str, Any]] = {
         "negatives": {"source": "semantic"},
         "prefer": {"objective": "smoothed-dpo", "smoothing": True},
     },
+    "rosepo-official": {
+        "loop": _ONE_ROUND,
+        "negatives": {"source": "semantic", "least_similar": True},
+        "prefer": {"objective": "dpo"},
+    },
     "sprec": {"negatives": _SELF_PLAY},
     "sprec-nosft": {"loop": {"sft_step": False}, "negatives": _SELF_PLAY},
     "sprec-nodpo": {"loop": {"dpo_step": False}},
@@ -46,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
 """Method name to the settings that make it (one loop, every method a row; paper, Tables 2 and 3).
 
 ``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
+``rosepo-official`` is RosePO as the research code of SPRec has it: the least similar item, no smoothing.
 """
 
 WITHOUT_MODEL = frozenset({"sasrec", "popularity", "random"})

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sprec.data import Catalog, Split
 from sprec.errors import UserError
 
 Variant = Literal["correct", "ifairlrs", "official"]
+MICRO_BATCH = 4
+"""Samples that the research code puts through the model at once."""
 
 
 def reweighting(
@@ -52,7 +56,8 @@ def genre_weights(split: Split, catalog: Catalog, genres: Sequence[str], variant
     * ``correct``: a_i = 1/|g_i ∩ G|, as the fairness metrics count;
     * ``ifairlrs``: a_i = 1, as IFairLRS counts;
     * ``official``: a_i = 1/|g_i| over all genres of the item, and the target counts are added on top of the
-      history counts, as the research code of SPRec does; this moves every weight close to 1.
+      history counts, as the research code of SPRec does; this moves every weight close to 1. There the weights also act
+      on micro-batches: :func:`micro_batch_means`.
 
     Raises:
         UserError: no genres are selected, or no item of the split has one.
@@ -70,6 +75,27 @@ def genre_weights(split: Split, catalog: Catalog, genres: Sequence[str], variant
     over, under = histories / histories.sum(), targets / targets.sum()
     weights: np.ndarray = np.divide(over, under, out=np.ones_like(over), where=under > 0)
     return weights
+
+
+def micro_batch_means(weights: Tensor, lengths: Tensor, size: int = MICRO_BATCH) -> tuple[Tensor, Tensor]:
+    """The weights of an optimiser step as the research code lets them act: on micro-batches, not on samples.
+
+    Its loss of a micro-batch is mean(w) * mean(CE), where the second mean runs over all positions, padding included. So
+    every sample weighs the mean weight of its micro-batch, and its tokens are divided by the length of the longest one.
+
+    Args:
+        weights: of the samples of the step, in their order, (B,).
+        lengths: their tokens with loss, (B,).
+        size: samples of a micro-batch; the last one may be smaller.
+
+    Returns:
+        Weight and divisor of each sample, both (B,), for :func:`sprec.methods.objectives.weighted_sft`.
+    """
+    means, longest = torch.empty_like(weights), torch.empty_like(lengths)
+    for start in range(0, len(weights), size):
+        own = slice(start, start + size)
+        means[own], longest[own] = weights[own].mean(), lengths[own].max()
+    return means, longest
 
 
 def _item_shares(catalog: Catalog, genres: Sequence[str], variant: Variant) -> np.ndarray:

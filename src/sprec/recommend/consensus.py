@@ -36,7 +36,7 @@ def recommend_by_consensus(
         journal: a folder that remembers finished batches.
 
     Returns:
-        Lists of shape (n, k), without generated titles (every case has S of them).
+        Lists of shape (n, k) and the n S sampled titles.
     """
     decoding = Decoding(
         mode="sample",
@@ -50,12 +50,12 @@ def recommend_by_consensus(
     titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
     voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), -1)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
-    exclude = [np.array(example.history) if settings.exclude_history else np.zeros(0, int) for example in examples]
+    exclude = [np.array(example.history if settings.exclude_history else (), dtype=np.int64) for example in examples]
     ranked = [
         [item for item in rank_votes(items, scores) if item not in set(banned.tolist())][: settings.top_k]
         for items, scores, banned in zip(voted, log_probs, exclude, strict=True)
     ]
-    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, exclude), [])
+    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, exclude), [], samples=titles)
 
 
 def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
@@ -79,8 +79,7 @@ def _filled(
     short = [row for row, items in enumerate(ranked) if len(items) < k]
     if short:
         first = [grounder.title_of(ranked[row][0] if ranked[row] else int(voted[row, 0])) for row in short]
-        taken = [np.unique(np.concatenate([exclude[row], np.array(ranked[row], dtype=int)])) for row in short]
-        nearest = grounder.top_k(first, k, taken)
+        nearest = grounder.top_k(first, k, [exclude[row] for row in short])
         for row, items in zip(short, nearest.tolist(), strict=True):
-            ranked[row] = (ranked[row] + items)[:k]
+            ranked[row] = list(dict.fromkeys(ranked[row] + items))[:k]  # of k items, enough have no votes
     return np.array(ranked, dtype=np.int64).reshape(len(ranked), k)

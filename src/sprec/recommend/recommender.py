@@ -1,7 +1,7 @@
 """From a policy to top-k items for each history, by one of the protocols."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,15 @@ class Recommendations:
     Attributes:
         items: item ids, best first, shape (n, k); -1 where there is no k-th item.
         titles: the title that the model generated for each case, empty for protocols that choose items directly.
+        samples: all sampled titles, case by case, of the protocol that asks for several per case.
+        log_probs: log-probability of each item's title under the model, in nats, shape (n, k), -inf where there is no
+            item; None for protocols that know none.
     """
 
     items: np.ndarray
     titles: list[str]
+    log_probs: np.ndarray | None = None
+    samples: list[str] = field(default_factory=list)
 
 
 def recommend_by_title(

@@ -1,7 +1,7 @@
 """The numbers behind ``sprec theory``: each finding is a table, a claim, and how far the computation is from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,27 @@ RULES: Mapping[str, tuple[theory.Negatives | None, bool]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim that holds when ``deviation`` is at most ``tolerance``, and the table that shows it."""
+    """A claim that holds when ``deviation`` is at most ``tolerance``, and the table that shows it.
+
+    Attributes:
+        also: further claims about the same table, and whether each is true; the finding holds when all of them are.
+    """
 
     table: Table
     claim: str
     deviation: float
     tolerance: float
+    also: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
-        """Whether the computation confirms the claim."""
-        return self.deviation <= self.tolerance
+        """Whether the computation confirms the claim, and the further ones."""
+        return self.deviation <= self.tolerance and all(self.also.values())
 
     def record(self) -> dict[str, Any]:
         """The finding for JSON."""
         numbers = {"holds": self.holds, "deviation": self.deviation, "tolerance": self.tolerance}
-        return {"claim": self.claim, **numbers, **self.table.record()}
+        return {"claim": self.claim, **numbers, "also": dict(self.also), **self.table.record()}
 
 
 def theorem() -> Finding:
@@ -107,8 +112,17 @@ def few_steps() -> Finding:
         rows += [((rule, str(number)), _summary(policies[number], p)) for number in (0, 1, 2, 5, 10)]
     metrics = tuple(rows[0][1])
     table = Table("Self-play in a few steps, beta 0.1", ("negatives", "iteration"), metrics, tuple(rows))
-    end = dict(rows)[("sampled from the policy", "10")]["distance to p"].value
-    return Finding(table, "with sampled negatives the policy returns to p", end, 0.02)
+    values = {label: {name: cell.value for name, cell in cells.items()} for label, cells in rows}
+    uniform, greedy = values["uniform", "10"], values["greedy", "10"]
+    also = {
+        "with uniform negatives it ends on one item": uniform["top item"] > 0.99 and uniform["effective items"] < 1.01,
+        "with greedy negatives it spreads over more items than p and stays further from p than it began": (
+            greedy["effective items"] > theory.effective_items(p)
+            and greedy["distance to p"] > values["greedy", "0"]["distance to p"]
+        ),
+    }
+    end = values["sampled from the policy", "10"]["distance to p"]
+    return Finding(table, "with sampled negatives the policy returns to p", end, 0.02, also)
 
 
 def random_ratio() -> Finding:

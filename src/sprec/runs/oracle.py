@@ -50,16 +50,15 @@ def load_oracle(session: Session) -> SASRec:
 
 def _depends(session: Session) -> dict[str, Any]:
     recipe = session.recipe
-    settings = {**recipe.sasrec.model_dump(), "history": recipe.prompt.history}
+    settings = {**recipe.sasrec.decisive(), "history": recipe.prompt.history}
     return {"data": session.dataset.hash, "sasrec": settings, "seed": recipe.seed}
 
 
 def _train(session: Session) -> SASRec:
-    dataset, about = session.dataset, _depends(session)
-    examples, settings = pretraining_examples(dataset), Settings(**about["sasrec"])
-    return train_sasrec(
-        examples, dataset.valid, len(dataset.catalog), settings, session.recipe.seed, str(session.device)
-    )
+    recipe, dataset = session.recipe, session.dataset
+    settings = Settings(**recipe.sasrec.model_dump(), history=recipe.prompt.history)
+    examples, items = pretraining_examples(dataset), len(dataset.catalog)
+    return train_sasrec(examples, dataset.valid, items, settings, recipe.seed, str(session.device))
 
 
 def smoothing(session: Session, examples: Split, rejected: Sequence[Sequence[str]]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from sprec.data import Dataset
 from sprec.engine import processes
 from sprec.engine.backbone import pick_device
 from sprec.errors import UserError
+from sprec.methods.histories import longest
 from sprec.methods.sampling import excluded_items, require_room
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
@@ -133,7 +134,7 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
             evaluate("sft", policy, iteration, last=last and not loop.dpo_step)
         if loop.dpo_step:
             reference = policy if recipe.prefer.reference == "post-sft" else start
-            policy = stages.prefer(session, policy, reference, negatives, iteration)
+            policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
     return results, policy
 
@@ -160,8 +161,7 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(
             f"recommend.beams={recipe.recommend.beams}, but the catalog of {dataset.name} has {items} items; lower it"
         )
-    if recipe.negatives.count >= items and recipe.loop.iterations:
-        raise UserError(f"negatives.count={recipe.negatives.count}, but the catalog has {items} items; lower it")
+    _require_negatives(recipe, dataset)
     if needs_oracle(recipe) and not len(dataset.valid):
         raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
     if recipe.recommend.exclude_history:
@@ -169,6 +169,34 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         require_room(excluded_items(cases, items, history=True, target=False), items, k)
     if recipe.sft.weights != "none" and not dataset.genres:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
+
+
+def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse more negatives than the catalog has for some training example.
+
+    Raises:
+        UserError: names the setting.
+    """
+    settings, items = recipe.negatives, len(dataset.catalog)
+    if not recipe.loop.iterations or not recipe.loop.dpo_step:
+        return
+    if settings.count >= items:
+        raise UserError(f"negatives.count={settings.count}, but the catalog has {items} items; lower it")
+    semantic = settings.source == "semantic"
+    wanted = (settings.top or settings.count) if semantic else settings.count
+    sampled = settings.source != "self-play" or settings.random_ratio > 0
+    if not sampled or wanted + longest(dataset.train) + 1 <= items:  # no example can exclude more than that
+        return
+    excluded = excluded_items(
+        dataset.train,
+        items,
+        history=not settings.least_similar if semantic else settings.exclude_history,
+        target=not (semantic and settings.least_similar),
+    )
+    try:
+        require_room(excluded, items, wanted)
+    except UserError as error:
+        raise UserError(f"negatives.{'top' if semantic and settings.top else 'count'}={wanted}: {error}") from error
 
 
 def check_installed(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from sprec.methods.histories import item_counts
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
 from sprec.recommend.consensus import recommend_by_consensus
-from sprec.recommend.exact import catalog_trie, rank_items
+from sprec.recommend.exact import RankedItems, catalog_trie, rank_items
 from sprec.recommend.recommender import Recommendations, recommend_by_title
 from sprec.runs.examples import pretraining_examples, prompts
 from sprec.runs.oracle import load_oracle, needs_oracle
@@ -36,7 +36,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     """The settings that decide what a recipe recommends: a changed setting of another protocol changes nothing."""
     ranked = recipe.method in WITHOUT_MODEL
     own = () if ranked else ("protocol", *_SETTINGS[recipe.recommend.protocol])
-    return recipe.recommend.model_dump(include={"top_k", "exclude_history", *own})
+    read = {"top_k", "exclude_history", *own}
+    return {name: value for name, value in recipe.recommend.decisive().items() if name in read}
 
 
 def recommend(
@@ -56,10 +57,12 @@ def recommend(
     policy = session.policy(stage)
     asked = prompts(policy, session.builder, examples, "generate", recipe.prompt.max_tokens)
     if settings.protocol in ("exact", "d3"):
-        return Recommendations(_ranked(session, policy, asked, examples, settings.top_k), [])
+        found = _ranked(session, policy, asked, examples, settings.top_k)
+        # the scores of D3 are no log-probabilities
+        return Recommendations(found.items, [], found.log_probs if settings.protocol == "exact" else None)
     grounder = session.grounder(backbone)
     if settings.protocol == "d3-grounded":
-        best = _ranked(session, policy, asked, examples, 1)[:, 0]
+        best = _ranked(session, policy, asked, examples, 1).items[:, 0]
         titles = [grounder.title_of(item) for item in best.tolist()]
         exclude = [np.array(example.history) for example in examples] if settings.exclude_history else None
         return Recommendations(grounder.top_k(titles, settings.top_k, exclude), titles)
@@ -69,8 +72,8 @@ def recommend(
     return recommend_by_title(policy, asked, examples, grounder, settings, budget, journal)
 
 
-def _ranked(session: Session, policy: Policy, asked: Sequence[Sequence[int]], examples: Split, k: int) -> np.ndarray:
-    """The items whose titles are most probable, or have the best score of D3, shape (n, k)."""
+def _ranked(session: Session, policy: Policy, asked: Sequence[Sequence[int]], examples: Split, k: int) -> RankedItems:
+    """The k items whose titles are most probable, or have the best score of D3."""
     settings, trie = session.recipe.recommend, catalog_trie(policy, session.builder)
     exact, guide = settings.protocol == "exact", None
     if needs_oracle(session.recipe) and not exact:
@@ -90,7 +93,7 @@ def _ranked(session: Session, policy: Policy, asked: Sequence[Sequence[int]], ex
     )
     if exact and not found.certain.all():
         say(f"! {1 - found.certain.mean():.1%} of the lists may miss a better item; raise recommend.beams")
-    return found.items
+    return found
 
 
 def _without_model(session: Session, examples: Split) -> np.ndarray:

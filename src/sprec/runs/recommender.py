@@ -9,6 +9,7 @@ from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
 from sprec.errors import UserError
 from sprec.methods.table import WITHOUT_MODEL
+from sprec.recommend.recommender import Recommendations
 from sprec.runs import protocols
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
@@ -28,22 +29,38 @@ class Recommender:
         return self.session.dataset.catalog
 
     @classmethod
-    def load(cls, run: Path | str) -> "Recommender":
+    def load(cls, run: Path | str, changes: Sequence[str] = ()) -> "Recommender":
         """Load a run directory.
 
+        Args:
+            run: a finished run.
+            changes: other settings of recommending, as in ``sprec run --set``: ``recommend.protocol=exact``.
+
         Raises:
-            UserError: there is no finished run.
+            UserError: there is no finished run, or a setting does not exist.
         """
         root = Path(run)
         session = open_run(root)
+        session.recipe = changed(session.recipe, changes)
         return cls(session, backbone_of(session), Stage(root, "model"))
 
     def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> list[list[int]]:
+        """The k best items for each history, best first; :meth:`recommendations` tells more of them.
+
+        Takes and raises what :meth:`recommendations` does.
+        """
+        lists: list[list[int]] = self.recommendations(histories, k).items.tolist()
+        return lists
+
+    def recommendations(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> Recommendations:
         """The k best items for each history, by the protocol of the run's recipe.
 
         Args:
             histories: item ids or titles, oldest first; not empty.
             k: items per list.
+
+        Returns:
+            The lists; with the protocol ``exact`` also the log-probability of each item.
 
         Raises:
             UserError: an unknown title (the closest ones are named), an unknown id, an empty history, or k is
@@ -58,8 +75,7 @@ class Recommender:
         session = self.session
         session.recipe = session.recipe.model_copy(update={"recommend": wanted})
         examples = Split.of((history, 0) for history in items)
-        lists: list[list[int]] = protocols.recommend(session, self.final, self.backbone, examples).items.tolist()
-        return lists
+        return protocols.recommend(session, self.final, self.backbone, examples)
 
     def _item(self, entry: int | str) -> int:
         if isinstance(entry, str):

@@ -76,7 +76,8 @@ class Record:
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
     """What a record depends on: every setting that moves numbers, and the data."""
-    settings = recipe.model_dump(mode="json", exclude={"description", "track", "device", "checkpoint_steps"})
+    aside = ("description", "track", "device", "checkpoint_steps")
+    settings = {name: value for name, value in recipe.decisive().items() if name not in aside}
     return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]
 
 

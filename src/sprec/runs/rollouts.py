@@ -19,6 +19,8 @@ from sprec.runs.session import Session
 from sprec.runs.store import Stage
 
 FILE = "rollouts.jsonl"
+_REDRAWS = 8
+"""Samples for a case whose answer is its target, all with one reading of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,14 @@ def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.nda
         titles = _titles(catalog, _sampled(session, backbone, examples, iteration))
     if settings.random_ratio:
         rng = np.random.default_rng([session.recipe.seed, iteration, 3])
-        random = _titles(catalog, samplers.uniform(rng, examples, len(catalog), settings.count))
-        for case in rng.permutation(len(rows))[: int(settings.random_ratio * len(rows))]:
-            titles[case] = random[case]
+        drawn = samplers.uniform(rng, examples, len(catalog), settings.count, settings.exclude_history)
+        titles = samplers.mix(rng, titles, _titles(catalog, drawn), settings.random_ratio)
     return Rollouts._of(rows, titles)
 
 
 def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split, iteration: int) -> list[list[str]]:
     """What the policy answers: parsed, equal answers of a case once, at most N per case."""
     settings, recipe = session.recipe.negatives, session.recipe
-    model = session.policy(policy)
     wide = 2 * settings.count  # paper, RQ3: 2N beams, then the N best different titles
     decoding = Decoding(
         mode=settings.decode,
@@ -116,8 +116,44 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         temperature=settings.temperature,
         seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
     )
+    titles = _answers(session, policy, backbone, examples, decoding, f"rollout {iteration}")
+    if settings.redraw_equal:
+        titles = _wrong_answers(session, policy, backbone, examples, titles, iteration)
+    return [own[: settings.count] for own in titles]
+
+
+def _wrong_answers(
+    session: Session, policy: Stage, backbone: Stage, examples: Split, titles: list[list[str]], iteration: int
+) -> list[list[str]]:
+    """Answers without the targets; where nothing else was answered, samples are drawn (RosePO, self-hard).
+
+    A case that answers with its target in all of them has no negative.
+    """
+    wanted = [session.dataset.catalog.titles[target] for target in examples.targets]
+    wrong = [[title for title in own if title != target] for own, target in zip(titles, wanted, strict=True)]
+    again = np.array([case for case, own in enumerate(titles) if own and not wrong[case]], dtype=np.int64)
+    if not len(again):
+        return wrong
+    decoding = Decoding(
+        mode="sample",
+        max_new_tokens=session.recipe.negatives.max_new_tokens,
+        count=_REDRAWS,
+        temperature=session.recipe.negatives.temperature,
+        seed=int(np.random.SeedSequence([session.recipe.seed, iteration, 8]).generate_state(1)[0]),
+    )
+    drawn = _answers(session, policy, backbone, examples.take(again), decoding, f"redraw {iteration}")
+    for case, own in zip(again.tolist(), drawn, strict=True):
+        wrong[case] = [title for title in own if title != wanted[case]]
+    return wrong
+
+
+def _answers(
+    session: Session, policy: Stage, backbone: Stage, examples: Split, decoding: Decoding, note: str
+) -> list[list[str]]:
+    """The different titles that the policy answers to each example, grounded if the recipe says so."""
+    recipe, model = session.recipe, session.policy(policy)
     asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
-    note, journal = f"rollout {iteration}", session.store.unfinished / "rollouts"
+    journal = session.store.unfinished / f"{note.split()[0]}s"
     if recipe.server:
         answers = complete(model, asked, decoding, _served(session, policy), description=note, journal=journal)
     else:
@@ -125,8 +161,8 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
     titles = []
     for answer in answers:
         parsed = map(parse_negative, model.decode([completion.tokens for completion in answer]))
-        titles.append(list(dict.fromkeys(title for title in parsed if title))[: settings.count])
-    if settings.ground:
+        titles.append(list(dict.fromkeys(title for title in parsed if title)))
+    if recipe.negatives.ground:
         nearest = session.grounder(backbone)
         titles = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
     return titles
@@ -158,9 +194,11 @@ def _sampled(session: Session, backbone: Stage, examples: Split, iteration: int)
         return samplers.uniform(rng, examples, items, settings.count, exclude_history=settings.exclude_history)
     if settings.source == "popularity":
         counts = np.bincount(np.concatenate([train.items, train.targets]), minlength=items)
-        return samplers.popularity(rng, examples, counts, settings.count)
+        return samplers.popularity(rng, examples, counts, settings.count, settings.exclude_history)
     embeddings = session.grounder(backbone).item_embeddings
-    return samplers.semantic(examples, embeddings, settings.count, least=settings.least_similar)
+    return samplers.semantic(
+        examples, embeddings, settings.count, top=settings.top, rng=rng, least=settings.least_similar
+    )
 
 
 def _titles(catalog: Catalog, items: np.ndarray) -> list[list[str]]:

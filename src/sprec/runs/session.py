@@ -88,7 +88,7 @@ class Session:
         backbone = self.recipe.backbone
         quantize = None if isinstance(backbone, Scratch) else backbone.quantize
         return {
-            "prompt": self.recipe.prompt.model_dump(),
+            "prompt": self.recipe.prompt.decisive(),
             "data": self.dataset.hash,
             "precision": str(self.precision),
             "quantize": quantize,

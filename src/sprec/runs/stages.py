@@ -22,7 +22,8 @@ from sprec.engine.training import LOG, Objective, Outcome, train
 from sprec.evaluation import entropy, exact_title_share
 from sprec.evaluation import evaluate as measure
 from sprec.methods import objectives
-from sprec.methods.weights import reweighting
+from sprec.methods.negatives import uniform_log_prob
+from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.progress import say
 from sprec.prompts import PromptBuilder
 from sprec.recommend.recommender import Recommendations
@@ -51,7 +52,7 @@ def backbone(session: Session) -> Stage:
     recipe, settings = session.recipe, session.recipe.backbone
     if not isinstance(settings, Scratch):
         return given(settings)
-    depends = {"backbone": settings.model_dump(), **session.prompt_settings}
+    depends = {"backbone": settings.decisive(), **session.prompt_settings}
 
     def make(folder: Path) -> str:
         dataset = session.dataset
@@ -72,7 +73,7 @@ def backbone(session: Session) -> Stage:
 
 def given(settings: HuggingFace) -> Stage:
     """A model that is not made here: no folder, and a key of its settings and its content."""
-    made_of = {"settings": settings.model_dump(), "content": origin(settings.path, settings.revision)}
+    made_of = {"settings": settings.decisive(), "content": origin(settings.path, settings.revision)}
     return Stage(Path(), storage.digest(made_of))
 
 
@@ -88,7 +89,9 @@ def initial_sft(session: Session, start: Stage) -> Stage:
     recipe, settings = session.recipe, session.recipe.sft
     if not settings.epochs and isinstance(recipe.backbone, Scratch):
         return start
-    depends = {"start": start.key, "sft": settings.model_dump(), "seed": recipe.seed, **session.prompt_settings}
+    depends = {"start": start.key, "sft": settings.decisive(), "seed": recipe.seed, **session.prompt_settings}
+    if settings.weights != "none":
+        depends["weighted"] = "by sample"  # stages without this note divided by the lengths of other samples
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
@@ -99,22 +102,32 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         objective: Objective = _SFT
         extra: dict[str, torch.Tensor] = {}
         if settings.weights != "none":
-            objective, extra = _weighted(session, examples, settings)
+            objective, extra = _weighted(session, examples, groups, settings)
         outcome = _train(session, policy, groups, objective, settings, "sft", recipe.seed, extra, valid)
         return _save(session, policy, folder, outcome, "sft")
 
     return _hold(session, session.store.stage("sft", depends, make))
 
 
-def _weighted(session: Session, examples: Split, settings: Sft) -> tuple[Objective, dict[str, torch.Tensor]]:
+def _weighted(
+    session: Session, examples: Split, groups: Sequence[PromptGroup], settings: Sft
+) -> tuple[Objective, dict[str, torch.Tensor]]:
+    """RW: the loss and what it needs of each sample."""
     if settings.weights == "none":
         raise ValueError("no weights asked for")
-    weights = reweighting(examples, session.dataset.catalog, session.dataset.genres, settings.weights)
+    catalog, genres = session.dataset.catalog, session.dataset.genres
+    weights = reweighting(examples, catalog, genres, settings.weights, normalise=settings.normalise)
+    lengths = torch.tensor([len(group.completions[0]) for group in groups], dtype=torch.long)
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
-        return objectives.weighted_sft(policy, batch.lengths, batch.extra["weights"])
+        return objectives.weighted_sft(policy, batch.extra["lengths"], batch.extra["weights"])
 
-    return Objective(loss), {"weights": torch.from_numpy(weights).float()}
+    def by_micro_batch(extra: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        means, longest = micro_batch_means(extra["weights"], extra["lengths"])
+        return {"weights": means, "lengths": longest}
+
+    prepare = by_micro_batch if settings.weights == "official" else None
+    return Objective(loss, prepare=prepare), {"weights": torch.from_numpy(weights).float(), "lengths": lengths}
 
 
 def draw(session: Session, iteration: int) -> Sample:
@@ -133,7 +146,7 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
     encodes = recipe.negatives.ground or recipe.negatives.source == "semantic"
     depends = {
         "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
-        "negatives": recipe.negatives.model_dump(exclude={"drop_equal"}),  # prefer leaves them out
+        "negatives": recipe.negatives.decisive(apart="drop_equal"),  # prefer leaves them out
         "encoder": session.encoder_settings if encodes else None,
         "samples": recipe.loop.samples,
         "iteration": iteration,
@@ -162,7 +175,7 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
     recipe = session.recipe
     depends = {
         "start": start.key,
-        "step": recipe.sft_step.model_dump(),
+        "step": recipe.sft_step.decisive(),
         "samples": recipe.loop.samples,
         "iteration": iteration,
         "seed": recipe.seed,
@@ -179,16 +192,27 @@ def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> 
     return _hold(session, session.store.stage(f"sft-{iteration}", depends, make))
 
 
-def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int) -> Stage:
-    """The preference step: raise the targets over the rejected answers, relative to the reference."""
+def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, iteration: int, current: Stage) -> Stage:
+    """The preference step: raise the targets over the rejected answers, relative to the reference.
+
+    Args:
+        session: the run.
+        start: the model that is trained.
+        reference: the frozen model of the ratios.
+        rejected: of :func:`negatives`.
+        iteration: its number.
+        current: pi_t, the model that the iteration began with; Eq. 8 weighs negatives by its probabilities.
+    """
     recipe = session.recipe
+    weighted = {"current": current.key} if recipe.prefer.objective == "weighted-dpo" else {}
     depends = {
         "start": start.key,
         "reference": reference.key,
         "rejected": rejected.key,
         "drop_equal": recipe.negatives.drop_equal,
-        "prefer": recipe.prefer.model_dump(),
-        "sasrec": recipe.sasrec.model_dump() if recipe.prefer.smoothing else None,
+        "prefer": recipe.prefer.decisive(),
+        "sasrec": recipe.sasrec.decisive() if recipe.prefer.smoothing else None,
+        **weighted,
         **session.prompt_settings,
     }
 
@@ -200,8 +224,11 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         groups = preference_groups(
             session.policy(reference), session.builder, examples, rollouts.titles, recipe.prompt.max_tokens
         )
-        before = _reference_log_probs(session, reference, groups, iteration)
+        before = _log_probs(session, reference, groups, f"reference {iteration}")
         extra = {"reference": before}
+        if weighted:
+            now = before if current == reference else _log_probs(session, current, groups, f"weights {iteration}")
+            extra["log_weights"] = importance(session, examples, now)
         if recipe.prefer.smoothing:
             extra["smoothing"] = smoothing(session, examples, rollouts.titles)
         policy = session.policy(start)
@@ -214,23 +241,34 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
     return _hold(session, session.store.stage(f"prefer-{iteration}", depends, make))
 
 
-def _reference_log_probs(
-    session: Session, reference: Stage, groups: Sequence[PromptGroup], iteration: int
-) -> torch.Tensor:
-    """Log-probabilities under the frozen reference, once for the whole stage, (n, 1 + K), 0 where missing."""
+def _log_probs(session: Session, stage: Stage, groups: Sequence[PromptGroup], description: str) -> torch.Tensor:
+    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 where missing."""
     values = score(
-        session.policy(reference),
+        session.policy(stage),
         groups,
         budget=session.recipe.tokens_per_batch,
-        description=f"reference {iteration}",
-        journal=session.store.unfinished / "reference",
+        description=description,
+        journal=session.store.unfinished / description.split()[0],
     )
     return torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values else torch.zeros(0, 2)
 
 
+def importance(session: Session, examples: Split, current: torch.Tensor) -> torch.Tensor:
+    """The weights of Eq. 8, as logarithms: log pi_t(y_l|x) - log q(y_l|x) of uniform negatives, (n, K).
+
+    Args:
+        session: its recipe says whether the sampler kept the histories out.
+        examples: the pairs' histories and targets.
+        current: log-probabilities under pi_t, (n, 1 + K).
+    """
+    kept_out = session.recipe.negatives.exclude_history
+    log_q = uniform_log_prob(examples, len(session.dataset.catalog), exclude_history=kept_out)
+    return current[:, 1:] - torch.from_numpy(log_q)[:, None].to(current.dtype)
+
+
 def preference(session: Session) -> Objective:
     """The recipe's objective on prompt groups whose first completion is the chosen one."""
-    settings, items = session.recipe.prefer, len(session.dataset.catalog)
+    settings = session.recipe.prefer
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
         reference = batch.extra["reference"]
@@ -238,14 +276,16 @@ def preference(session: Session) -> Objective:
             return objectives.dmpo(policy, reference, batch.mask, beta=settings.beta, reduction=settings.reduction)
         if settings.objective == "sdpo":
             return objectives.sdpo(policy, reference, batch.mask, beta=settings.beta)
-        if settings.objective == "weighted-dpo":  # pi_t(y|x) / q(y|x) with q uniform over the catalog
-            weights = reference[:, 1:] + float(np.log(items))
+        if settings.objective == "weighted-dpo":
+            weights = batch.extra["log_weights"][:, : policy.shape[1] - 1]  # as narrow as the batch
             return objectives.importance_weighted_dpo(
                 policy, reference, batch.mask, beta=settings.beta, log_weights=weights
             )
         if settings.smoothing:
             smoothing = batch.extra["smoothing"]
-            return objectives.smoothed_dpo(policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing)
+            return objectives.smoothed_dpo(
+                policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing, robust=settings.robust
+            )
         return objectives.dpo(policy, reference, batch.mask, beta=settings.beta)
 
     return Objective(loss)
@@ -264,7 +304,7 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         "split": recipe.split,
         "genres": list(session.dataset.genres),
         "seed": recipe.seed if recipe.method == "random" or protocol in ("consensus", "d3", "d3-grounded") else None,
-        "sasrec": recipe.sasrec.model_dump() if protocol.startswith("d3") else None,
+        "sasrec": recipe.sasrec.decisive() if protocol.startswith("d3") else None,
         **session.prompt_settings,
     }
 
@@ -290,17 +330,27 @@ def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
     ks = tuple(k for k in (1, 5, 10) if k <= found.items.shape[1])
     genres = catalog.genre_matrix(session.dataset.genres)
     metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
-    if found.titles:
-        metrics["ExactTitles"] = exact_title_share(found.titles, catalog.titles)
+    answers = found.titles or found.samples
+    if answers:
+        metrics["ExactTitles"] = exact_title_share(answers, catalog.titles)
     return metrics | {"Entropy@1": entropy(found.items, 1)}
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:
-    """One row per case: case, items (best first), the generated title."""
-    titles: list[str | None] = list(found.titles) or [None] * len(found.items)
+    """One row per case: case, items (best first), the generated title, the items' log-probabilities.
+
+    ``title`` and ``log_probs`` are null where the protocol has none.
+    """
+    none = [None] * len(found.items)
+    log_probs = none if found.log_probs is None else found.log_probs.tolist()
     pl.DataFrame(
-        {"case": np.arange(len(found.items)), "items": found.items.tolist(), "title": titles},
-        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String},
+        {
+            "case": np.arange(len(found.items)),
+            "items": found.items.tolist(),
+            "title": list(found.titles) or none,
+            "log_probs": log_probs,
+        },
+        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String, "log_probs": pl.List(pl.Float64)},
     ).write_parquet(file)
 
 
