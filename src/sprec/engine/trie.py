@@ -160,7 +160,8 @@ class Masses:
 
     def of(self, values: Tensor) -> Tensor:
         """All sums of values per id, (B, n) to (S, B), for :meth:`below`."""
-        return torch.sparse.mm(self._matrix, values.double().T)
+        sums: Tensor = torch.sparse.mm(self._matrix, values.double().T)
+        return sums
 
     def below(self, sums: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
         """Sum of the values of all ids below nodes (B, ...), same shape, float64.
