@@ -160,4 +160,9 @@ def test_impossible_sequences_are_refused(sequences: list[tuple[int, ...]], mess
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_moves_to_a_gpu() -> None:
     trie = Trie.of(TITLES).to("cuda")
-    assert trie.children(torch.tensor([[ROOT]], device="cuda")).tokens.tolist() == [[1, 4]]
+    nodes = trie.children(torch.tensor([[ROOT]], device="cuda"))
+    assert nodes.tokens.tolist() == [[1, 4]]
+    masses = Masses(trie)
+    values = torch.tensor([[1e-30, 1e-31, 1.0, 1e-32, 1e-5, 1e-33]], device="cuda", dtype=torch.float64)
+    sums = masses.below(masses.of(values), nodes.nodes)
+    assert sums[0].tolist() == pytest.approx([1.111e-30, 1.00001], rel=1e-12)
