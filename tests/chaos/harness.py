@@ -42,9 +42,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: exit code (negative: killed by that signal), stderr, file operations counted, seconds."""
+    """How a run ended: exit code (negative: killed by that signal), what it printed, file operations, seconds."""
 
     code: int
+    stdout: str
     stderr: str
     operations: int
     seconds: float
@@ -92,21 +93,21 @@ def _serve() -> None:
 
 def _fork(task: dict[str, Any], main: Callable[[], None]) -> dict[str, Any]:
     out, fault = Path(task["out"]), Fault(**task["fault"])
-    errors = out.with_name(out.name + ".stderr")
+    printed, errors = (out.with_name(f"{out.name}.{name}") for name in ("stdout", "stderr"))
     counted = out.with_name(out.name + ".count")
     counted.write_text("0")
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        with errors.open("w") as file:
-            os.dup2(file.fileno(), 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        for number, place in ((1, printed), (2, errors)):
+            os.dup2(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _child(task["arguments"], out, fault, counted, main)
     with _killer(child, fault):
         _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - started
-    return asdict(Ended(os.waitstatus_to_exitcode(status), errors.read_text(), int(counted.read_text()), seconds))
+    code, operations = os.waitstatus_to_exitcode(status), int(counted.read_text())
+    return asdict(Ended(code, printed.read_text(), errors.read_text(), operations, seconds))
 
 
 @contextmanager
@@ -139,6 +140,7 @@ def _child(arguments: list[str], out: Path, fault: Fault, counted: Path, main: C
 
         traceback.print_exc()
         code = 1
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 

@@ -1,14 +1,13 @@
 """A toy run in seconds, through the real command line."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.harness import Ended, Server
 from sprec.data import Dataset
 from sprec.data.demo import demo
 
@@ -29,7 +28,7 @@ TOY = {
     "cases": 20,
 }
 
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+Cli = Callable[..., Ended]
 
 
 def toy_changes(**more: Any) -> list[str]:
@@ -38,15 +37,17 @@ def toy_changes(**more: Any) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def cli() -> Cli:
-    def call(*arguments: object, code: int = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [sys.executable, "-m", "sprec", *map(str, arguments)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code, done.stdout + done.stderr
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """The real command in a process of its own, forked from one that has imported everything: imports take seconds."""
+    server, beside = Server(), tmp_path_factory.mktemp("cli") / "call"
+
+    def call(*arguments: object, code: int = 0) -> Ended:
+        done = server.run(beside, *arguments)
+        assert done.code == code, done.stdout + done.stderr
         return done
 
-    return call
+    yield call
+    server.close()
 
 
 @pytest.fixture(scope="session")
