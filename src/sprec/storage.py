@@ -23,7 +23,6 @@ from sprec.errors import UserError
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
-_CLAIMS = 3
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
 
 
@@ -48,21 +47,20 @@ def replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _claimed(target: Path) -> tuple[Path, int]:
+def _claimed(target: Path, tries: int = 3) -> tuple[Path, int]:
     """A new folder beside ``target`` and the handle that holds its lock.
 
     Another process may sweep it between its making and its lock: then it is gone, and the next one is tried. The last
     one is taken without a lock, for file systems that have none.
     """
-    for attempt in range(_CLAIMS):
-        scratch = _sibling(target, "tmp")
-        scratch.mkdir()
-        claim = os.open(scratch, os.O_RDONLY)
-        if (_lock(claim) and scratch.exists()) or attempt == _CLAIMS - 1:
-            return scratch, claim
-        os.close(claim)
-        shutil.rmtree(scratch, ignore_errors=True)
-    raise AssertionError("the last attempt returns")
+    scratch = _sibling(target, "tmp")
+    scratch.mkdir()
+    claim = os.open(scratch, os.O_RDONLY)
+    if (_lock(claim) and scratch.exists()) or tries == 1:
+        return scratch, claim
+    os.close(claim)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return _claimed(target, tries - 1)
 
 
 def _sibling(target: Path, kind: str) -> Path:

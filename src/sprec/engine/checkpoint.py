@@ -107,5 +107,6 @@ def capture(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
 
 def recall(policy: Policy, optimizer: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Give the optimiser back what it remembered."""
-    for name, value in ((name, value) for name, value in policy.trainable() if name in moments):
-        optimizer.state[value] = {kind: laid_out(moments[name][kind], value) for kind in _MOMENTS}
+    for name, value in policy.trainable():
+        if name in moments:
+            optimizer.state[value] = {kind: laid_out(moments[name][kind], value) for kind in _MOMENTS}

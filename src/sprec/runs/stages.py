@@ -224,10 +224,10 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         groups = preference_groups(
             session.policy(reference), session.builder, examples, rollouts.titles, recipe.prompt.max_tokens
         )
-        before = _log_probs(session, reference, groups, f"reference {iteration}")
+        before = _log_probs(session, reference, groups, "reference", iteration)
         extra = {"reference": before}
         if weighted:
-            now = before if current == reference else _log_probs(session, current, groups, f"weights {iteration}")
+            now = before if current == reference else _log_probs(session, current, groups, "weights", iteration)
             extra["log_weights"] = importance(session, examples, now)
         if recipe.prefer.smoothing:
             extra["smoothing"] = smoothing(session, examples, rollouts.titles)
@@ -241,14 +241,17 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
     return _hold(session, session.store.stage(f"prefer-{iteration}", depends, make))
 
 
-def _log_probs(session: Session, stage: Stage, groups: Sequence[PromptGroup], description: str) -> torch.Tensor:
-    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 where missing."""
+def _log_probs(session: Session, stage: Stage, groups: Sequence[PromptGroup], use: str, iteration: int) -> torch.Tensor:
+    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 where missing.
+
+    What they are used for names the progress bar and the journal.
+    """
     values = score(
         session.policy(stage),
         groups,
         budget=session.recipe.tokens_per_batch,
-        description=description,
-        journal=session.store.unfinished / description.split()[0],
+        description=f"{use} {iteration}",
+        journal=session.store.unfinished / use,
     )
     return torch.nn.utils.rnn.pad_sequence(values, batch_first=True) if values else torch.zeros(0, 2)
 
@@ -294,11 +297,11 @@ def preference(session: Session) -> Objective:
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
     """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
     recipe = session.recipe
-    protocol = recipe.recommend.protocol
+    protocol, wanted = recipe.recommend.protocol, protocols.settings_of(recipe)
     depends = {
         "policy": policy.key,
         "backbone": start.key,
-        "recommend": (wanted := protocols.settings_of(recipe)),
+        "recommend": wanted,
         "encoder": session.encoder_settings if "encoder" in wanted else None,
         "cases": recipe.cases,
         "split": recipe.split,
