@@ -82,6 +82,21 @@ def test_a_long_computation_does_not_outlast_patience(signals: int) -> None:
     assert time.monotonic() - started < 3
 
 
+def test_a_signal_while_the_program_ends_leaves_without_a_traceback() -> None:
+    ending = """
+import atexit, time
+atexit.register(time.sleep, 60)
+atexit.register(print, "ready", flush=True)
+from sprec import interrupts
+interrupts.install()
+interrupts.end()
+"""
+    process = start(grace=60, work=1, script=ending)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == ""
+    assert process.returncode == 143
+
+
 def test_nobody_asked() -> None:
     process = start(grace=60, work=1)
     assert process.communicate(timeout=30)[0] == "not asked\n"

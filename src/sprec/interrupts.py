@@ -29,6 +29,7 @@ class Interrupted(BaseException):
 class _State:
     number: int = 0
     patient: int = 0
+    ended: bool = False
 
 
 _state = _State()
@@ -45,6 +46,11 @@ def install() -> None:
     threading.Thread(target=_watch, args=(told,), daemon=True).start()
 
 
+def end() -> None:
+    """The program has said its last word: a signal leaves at once, not in the middle of somebody's handler of exits."""
+    _state.ended = True
+
+
 def _watch(told: int) -> None:
     """End the process when its patience does: a handler waits for the end of a long product, this thread does not."""
     asked = 0
@@ -59,7 +65,7 @@ def _watch(told: int) -> None:
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:
-    if _state.number:
+    if _state.number or _state.ended:
         os._exit(128 + number)
     _state.number = number
     if not _state.patient:

@@ -36,9 +36,17 @@ def start(run: Run, out: Path, program: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    printed, errors = process.communicate(timeout=240)
+def finish(process: "subprocess.Popen[str]", patience: float = 240) -> tuple[int, str, str]:
+    printed, errors = process.communicate(timeout=patience)
     return process.returncode, errors, printed
+
+
+def accelerate_launch(name: str, run: Run, folder: Path) -> list[str]:
+    """The beginning of a command that starts two processes by one of our launcher configurations."""
+    file = folder / f"{name}.yaml"
+    assert run.command(folder / "copied", "recipes", "cp", f"accelerate/{name}", file).code == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*launch, "--num_processes", "2", "--main_process_port", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +94,26 @@ def test_two_processes_with_sharded_parameters_equal_one(run: Run, single: Path,
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="make chaos")
 def test_two_processes_of_accelerate_launch_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "cpu.yaml"
-    assert run.command(tmp_path / "copied", "recipes", "cp", "accelerate/cpu", recipe).code == 0
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(recipe)]
-    program = [*launch, "--num_processes", "2", "--main_process_port", "0", "-m", "sprec"]
+    program = [*accelerate_launch("cpu", run, tmp_path), "-m", "sprec"]
     code, errors, _ = finish(start(run, tmp_path / "run", program))
     assert code == 0, errors
     assert same_result(single, tmp_path / "run")
     assert errors.count("✓ 01-sft") == 1, "one process speaks"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not FULL, reason="make chaos")
+def test_two_processes_of_deepspeed_equal_one(
+    run: Run, single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed compiles an extension for the CPU when it is first used: that takes minutes and a C++ compiler."""
+    pytest.importorskip("deepspeed", reason="pip install deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    program = [*accelerate_launch("deepspeed-zero2", run, tmp_path), str(Path(__file__).with_name("zero2_on_cpu.py"))]
+    code, errors, printed = finish(start(run, tmp_path / "run", program), patience=500)
+    assert code == 0, errors
+    assert printed.count("ZeRO stage: 2") == 8, "four training stages on two processes"
+    assert same_result(single, tmp_path / "run")
 
 
 @pytest.mark.timeout(300)

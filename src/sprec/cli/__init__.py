@@ -45,3 +45,5 @@ def main() -> None:
     except interrupts.Interrupted as signal:
         print(f"{name}: stopped by {signal}; the same command resumes", file=sys.stderr)
         raise SystemExit(signal.code) from None
+    finally:
+        interrupts.end()
