@@ -131,18 +131,27 @@ def _lock(handle: int) -> bool:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Put a finished folder at ``target`` too, by hard links (by copying where the file system has none)."""
+    """Put a finished folder at ``target`` too, by hard links (by copying where the file system has none).
 
-    def link(one: str, two: str) -> None:
-        try:
-            os.link(one, two)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            shutil.copy2(one, two)
-
+    Raises:
+        OSError: a file could not be written; then nothing is there.
+    """
     with replacing(target) as scratch:
-        shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
+        for path in sorted(source.rglob("*")):
+            own = scratch / path.relative_to(source)
+            if path.is_dir():
+                own.mkdir()
+            else:
+                _link(path, own)
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        shutil.copy2(file, target)
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """The run directory: whole stages or none, verified, redone when stale, one process at a time."""
 
+import errno
 import json
 import os
 import subprocess
@@ -267,3 +268,25 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
         storage.write_json(tmp_path / "a.json", {"title": object()})
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"title": "Émile"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(("failure", "linked"), [(errno.ENOSPC, False), (errno.EXDEV, True)])
+def test_a_folder_is_linked_whole_or_not_at_all(
+    failure: int, linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is told as such; a file system without links gets copies."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(failure, os.strerror(failure))
+
+    (tmp_path / "one" / "deep").mkdir(parents=True)
+    (tmp_path / "one" / "deep" / "file").write_text("content")
+    monkeypatch.setattr(os, "link", refuse)
+    if linked:
+        storage.link_tree(tmp_path / "one", tmp_path / "two")
+        assert (tmp_path / "two" / "deep" / "file").read_text() == "content"
+    else:
+        told = pytest.raises(UserError, match=r"cannot write .*two: No space left on device; make room")
+        with told, storage.writing(tmp_path / "two", "make room"):
+            storage.link_tree(tmp_path / "one", tmp_path / "two")
+        assert [path.name for path in tmp_path.iterdir()] == ["one"]
