@@ -3,10 +3,12 @@
 # resumes, and what is on record under results/scratch/records is not run again.
 #   DATA   the authors' files (data/ and eval/), default ../shared/data/sprec
 #   WORK   where datasets and runs are kept, default runs/
+#   JOBS   processes that divide the runs of a table among them, default 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 DATA=${DATA:-../shared/data/sprec}
 WORK=${WORK:-runs}
+JOBS=${JOBS:-2}
 export PATH="$PWD/.venv/bin:$PATH"
 
 # The main job: a model made from scratch on the paper's Goodreads data, before and after self-play, three seeds.
@@ -23,12 +25,12 @@ done
 sprec compare "${runs[@]}" --json > results/goodreads-scratch/compare.json
 
 # Learning rates, three for each method, judged on the validation cases. What is on record is not run again.
-sprec reproduce rates --datasets "$WORK/data/goodreads" --backbone results/search.yaml -o results/scratch
+sprec reproduce rates --datasets "$WORK/data/goodreads" --backbone results/search.yaml -o results/scratch --jobs "$JOBS"
 
 # Table 2: all methods, three protocols, three seeds, and the floor.
-sprec reproduce table2 --datasets "$WORK/data/goodreads" -o results/scratch
+sprec reproduce table2 --datasets "$WORK/data/goodreads" -o results/scratch --jobs "$JOBS"
 
 # Table 3: the ablations, of one seed so far (three seeds take two hours more on one core).
-sprec reproduce table3 --datasets "$WORK/data/goodreads" --seeds 0 -o results/scratch
+sprec reproduce table3 --datasets "$WORK/data/goodreads" --seeds 0 -o results/scratch --jobs "$JOBS"
 
 python docs/build.py

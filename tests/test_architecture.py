@@ -15,6 +15,7 @@ ALLOWED = {
     "progress": set(),
     "storage": {"errors"},
     "interrupts": set(),
+    "program": {"errors", "interrupts"},
     "engine": LEAVES,
     "data": LEAVES,
     "evaluation": LEAVES,
@@ -24,7 +25,7 @@ ALLOWED = {
     "theory": LEAVES | {"methods"},
     "bench": LEAVES | {"data", "engine", "methods", "prompts", "recommend"},
     "report": LEAVES | {"theory", "evaluation", "methods"},
-    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory"},
+    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory", "program"},
 }
 
 

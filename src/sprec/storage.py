@@ -12,8 +12,9 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -120,6 +121,33 @@ def _clear(entry: Path, target: Path, kind: str) -> None:
         shutil.rmtree(entry, ignore_errors=True)
     else:
         entry.unlink(missing_ok=True)
+
+
+def lock(file: Path, held: ExitStack) -> str:
+    """Take the lock of a file for as long as ``held`` lasts; it dies with the process that holds it.
+
+    Where the file system has no locks, everybody gets it.
+
+    Returns:
+        Who has the lock (process and machine), if somebody else does; else nothing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with ExitStack() as opened:
+        handle = opened.enter_context(file.open("a+"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            return handle.read().strip() or "unknown"
+        except OSError:  # no locks here
+            pass
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        held.push(opened.pop_all())
+    return ""
 
 
 def _lock(handle: int) -> bool:

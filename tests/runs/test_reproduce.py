@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from runs.conftest import toy_changes
@@ -212,6 +213,29 @@ def test_table2(table2: Result, reproduce: Reproduce, out: Path) -> None:
     }
     again = fine(reproduce("table2", *SEEDS, *only(*ROWS)))
     assert again.stderr == "", "all are on record"
+
+
+def content_of(record: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(record.read_text())
+    return {name: value for name, value in content.items() if name != "seconds"}
+
+
+@pytest.mark.usefixtures("table2")
+def test_two_processes_divide_the_runs_and_make_no_stage_twice(
+    reproduce: Reproduce, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # sums of more threads are other sums
+    protocols = ("--protocols", "paper", "--protocols", "exact")
+    done = fine(reproduce("table2", *SEEDS, *only("SPRec", "Random"), *protocols, "-o", tmp_path, "--jobs", "2"))
+    logs = [(tmp_path / f"worker-{number}.log").read_text() for number in (1, 2)]
+    for stage, times in (("00-backbone", 1), ("01-sft", 2), ("05-prefer-1", 2)):
+        assert sum(log.count(f"✓ {stage}") for log in logs) == times, stage
+    records = sorted(file.relative_to(tmp_path) for file in tmp_path.glob("records/**/*.json"))
+    assert len(records) == 2 * 2 + 2
+    assert sorted(line.split()[1] for line in done.stderr.splitlines()) == sorted(f"[{n}/6]" for n in range(1, 7))
+    assert all("✓" in log for log in logs), "both have worked"
+    assert not [line for log in logs for line in log.splitlines() if line[0] not in "[✓=!"]
+    assert [content_of(tmp_path / file) for file in records] == [content_of(out / file) for file in records]
 
 
 @pytest.mark.usefixtures("table2")

@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from sprec import storage
 from sprec.errors import UserError
-from sprec.runs.store import Stage, Store
+from sprec.runs.store import BusyError, Stage, Store
 
 Make = Callable[[Path], str]
 
@@ -225,6 +228,51 @@ def test_runs_share_stages_and_repair_the_shared_folder(tmp_path: Path, capsys: 
     assert storage.verify(shared / first.key) == ""
     Store(tmp_path / "a", shared).stage("one", {}, writes("text", made))
     assert made == ["text", "text"], "repaired from the shared folder"
+
+
+def test_a_stage_that_another_run_is_making_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shared, made, begun, go_on = tmp_path / "shared", list[str](), threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return writes("text", made)(folder)
+
+    with ThreadPoolExecutor() as pool:
+        maker = pool.submit(lambda: Store(tmp_path / "a", shared).stage("one", {}, slow))
+        assert begun.wait(30)
+        busy = pytest.raises(BusyError, match=rf"another process \(pid {os.getpid()} on .*\) is making 00-one")
+        with busy:
+            Store(tmp_path / "b", shared, patient=False).stage("one", {}, writes("text", made))
+        assert Store(tmp_path / "b", shared, patient=False).stage("other", {}, writes("other", made)).key
+        waiter = pool.submit(lambda: Store(tmp_path / "b", shared).stage("one", {}, writes("text", made)))
+        while "00-one" not in (told := capsys.readouterr().err):
+            time.sleep(0.01)
+        go_on.set()
+        stage = waiter.result(30)
+        maker.result(30)
+    assert "is being made by another process" in told
+    assert made == ["other", "text"], "once"
+    assert (stage.folder / "deep/file.txt").samefile(tmp_path / "a/stages/00-one/deep/file.txt")
+    assert not list(shared.glob("*.lock"))
+
+
+def test_a_stage_of_a_failed_run_is_made_by_who_waited(tmp_path: Path) -> None:
+    shared, begun, go_on = tmp_path / "shared", threading.Event(), threading.Event()
+
+    def fails(_: Path) -> str:
+        begun.set()
+        assert go_on.wait(30)
+        raise UserError("no luck")
+
+    with ThreadPoolExecutor() as pool:
+        maker = pool.submit(lambda: Store(tmp_path / "a", shared).stage("one", {}, fails))
+        assert begun.wait(30)
+        waiter = pool.submit(lambda: Store(tmp_path / "b", shared).stage("one", {}, writes("text")))
+        go_on.set()
+        assert (waiter.result(30).folder / "deep/file.txt").read_text() == "text"
+        assert isinstance(maker.exception(30), UserError)
+    assert not list(shared.glob("*.lock"))
 
 
 def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:

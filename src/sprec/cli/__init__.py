@@ -1,7 +1,6 @@
 """The command line. Each command is a few lines that call one function of a room; heavy imports happen inside."""
 
 import os
-import sys
 
 # On a machine that others use too, threads that spin at every barrier wait for each other's time slices: measured
 # here, a training step next to one busy process took ten times as long. Passive waiting costs nothing when alone.
@@ -10,12 +9,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec import interrupts
 from sprec.cli import data, runs
 from sprec.cli.bench import bench
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
-from sprec.errors import UserError
+from sprec.program import program
 
 app = typer.Typer(
     help="Language models as recommenders, aligned by self-play so that they stop recommending the same few items.",
@@ -34,16 +32,5 @@ app.command()(bench)
 
 def main() -> None:
     """Run the command line: user mistakes end in one line and exit code 2, signals in 128 + their number."""
-    interrupts.install()
     rank = os.environ.get("RANK", "0")
-    name = "sprec" if rank == "0" else f"sprec (process {rank})"
-    try:
-        app()
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except interrupts.Interrupted as signal:
-        print(f"{name}: stopped by {signal}; the same command resumes", file=sys.stderr)
-        raise SystemExit(signal.code) from None
-    finally:
-        interrupts.end()
+    program("sprec" if rank == "0" else f"sprec (process {rank})", app)

@@ -31,6 +31,9 @@ def reproduce(
     only: Annotated[list[str] | None, typer.Option("--only", help="Only these rows of a table; repeat it.")] = None,
     marks: Annotated[str, typer.Option(help="Mark real differences (real) or as the paper does (paper).")] = "real",
     set: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of all runs.")] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Processes that divide the runs, the cores and the GPUs among them.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
 ) -> None:
     """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
@@ -52,11 +55,11 @@ def reproduce(
     if what == "rates":
         if len(seeds or []) > 1:
             raise UserError("rates are searched with one seed; give --seeds once")
-        _rates(loaded, output, (seeds or [0])[0], backbone, set or [], only or [], dry_run)
+        _rates(loaded, output, (seeds or [0])[0], backbone, set or [], only or [], jobs, dry_run)
         return
     from sprec.runs.reproduce import check_fits, check_records, execute, plan
 
-    jobs = plan(
+    planned = plan(
         what,
         loaded,
         seeds or [0, 1, 2],
@@ -65,14 +68,14 @@ def reproduce(
         changes=set or [],
         variants=only or [],
     )
-    check_fits(jobs, loaded)
-    check_records(jobs, loaded, output)
+    check_fits(planned, loaded)
+    check_records(planned, loaded, output)
     if dry_run:
-        _print_plan(jobs, output)
+        _print_plan(planned, output)
         return
     if what.startswith("figure"):
         import sprec.report.figures  # noqa: F401  # a missing extra shows before hours of runs
-    _say_written(_report(what, execute(jobs, loaded, output), loaded, output, marks))
+    _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks))
 
 
 def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
@@ -110,6 +113,7 @@ def _rates(
     backbone: str | None,
     set: list[str],
     only: list[str],
+    jobs: int,
     dry_run: bool,
 ) -> None:
     from sprec.runs.rates import plan_search, search
@@ -117,13 +121,13 @@ def _rates(
     if dry_run:
         _print_plan(plan_search(datasets, seed=seed, backbone=backbone, changes=set, variants=only), output)
         return
-    table = search(datasets, output, seed=seed, backbone=backbone, changes=set, variants=only)
+    table = search(datasets, output, seed=seed, backbone=backbone, changes=set, variants=only, workers=jobs)
     _print_and_write(table, output / "rates")
 
 
 def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:
     for job in jobs:
-        typer.echo(f"{job.dataset}, {job.variant}, {job.how}, seed {job.seed} -> {job.folder(output)}")
+        typer.echo(f"{job.title} -> {job.folder(output)}")
 
 
 def _print_and_write(table: "Table", stem: Path) -> None:

@@ -28,12 +28,17 @@ def start(cpu: bool) -> None:
     Args:
         cpu: talk over gloo even where there are GPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+    if launched() > 1 and not dist.is_initialized():
         from accelerate import PartialState
 
         PartialState(cpu=cpu, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
     console.quiet = console.quiet or not first()
+
+
+def launched() -> int:
+    """The number of processes that a launcher started for one run, before they have met, too."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def world() -> int:

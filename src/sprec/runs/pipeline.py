@@ -36,7 +36,13 @@ class Result:
 
 
 def run(
-    recipe: Recipe, dataset: Dataset, out: Path | str, *, shared: Path | None = None, strict: bool = False
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    shared: Path | None = None,
+    strict: bool = False,
+    patient: bool = True,
 ) -> list[Result]:
     """Run a recipe on a dataset; the same call again resumes where it stopped.
 
@@ -46,16 +52,18 @@ def run(
         out: the run directory.
         shared: a folder where runs share stages that they have in common.
         strict: refuse damaged stages instead of redoing them.
+        patient: wait for a stage that another run is making; else end with :class:`~sprec.runs.store.BusyError`.
 
     Returns:
         The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
 
     Raises:
-        UserError: the recipe does not fit the data, or the directory is in use.
+        UserError: the recipe does not fit the data.
+        BusyError: another process works in the directory.
     """
     check_fit(recipe, dataset)
     check_installed(recipe)
-    store = Store(Path(out), shared, strict)
+    store = Store(Path(out), shared, strict, patient)
     processes.start(cpu=pick_device(recipe.device).type == "cpu")
     with processes.together(), store.lock():
         processes.by_first(lambda: _open(store, recipe, dataset))

@@ -42,6 +42,7 @@ def search(
     changes: Sequence[str] = (),
     variants: Sequence[str] = (),
     grid: Grid = GRID,
+    workers: int = 1,
 ) -> Table:
     """Try all rates on the validation split; the chosen ones are marked.
 
@@ -53,6 +54,7 @@ def search(
         changes: further ``--set`` changes.
         variants: only these methods; all by default.
         grid: what to try.
+        workers: processes that try rates of a method side by side.
 
     Raises:
         UserError: an unknown method, or a dataset without validation cases.
@@ -65,7 +67,7 @@ def search(
         for variant in variants or grid:
             setting = grid[variant][1]
             jobs = _tries(dataset, variant, grid, seed, backbone, [*start, *changes])
-            records = execute(list(jobs.values()), [dataset], out)
+            records = execute(list(jobs.values()), [dataset], out, workers)
             best = chosen({rate: records[job] for rate, job in jobs.items()})
             say(f"  {dataset.name}, {variant}: {setting}={best:g}")
             if variant == "BIGRec":

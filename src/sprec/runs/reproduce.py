@@ -17,6 +17,8 @@ from sprec.runs.labels import protocol_of
 from sprec.runs.pipeline import check_fit, check_installed, run
 from sprec.runs.recipes import names, resolve
 from sprec.runs.records import Record, find, key_of, of_run
+from sprec.runs.store import BusyError
+from sprec.runs.workers import divide
 
 _SWEEP = ("method=sprec", "loop.samples=1024")  # paper, RQ3: 1,024 samples per iteration
 
@@ -90,6 +92,11 @@ class Job:
     def how(self) -> str:
         """How it recommends, in words."""
         return protocol_of(self.recipe)
+
+    @property
+    def title(self) -> str:
+        """The run in words."""
+        return f"{self.dataset}, {self.variant}, {self.how}, seed {self.seed}"
 
     @property
     def place(self) -> Path:
@@ -226,8 +233,16 @@ def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -
             )
 
 
-def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict[Job, Record]:
+def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers: int = 1) -> dict[Job, Record]:
     """Run all jobs, sharing stages; those that are on record are not run again. Shows overall progress.
+
+    What another process is at is left to it: the same call in several processes divides the jobs among them.
+
+    Args:
+        jobs: from :func:`plan`.
+        datasets: all that the jobs name.
+        out: folder of runs, shared stages and records.
+        workers: processes to start for it (:mod:`sprec.runs.workers`).
 
     Returns:
         What is kept of each job; also under ``out/records``.
@@ -238,25 +253,79 @@ def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> dict
     check_fits(jobs, datasets)
     check_records(jobs, datasets, out)
     named = by_name(datasets)
-    found = {}
+    if workers > 1:
+        _divide(jobs, named, out, workers)
+    return _finish(jobs, named, out)
+
+
+def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, workers: int) -> None:
+    if processes.launched() > 1:
+        raise UserError("a launcher has started several processes for each run; --jobs is for processes without one")
+    missing = {number: job for number, job in enumerate(jobs, start=1) if _find(job, named, out) is None}
+    total = len(missing)
+
+    def look() -> None:
+        for number, job in list(missing.items()):
+            record = _find(job, named, out)
+            if record is not None:
+                say(f"✓ [{number}/{len(jobs)}] {job.title}  {record.seconds:.0f} s")
+                progress.advance()
+                del missing[number]
+
+    if missing:
+        with bar("all runs", total) as progress:
+            divide(min(workers, total), out, look, _finish, jobs, named, out)
+
+
+def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dict[Job, Record]:
+    """The records of all jobs, in their order; runs what no other process is running."""
+    found: dict[Job, Record] = {}
+    spent: dict[Job, float] = {}
+    pause = 1.0
     with bar("all runs", len(jobs)) as progress:
-        for number, job in enumerate(jobs, start=1):
-            found[job] = _execute(job, named[job.dataset], out, f"[{number}/{len(jobs)}]")
-            progress.advance()
-    return found
+        while len(found) < len(jobs):
+            before = len(found)
+            for number, job in enumerate(jobs, start=1):
+                record = None if job in found else _attempt(job, named, out, f"[{number}/{len(jobs)}]", spent)
+                if record is not None:
+                    found[job] = record
+                    progress.advance()
+            if len(found) == before:  # other processes are at all that is left
+                time.sleep(pause)
+            pause = min(2 * pause, 30.0) if len(found) == before else 1.0
+    return {job: found[job] for job in jobs}
 
 
-def _execute(job: Job, dataset: Dataset, out: Path, number: str) -> Record:
-    key = key_of(job.recipe, dataset)
-    record = find(job.record(out), key)
-    if record is None:
-        say(f"{number} {job.dataset}, {job.variant}, {job.how}, seed {job.seed}")
-        began = time.monotonic()
-        run(job.recipe, dataset, job.folder(out), shared=out / "stages")
-        record = of_run(job.folder(out), key, time.monotonic() - began, precision_of(job.recipe))
-        if processes.first():
-            record.write(job.record(out))
+def _attempt(job: Job, named: Mapping[str, Dataset], out: Path, number: str, spent: dict[Job, float]) -> Record | None:
+    """The record of a job; None when another process is at the run, or at a stage that it needs.
+
+    Args:
+        spent: seconds that earlier attempts took.
+    """
+    record = _find(job, named, out)
+    if record is not None:
+        return record
+    if job not in spent:
+        say(f"{number} {job.title}")
+    began = time.monotonic()
+    alone = processes.launched() == 1  # several processes of one run wait together
+    try:
+        run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone)
+    except BusyError:
+        if not alone:
+            raise
+        return None
+    finally:
+        spent[job] = spent.get(job, 0.0) + time.monotonic() - began
+    key = key_of(job.recipe, named[job.dataset])
+    record = of_run(job.folder(out), key, spent[job], precision_of(job.recipe))
+    if processes.first():
+        record.write(job.record(out))
     return record
+
+
+def _find(job: Job, named: Mapping[str, Dataset], out: Path) -> Record | None:
+    return find(job.record(out), key_of(job.recipe, named[job.dataset]))
 
 
 def precision_of(recipe: Recipe) -> str:

@@ -5,16 +5,13 @@ verifying manifest does not exist. So the same command resumes a run wherever it
 redoes what depends on the change.
 """
 
-import fcntl
 import json
-import os
 import platform
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +22,13 @@ from sprec.engine import processes
 from sprec.errors import UserError
 from sprec.progress import say
 
+_PAUSE = 0.5
+"""Seconds between two looks at what another process is making."""
 _INTACT = "earlier stages are intact, the same command resumes"
+
+
+class BusyError(UserError):
+    """Another process is making what is asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,13 @@ class Store:
         root: the run directory.
         shared: a folder of stages that several runs share by key, or None.
         strict: refuse damaged stages instead of redoing them.
+        patient: wait for a shared stage that another run is making.
     """
 
     root: Path
     shared: Path | None = None
     strict: bool = False
+    patient: bool = True
     _asked: list[str] = field(default_factory=list, init=False)
     _making: Stage = field(default=Stage(Path(), ""), init=False)
 
@@ -78,14 +83,18 @@ class Store:
 
         Raises:
             UserError: the stage is damaged and the store is strict, or the disk is full.
+            BusyError: another run is making the same stage, and the store is not patient.
         """
         depends = json.loads(json.dumps(depends))
         key = storage.digest({"stage": name, "format": storage.FORMAT, **depends})[:24]
         folder = self.stages / f"{len(self._asked):02d}-{name}"
         self._asked.append(folder.name)
-        if not processes.by_first(lambda: self._found(folder, name, key, depends)):
-            self._make(folder, key, depends, make)
-        processes.by_first(lambda: self._share(folder, key))  # what a killed run made but did not share, too
+        with ExitStack() as held:
+            if not processes.by_first(
+                lambda: self._found(folder, name, key, depends) or self._awaited(folder, key, held)
+            ):
+                self._make(folder, key, depends, make)
+            processes.by_first(lambda: self._share(folder, key))  # what a killed run made but did not share, too
         return Stage(folder, key)
 
     def _found(self, folder: Path, name: str, key: str, depends: Mapping[str, Any]) -> bool:
@@ -144,6 +153,27 @@ class Store:
         say(f"= {folder.name:<24} shared with another run")
         return True
 
+    def _awaited(self, folder: Path, key: str, held: ExitStack) -> bool:
+        """Whether another run has just made this stage; if not, all others wait until this one has.
+
+        Raises:
+            BusyError: another run is making it, and the store is not patient.
+        """
+        if self.shared is None:
+            return False
+        file, told = self.shared / f".{key}.lock", False
+        with suppress(OSError):  # a folder that cannot be written: then stages may be made twice
+            self.shared.mkdir(parents=True, exist_ok=True)
+            while owner := storage.lock(file, held):
+                if not self.patient:
+                    raise BusyError(f"another process ({owner}) is making {folder.name}")
+                if not told:
+                    say(f"  {folder.name:<24} is being made by another process ({owner}), waiting")
+                told = True
+                time.sleep(_PAUSE)
+            held.callback(file.unlink, missing_ok=True)
+        return self._fetch(folder, key)
+
     def _share(self, folder: Path, key: str) -> None:
         if self.shared is not None and not (self.shared / key).exists():
             try:
@@ -166,7 +196,8 @@ class Store:
         What a killed process left half-written is removed.
 
         Raises:
-            UserError: another process is in this run directory, or it cannot be written.
+            BusyError: another process is in this run directory.
+            UserError: it cannot be written.
         """
         with ExitStack() as held:
             processes.by_first(lambda: self._take(held))
@@ -176,18 +207,9 @@ class Store:
         with storage.writing(self.root, "choose another -o"):
             self.root.mkdir(parents=True, exist_ok=True)
             storage.sync(self.root.parent)
-            handle = held.enter_context((self.root / ".lock").open("a+"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            raise UserError(
-                f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
-            ) from error
-        handle.truncate(0)
-        handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        handle.flush()
+            owner = storage.lock(self.root / ".lock", held)
+        if owner:
+            raise BusyError(f"another process ({owner}) is working in {self.root}; wait for it or choose another -o")
         for folder in (self.root, self.stages):
             storage.sweep(folder)
 

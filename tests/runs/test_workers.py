@@ -1,0 +1,81 @@
+"""Processes that divide work: shares of cores and GPUs, failures in one line, nobody left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sprec.errors import UserError
+from sprec.runs.workers import divide
+
+
+def tell(folder: Path) -> None:
+    """What a worker finds around it."""
+    names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    (folder / f"{os.getpid()}.json").write_text(json.dumps({name: os.environ.get(name) for name in names}))
+    print("told")
+
+
+def fail_or_wait(folder: Path) -> None:
+    """The first one to come fails, the others would wait for ever."""
+    try:
+        (folder / "first").mkdir()
+    except FileExistsError:
+        (folder / "waits").touch()
+        time.sleep(600)
+    while not (folder / "waits").exists():
+        time.sleep(0.05)
+    raise UserError("no luck today")
+
+
+def wait(folder: Path) -> None:
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(("gpus", "shares"), [("", ["", ""]), ("3,5", ["3", "5"])])
+def test_workers_share_the_machine(
+    gpus: str, shares: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    before = dict(os.environ)
+    divide(2, tmp_path, lambda: looks.append(len(list(tmp_path.glob("*.json")))), tell, tmp_path)
+    told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    cores = len(os.sched_getaffinity(0))
+    assert [entry["OMP_NUM_THREADS"] for entry in told] == [str(max(1, cores // 2))] * 2
+    assert sorted(entry["CUDA_VISIBLE_DEVICES"] for entry in told) == shares
+    assert looks[-1] == 2, "a last look, when all are done"
+    assert [(tmp_path / f"worker-{number}.log").read_text() for number in (1, 2)] == ["told\n"] * 2
+    assert dict(os.environ) == before
+
+
+def test_a_failure_stops_the_others_and_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^worker [12]: no luck today \(more in .*worker-[12].log\)$"):
+        divide(2, tmp_path, lambda: None, fail_or_wait, tmp_path)
+    left = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not [command for command in left if "spawn_main" in command]
+
+
+def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from runs.test_workers import wait; from sprec.runs.workers import divide\n"
+        f"if __name__ == '__main__': place = Path({str(tmp_path)!r}); divide(2, place, lambda: None, wait, place)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    while len(found := [int(file.name) for file in tmp_path.iterdir() if file.name.isdigit()]) < 2:
+        assert parent.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(pid) for pid in found]
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(gone) == 2
+    assert not alive
