@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,19 @@ def test_a_stage_that_another_run_is_making_is_waited_for(tmp_path: Path, capsys
     assert made == ["other", "text"], "once"
     assert (stage.folder / "deep/file.txt").samefile(tmp_path / "a/stages/00-one/deep/file.txt")
     assert not list(shared.glob("*.lock"))
+
+
+def test_the_lock_of_a_killed_run_is_removed_from_the_shared_folder(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    stage = Store(tmp_path / "a", shared).stage("one", {}, writes("text"))
+    lock = shared / f".{stage.key}.lock"
+    with ExitStack() as held:
+        assert storage.lock(lock, held) == ""
+        Store(tmp_path / "b", shared).stage("one", {}, writes("text"))
+        assert lock.exists(), "somebody is at it"
+    assert lock.exists(), "as if killed"
+    Store(tmp_path / "b", shared).stage("one", {}, writes("text"))
+    assert not lock.exists()
 
 
 def test_a_stage_of_a_failed_run_is_made_by_who_waited(tmp_path: Path) -> None:

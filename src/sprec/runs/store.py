@@ -161,7 +161,7 @@ class Store:
         """
         if self.shared is None:
             return False
-        file, told = self.shared / f".{key}.lock", False
+        file, told = self._lock_of(key), False
         with suppress(OSError):  # a folder that cannot be written: then stages may be made twice
             self.shared.mkdir(parents=True, exist_ok=True)
             while owner := storage.lock(file, held):
@@ -175,11 +175,20 @@ class Store:
         return self._fetch(folder, key)
 
     def _share(self, folder: Path, key: str) -> None:
-        if self.shared is not None and not (self.shared / key).exists():
-            try:
+        if self.shared is None:
+            return
+        try:
+            if not (self.shared / key).exists():
                 storage.link_tree(folder, self.shared / key)
-            except OSError as error:
-                say(f"! {folder.name} could not be shared with other runs: {error}")
+            with ExitStack() as free:
+                if self._lock_of(key).exists() and not storage.lock(self._lock_of(key), free):
+                    self._lock_of(key).unlink(missing_ok=True)  # whoever held it was killed
+        except OSError as error:
+            say(f"! {folder.name} could not be shared with other runs: {error}")
+
+    def _lock_of(self, key: str) -> Path:
+        assert self.shared is not None
+        return self.shared / f".{key}.lock"
 
     def prune(self) -> None:
         """Remove stages and unfinished work of other settings, and say so; call it when the run is complete."""
