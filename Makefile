@@ -55,7 +55,7 @@ bench: setup-dev ## compare with the peers on this machine, and with the committ
 	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 48 --log build/bench.log --json > build/bench-2m.json
 	$(BIN)/python benchmarks/check.py build/bench-2m.json
 
-chaos: setup-dev ## kill, damage and starve runs in every way, and fuzz: one to two hours
+chaos: setup-dev ## kill, damage and starve runs in every way, and fuzz: two hours
 	@rm -f results/chaos.json
 	SPREC_CHAOS=full SPREC_FUZZ=20000 SPREC_CHAOS_RESULTS=$(CURDIR)/results/chaos.json OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest tests/chaos tests/data/test_fuzz.py
