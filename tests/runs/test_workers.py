@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from sprec.errors import UserError
 from sprec.runs.workers import divide
@@ -44,13 +45,13 @@ def test_workers_share_the_machine(
     gpus: str, shares: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     before = dict(os.environ)
     divide(2, tmp_path, lambda: looks.append(len(list(tmp_path.glob("*.json")))), tell, tmp_path)
     told = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
-    cores = len(os.sched_getaffinity(0))
-    assert [entry["OMP_NUM_THREADS"] for entry in told] == [str(max(1, cores // 2))] * 2
+    assert [entry["OMP_NUM_THREADS"] for entry in told] == ["3", "3"]
     assert sorted(entry["CUDA_VISIBLE_DEVICES"] for entry in told) == shares
     assert looks[-1] == 2, "a last look, when all are done"
     assert [(tmp_path / f"worker-{number}.log").read_text() for number in (1, 2)] == ["told\n"] * 2

@@ -60,7 +60,7 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
 def _share(number: int, count: int) -> Mapping[str, str]:
     """The environment of a worker: what the user has set stays."""
     share = {
-        "OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count)),
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count)),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the news go into a file
         "TRANSFORMERS_VERBOSITY": "error",
     } | dict(os.environ)
