@@ -16,6 +16,7 @@ ALLOWED = {
     "storage": {"errors"},
     "interrupts": set(),
     "program": {"errors", "interrupts"},
+    "workers": {"errors", "program", "storage"},
     "engine": LEAVES,
     "data": LEAVES,
     "evaluation": LEAVES,
@@ -25,7 +26,7 @@ ALLOWED = {
     "theory": LEAVES | {"methods"},
     "bench": LEAVES | {"data", "engine", "methods", "prompts", "recommend"},
     "report": LEAVES | {"theory", "evaluation", "methods"},
-    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory", "program"},
+    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory", "workers"},
 }
 
 

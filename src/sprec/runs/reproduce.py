@@ -18,7 +18,7 @@ from sprec.runs.pipeline import check_fit, check_installed, run
 from sprec.runs.recipes import names, resolve
 from sprec.runs.records import Record, find, key_of, of_run
 from sprec.runs.store import BusyError
-from sprec.runs.workers import divide
+from sprec.workers import divide
 
 _SWEEP = ("method=sprec", "loop.samples=1024")  # paper, RQ3: 1,024 samples per iteration
 
@@ -242,7 +242,7 @@ def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers
         jobs: from :func:`plan`.
         datasets: all that the jobs name.
         out: folder of runs, shared stages and records.
-        workers: processes to start for it (:mod:`sprec.runs.workers`).
+        workers: processes to start for it (:mod:`sprec.workers`).
 
     Returns:
         What is kept of each job; also under ``out/records``.
@@ -319,9 +319,10 @@ def _attempt(job: Job, named: Mapping[str, Dataset], out: Path, number: str, spe
         spent[job] = spent.get(job, 0.0) + time.monotonic() - began
     key = key_of(job.recipe, named[job.dataset])
     record = of_run(job.folder(out), key, spent[job], precision_of(job.recipe))
-    if processes.first():
+    already = _find(job, named, out)  # by who has finished the run while this process waited for its lock
+    if processes.first() and already is None:
         record.write(job.record(out))
-    return record
+    return already or record
 
 
 def _find(job: Job, named: Mapping[str, Dataset], out: Path) -> Record | None:

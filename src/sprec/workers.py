@@ -6,12 +6,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sprec import storage
 from sprec.errors import UserError
@@ -37,13 +37,21 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
     with storage.writing(folder, "choose another -o"):
         folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"worker-{number}.log" for number in range(1, count + 1)]
+    context = multiprocessing.get_context("spawn")
     workers: list[BaseProcess] = []
+    tasks: list[Connection] = []
     try:
         for number, log in enumerate(logs):
-            with _environment(_share(number, count)):
-                context = multiprocessing.get_context("spawn")
-                workers.append(context.Process(target=_enter, args=(number + 1, log, work, arguments)))
-                workers[-1].start()
+            receive, send = context.Pipe(duplex=False)
+            worker: BaseProcess = context.Process(target=_enter, args=(number + 1, log, receive), daemon=True)
+            with _environment(_share(number, count)), _without_interrupts():
+                worker.start()
+                workers.append(worker)
+            receive.close()
+            tasks.append(send)
+        for task in tasks:  # only now: the first one waits until its worker has imported everything
+            with suppress(BrokenPipeError), task:
+                task.send((work, arguments))
         while any(worker.is_alive() for worker in workers):
             _check(workers, logs)
             look()
@@ -59,6 +67,8 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
 
 def _share(number: int, count: int) -> Mapping[str, str]:
     """The environment of a worker: what the user has set stays."""
+    import torch  # here, so that workers begin light
+
     share = {
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count)),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the news go into a file
@@ -80,7 +90,18 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _enter(number: int, log: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started here never hears Ctrl-C, which a terminal sends to all: the parent hears it, and tells them."""
+    resource_tracker.ensure_running()  # or the first worker starts it, and it lets Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _enter(number: int, log: Path, task: Connection) -> None:
     """Where a worker begins."""
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
@@ -88,7 +109,7 @@ def _enter(number: int, log: Path, work: Callable[..., Any], arguments: tuple[An
     threading.Thread(target=_follow, daemon=True).start()
 
     def begin() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which tells us once
+        work, arguments = task.recv()
         work(*arguments)
 
     program(f"worker {number}", begin)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from sprec.errors import UserError
-from sprec.runs.workers import divide
+from sprec.workers import divide
 
 
 def tell(folder: Path) -> None:
@@ -45,7 +44,7 @@ def test_workers_share_the_machine(
     gpus: str, shares: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     before = dict(os.environ)
@@ -65,16 +64,46 @@ def test_a_failure_stops_the_others_and_is_told_in_one_line(tmp_path: Path) -> N
     assert not [command for command in left if "spawn_main" in command]
 
 
-def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
+def begin(folder: Path) -> "subprocess.Popen[str]":
+    """A program of two workers, in a process group of its own, as a terminal would start it."""
     code = (
-        "from pathlib import Path; from runs.test_workers import wait; from sprec.runs.workers import divide\n"
-        f"if __name__ == '__main__': place = Path({str(tmp_path)!r}); divide(2, place, lambda: None, wait, place)"
+        "from pathlib import Path; from test_workers import wait; from sprec.workers import divide\n"
+        "from sprec.program import program\n"
+        f"place = Path({str(folder)!r})\n"
+        "if __name__ == '__main__': program('parent', lambda: divide(2, place, lambda: None, wait, place))"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
-    while len(found := [int(file.name) for file in tmp_path.iterdir() if file.name.isdigit()]) < 2:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parent, start_new_session=True, text=True, stderr=-1
+    )
+
+
+def workers_of(folder: Path, parent: "subprocess.Popen[str]") -> list[psutil.Process]:
+    while len(found := [int(file.name) for file in folder.iterdir() if file.name.isdigit()]) < 2:
         assert parent.poll() is None
         time.sleep(0.05)
-    workers = [psutil.Process(pid) for pid in found]
+    return [psutil.Process(pid) for pid in found]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_ctrl_c_ends_all_in_one_line(early: bool, tmp_path: Path) -> None:
+    """Early: while the workers are being started."""
+    parent = begin(tmp_path)
+    if early:
+        while len(psutil.Process(parent.pid).children(recursive=True)) < 2:
+            time.sleep(0.02)
+    workers = psutil.Process(parent.pid).children(recursive=True) if early else workers_of(tmp_path, parent)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert parent.communicate(timeout=30)[1] == "parent: stopped by SIGINT; the same command resumes\n"
+    assert parent.returncode == 130
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
+    logs = [log.read_text() for log in tmp_path.glob("*.log")]
+    assert all("Traceback" not in log for log in logs)
+    assert early or all("stopped by SIGTERM" in log for log in logs)
+
+
+def test_workers_do_not_outlive_their_parent(tmp_path: Path) -> None:
+    parent = begin(tmp_path)
+    workers = workers_of(tmp_path, parent)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     gone, alive = psutil.wait_procs(workers, timeout=30)
