@@ -10,12 +10,14 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
@@ -225,7 +227,7 @@ def as_text(content: Any) -> str:
 
 
 def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
-    """Write the manifest of a folder, last: the sha256 and size of each file (of ``names`` only, if given).
+    """Write the manifest of a folder, last: versions, the sha256 and size of each file (of ``names`` only, if given).
 
     With ``names`` other files may lie beside them; without, the folder holds what the manifest names and nothing else.
     """
@@ -234,8 +236,14 @@ def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None)
     for file in (path for path in chosen if path.is_file() and path != folder / MANIFEST):
         sync(file)
         files[file.relative_to(folder).as_posix()] = {"sha256": hash_of(file), "bytes": file.stat().st_size}
-    manifest = {"format": FORMAT, **about, "partial": names is not None, "files": files}
+    manifest = {"format": FORMAT, **about, "versions": versions(), "partial": names is not None, "files": files}
     write_json(folder / MANIFEST, manifest | {"sha256": digest(manifest)})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes results and writes files."""
+    packages = ("sprec", "torch", "transformers", "tokenizers", "peft", "numpy", "polars")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def verify(folder: Path, *names: str) -> str:

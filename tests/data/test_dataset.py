@@ -1,5 +1,7 @@
 import json
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,11 @@ def test_a_dataset_survives_its_directory(tmp_path: Path) -> None:
     assert (len(after.valid), len(after.extra)) == (0, 0)
     assert (after.name, after.genres, after.wording) == (before.name, before.genres, before.wording)
     assert (after.warnings, after.meta) == (before.warnings, before.meta)
+    about = json.loads((tmp_path / "deep/tiny/dataset.json").read_text())
+    tables = {name: (tmp_path / "deep/tiny" / name).read_bytes() for name in ("items.parquet", "sequences.parquet")}
+    assert about["bytes"] == {name: len(content) for name, content in tables.items()}
+    assert about["sha256"] == {name: sha256(content).hexdigest() for name, content in tables.items()}
+    assert about["versions"]["polars"] == version("polars")
 
 
 def test_the_hash_follows_the_content_and_not_the_place(tmp_path: Path) -> None:

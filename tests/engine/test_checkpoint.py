@@ -1,5 +1,6 @@
 """Stages that were interrupted go on where they were and end where they would have ended, bit for bit."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import torch
 from test_scoring import load, ragged_groups
 from torch import Tensor
 
+from sprec import storage
 from sprec.config import Lora, Training
 from sprec.engine.backbone import Policy, adapt
 from sprec.engine.checkpoint import Checkpoint, Checkpoints
@@ -131,6 +133,9 @@ def test_checkpoints_hold_what_they_were_given(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "steps", 1)
     assert checkpoints.latest() is None
     checkpoints.save(saved)
+    manifest = storage.read_manifest(tmp_path / "steps/step-00000007")
+    assert manifest["stage"] == "steps", "the name of the folder, which is the key of the stage"
+    assert manifest["versions"]["torch"] == importlib.metadata.version("torch")
     found = checkpoints.latest()
     assert found is not None
     assert (found.step, found.outcome) == (7, saved.outcome)

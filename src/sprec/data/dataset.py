@@ -182,6 +182,8 @@ class Dataset:
             "warnings": dict(self.warnings),
             "meta": dict(self.meta),
             "sha256": files,
+            "bytes": {name: (folder / name).stat().st_size for name in _TABLES},
+            "versions": storage.versions(),
         }
         about["digest"] = storage.digest(about)
         (folder / "dataset.json").write_text(storage.as_text(about), "utf-8")

@@ -47,7 +47,7 @@ class Checkpoints:
     """The checkpoints of one stage.
 
     Attributes:
-        folder: where they are; nothing else is in there.
+        folder: where they are; nothing else is in there. It is called by the key of the stage.
         every: optimiser steps between two of them.
     """
 
@@ -63,7 +63,7 @@ class Checkpoints:
         with storage.replacing(self.folder / f"step-{checkpoint.step:08d}") as scratch:
             save_file(tensors, scratch / _STATE)
             storage.write_json(scratch / _PROGRESS, {"step": checkpoint.step, "outcome": checkpoint.outcome})
-            storage.seal(scratch, {})
+            storage.seal(scratch, {"stage": self.folder.name})
         for old in self._folders()[_KEPT:]:
             storage.discard(old)
 

@@ -20,7 +20,7 @@ from sprec.progress import say
 from sprec.runs import health, stages
 from sprec.runs.oracle import needs_oracle, oracle
 from sprec.runs.session import Session
-from sprec.runs.store import Stage, Store, versions
+from sprec.runs.store import Stage, Store
 
 METRICS, RECIPE, MODEL = "metrics.json", "recipe.json", "model"
 
@@ -95,7 +95,7 @@ def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None
         if final is not None:
             storage.link_tree(final.folder / MODEL, store.root / MODEL)
         model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
-        storage.seal(store.root, {"versions": versions()}, [RECIPE, METRICS, *model])
+        storage.seal(store.root, {}, [RECIPE, METRICS, *model])
     store.prune()
 
 
@@ -241,7 +241,7 @@ def _complain(store: Store, problem: str) -> None:
 def describe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """What ``recipe.json`` holds: the resolved recipe, the data it ran on, and the versions."""
     data = {"name": dataset.name, "hash": dataset.hash, "counts": {n: len(s) for n, s in dataset.splits.items()}}
-    return {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": versions()}
+    return {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": storage.versions()}
 
 
 def load_results(out: Path | str) -> list[Result]:

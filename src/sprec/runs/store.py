@@ -6,14 +6,12 @@ redoes what depends on the change.
 """
 
 import json
-import platform
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +134,7 @@ class Store:
             news = make(Path(processes.agree(str(scratch))))
             seconds = round(time.monotonic() - started, 3)
             about = {"stage": folder.name, "key": key, "depends": depends, "seconds": seconds}
-            storage.seal(scratch, about | {"versions": versions()})
+            storage.seal(scratch, about)
         shutil.rmtree(self.unfinished, ignore_errors=True)
         say(f"✓ {folder.name:<24} {seconds:7.1f} s  {news}")
 
@@ -254,9 +252,3 @@ def _is_hash(value: Any) -> bool:
 def _shown(value: Any) -> str:
     text = str(value)
     return text if len(text) < 40 else text[:37] + "..."
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the results."""
-    packages = ("sprec", "torch", "transformers", "tokenizers", "peft", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
