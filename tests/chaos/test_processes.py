@@ -74,31 +74,31 @@ def same_result(one: Path, two: Path) -> bool:
     )
 
 
+def run_like_one(run: Run, single: Path, out: Path, program: list[str], patience: float = 240) -> str:
+    """What a run of several processes prints; it must end as the run of one, and one process speaks."""
+    code, errors, printed = finish(start(run, out, program), patience)
+    assert code == 0, errors
+    assert same_result(single, out)
+    assert errors.count("✓ 01-sft") == 1
+    return printed
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    code, errors, _ = finish(start(run, tmp_path / "run", DDP))
-    assert code == 0, errors
-    assert same_result(single, tmp_path / "run")
-    assert errors.count("✓ 01-sft") == 1, "one process speaks"
+    run_like_one(run, single, tmp_path / "run", DDP)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="make chaos")
 def test_two_processes_with_sharded_parameters_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    code, errors, printed = finish(start(run, tmp_path / "run", FSDP2))
-    assert code == 0, errors
+    printed = run_like_one(run, single, tmp_path / "run", FSDP2)
     assert printed.count("sharded: True") == 8, "four training stages on two processes"
-    assert same_result(single, tmp_path / "run")
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not FULL, reason="make chaos")
 def test_two_processes_of_accelerate_launch_equal_one(run: Run, single: Path, tmp_path: Path) -> None:
-    program = [*accelerate_launch("cpu", run, tmp_path), "-m", "sprec"]
-    code, errors, _ = finish(start(run, tmp_path / "run", program))
-    assert code == 0, errors
-    assert same_result(single, tmp_path / "run")
-    assert errors.count("✓ 01-sft") == 1, "one process speaks"
+    run_like_one(run, single, tmp_path / "run", [*accelerate_launch("cpu", run, tmp_path), "-m", "sprec"])
 
 
 @pytest.mark.timeout(600)
@@ -110,10 +110,8 @@ def test_two_processes_of_deepspeed_equal_one(
     pytest.importorskip("deepspeed", reason="pip install deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     program = [*accelerate_launch("deepspeed-zero2", run, tmp_path), str(Path(__file__).with_name("zero2_on_cpu.py"))]
-    code, errors, printed = finish(start(run, tmp_path / "run", program), patience=500)
-    assert code == 0, errors
+    printed = run_like_one(run, single, tmp_path / "run", program, patience=500)
     assert printed.count("ZeRO stage: 2") == 8, "four training stages on two processes"
-    assert same_result(single, tmp_path / "run")
 
 
 @pytest.mark.timeout(300)

@@ -53,21 +53,12 @@ def reproduce(
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     quiet()
     if what == "rates":
-        if len(seeds or []) > 1:
-            raise UserError("rates are searched with one seed; give --seeds once")
-        _rates(loaded, output, (seeds or [0])[0], backbone, set or [], only or [], jobs, dry_run)
+        _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
     from sprec.runs.reproduce import check_fits, check_records, execute, plan
 
-    planned = plan(
-        what,
-        loaded,
-        seeds or [0, 1, 2],
-        backbone=backbone,
-        protocols=protocols or [],
-        changes=set or [],
-        variants=only or [],
-    )
+    rows = {"protocols": protocols or [], "changes": set or [], "variants": only or []}
+    planned = plan(what, loaded, seeds or [0, 1, 2], backbone=backbone, **rows)
     check_fits(planned, loaded)
     check_records(planned, loaded, output)
     if dry_run:
@@ -109,19 +100,22 @@ def _table1(datasets: "list[Dataset]", output: Path, dry_run: bool) -> None:
 def _rates(
     datasets: "list[Dataset]",
     output: Path,
-    seed: int,
+    seeds: Sequence[int],
     backbone: str | None,
     set: list[str],
     only: list[str],
     jobs: int,
     dry_run: bool,
 ) -> None:
+    from sprec.errors import UserError
     from sprec.runs.rates import plan_search, search
 
+    if len(seeds) > 1:
+        raise UserError("rates are searched with one seed; give --seeds once")
     if dry_run:
-        _print_plan(plan_search(datasets, seed=seed, backbone=backbone, changes=set, variants=only), output)
+        _print_plan(plan_search(datasets, seed=seeds[0], backbone=backbone, changes=set, variants=only), output)
         return
-    table = search(datasets, output, seed=seed, backbone=backbone, changes=set, variants=only, workers=jobs)
+    table = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only, workers=jobs)
     _print_and_write(table, output / "rates")
 
 

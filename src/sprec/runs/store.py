@@ -173,6 +173,7 @@ class Store:
         return self._fetch(folder, key)
 
     def _share(self, folder: Path, key: str) -> None:
+        """Give the stage to other runs, and remove the lock of a run that was killed while it made it."""
         if self.shared is None:
             return
         try:
@@ -180,7 +181,7 @@ class Store:
                 storage.link_tree(folder, self.shared / key)
             with ExitStack() as free:
                 if self._lock_of(key).exists() and not storage.lock(self._lock_of(key), free):
-                    self._lock_of(key).unlink(missing_ok=True)  # whoever held it was killed
+                    self._lock_of(key).unlink(missing_ok=True)
         except OSError as error:
             say(f"! {folder.name} could not be shared with other runs: {error}")
 
