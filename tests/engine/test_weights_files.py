@@ -1,5 +1,6 @@
-"""Weights come from safetensors; pickles are refused unless the recipe asks for them, adapters' always."""
+"""Weights come from safetensors; pickles, and code of a model, are refused unless the recipe asks for them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,36 @@ def test_whole_models(checkpoint: Callable[[str], Path], tmp_path: Path) -> None
         load_huggingface(settings, CPU, torch.float32)
     asked = load_huggingface(settings.model_copy(update={"allow_pickle": True}), CPU, torch.float32)
     assert all(torch.equal(value, policy.state()[name]) for name, value in asked.state().items())
+
+
+THEIRS = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path(MARKER).touch()
+class Config(LlamaConfig):
+    model_type = "theirs"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_code_of_a_model_runs_only_when_asked(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    folder, marker = tmp_path / "model", tmp_path / "ran"
+    load(checkpoint("llama")).save(folder)
+    (folder / "theirs.py").write_text(THEIRS.replace("MARKER", repr(str(marker))))
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "theirs"}
+    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = HuggingFace(path=str(folder), lora=None)
+    with pytest.raises(UserError, match="could be loaded from"):
+        load_huggingface(settings, CPU, torch.float32)
+    assert not marker.exists()
+    asked = load_huggingface(settings.model_copy(update={"trust_remote_code": True}), CPU, torch.float32)
+    assert marker.exists()
+    assert type(asked.model).__name__ == "Model"
 
 
 def test_adapters(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
