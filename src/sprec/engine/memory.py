@@ -1,7 +1,12 @@
-"""When memory runs out: what such an error looks like, and how work goes on in smaller pieces."""
+"""Memory: how it is kept between steps, what it looks like when it runs out, and how work goes on in smaller pieces."""
 
-from collections.abc import Callable, Sequence
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,11 +14,41 @@ import torch
 from sprec.errors import UserError
 from sprec.progress import say
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that a tensor did not fit, on a GPU or on the host."""
     told = any(words in str(error) for words in ("allocate memory", "out of memory"))  # compilers wrap the error
     return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+@cache
+def keep_freed() -> None:
+    """Let the C library keep what a training step frees for the next one, where it is glibc.
+
+    It would hand the blocks of activations back to the system at the end of a step and take them again in the next,
+    and to touch a page anew costs microseconds, most of all in virtual machines.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the largest that glibc takes
+        mallopt(_TRIM_THRESHOLD, sys.maxsize >> 32)
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Inside the block a collection of garbage looks at new objects only.
+
+    The Trainer collects when it starts; a quarter of a second for all the objects that the libraries made.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def free() -> None:

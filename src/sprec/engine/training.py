@@ -20,6 +20,7 @@ from sprec.engine import processes
 from sprec.engine.backbone import Policy
 from sprec.engine.checkpoint import Checkpoint, Checkpoints, capture, recall
 from sprec.engine.groups import PromptGroup
+from sprec.engine.memory import keep_freed, settled
 from sprec.engine.scoring import score
 from sprec.engine.sharding import finite
 from sprec.engine.trainer import LOG, GroupTrainer, Objective, Outcome, Task
@@ -88,6 +89,7 @@ def train(
     if saved:
         policy.restore(saved.parameters)
         say(f"= {description}: resuming after step {saved.step} of {len(steps)}")
+    keep_freed()
     task = Task(groups, objective, dict(extra or {}), settings, steps, seed, saved.step if saved else 0)
     keeper = _KeepBest(policy, valid, math.ceil(len(groups) / settings.batch), budget, outcome)
     keeper.best = saved.best if saved else {}
@@ -98,7 +100,8 @@ def train(
             trainer.add_callback(keeper)
             own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
             trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
-            trainer.train()
+            with settled():
+                trainer.train()
     if keeper.best:
         policy.restore(keeper.best)
     _require_numbers(dict(policy.trainable()), len(steps))
