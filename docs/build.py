@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/reliability.md", "benchmarks/README.md")
 _METRICS = ("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5")
+_DATASETS = ("Goodreads", "MovieLens", "CDs_and_Vinyl", "Steam")
 _BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -42,6 +43,16 @@ def before_and_after(folder: Path) -> str:
 def markdown_file(file: Path) -> Callable[[], str]:
     """A table that a command wrote as Markdown."""
     return lambda: file.read_text("utf-8")
+
+
+def of_dataset(file: Path, dataset: str) -> Callable[[], str]:
+    """The rows of one dataset, whose name is the first column."""
+
+    def rows() -> str:
+        lines = file.read_text("utf-8").splitlines()
+        return "\n".join([*lines[:2], *(line for line in lines[2:] if line.startswith(f"| {dataset} |")), ""])
+
+    return rows
 
 
 _TARGETS: Mapping[tuple[str, str], float] = {
@@ -165,7 +176,9 @@ def blocks() -> dict[str, Callable[[], str]]:
     if (results / "chaos.json").exists():
         found["chaos"] = partial(chaos, results / "chaos.json")
     for file in sorted(results.glob("*/*.md")):
-        found[f"{file.parent.name}-{file.stem}"] = markdown_file(file)
+        name = f"{file.parent.name}-{file.stem}"
+        found[name] = markdown_file(file)
+        found |= {f"{name}-of-{dataset}": of_dataset(file, dataset) for dataset in _DATASETS}
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,24 @@ def test_table2(table2: Result, reproduce: Reproduce, out: Path) -> None:
     }
     again = fine(reproduce("table2", *SEEDS, *only(*ROWS)))
     assert again.stderr == "", "all are on record"
+
+
+@pytest.mark.usefixtures("table2")
+def test_a_table_of_what_is_on_record_runs_nothing(reproduce: Reproduce, out: Path, tmp_path: Path) -> None:
+    """Datasets, methods and seeds that are not there yet are left out."""
+    shutil.copytree(out / "records", tmp_path / "records")
+    (tmp_path / "records/Steam/sprec/paper/seed1.json").unlink()
+    asked = (*only("BIGRec", "SPRec", "RW"), "--protocols", "paper", "-o", tmp_path, "--recorded")
+    done = fine(reproduce("table2", *asked))
+    assert done.stderr == ""
+    assert not (tmp_path / "runs").exists()
+    ours = {key: metrics for key, metrics in sources(tmp_path, "table2").items() if key[1] != "paper"}
+    how = "ours, paper's protocol"
+    assert set(ours) == {("BIGRec", f"{how}, 2 seeds"), ("SPRec", f"{how}, 1 seed")}
+    finished = load_results(out / "runs/Steam/sprec/paper/seed0")[-1].metrics
+    assert ours["SPRec", f"{how}, 1 seed"]["HR@5"]["value"] == pytest.approx(finished["HR@5"])
+    message = refused(reproduce("table2", *only("RW"), "-o", tmp_path, "--recorded"))
+    assert message.startswith("none of these 9 runs is on record under")
 
 
 def content_of(record: Path) -> dict[str, Any]:

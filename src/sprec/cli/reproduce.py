@@ -34,6 +34,9 @@ def reproduce(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Processes that divide the runs, the cores and the GPUs among them.")
     ] = 1,
+    recorded: Annotated[
+        bool, typer.Option("--recorded", help="Run nothing: only what is on record in the output folder.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
 ) -> None:
     """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
@@ -55,12 +58,14 @@ def reproduce(
     if what == "rates":
         _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
-    from sprec.runs.reproduce import check_fits, check_records, execute, plan
+    from sprec.runs.reproduce import check_fits, check_records, execute, on_record, plan
 
     rows = {"protocols": protocols or [], "changes": set or [], "variants": only or []}
     planned = plan(what, loaded, seeds or [0, 1, 2], backbone=backbone, **rows)
     check_fits(planned, loaded)
     check_records(planned, loaded, output)
+    if recorded:
+        planned = on_record(planned, loaded, output)
     if dry_run:
         _print_plan(planned, output)
         return

@@ -26,6 +26,7 @@ from sprec.evaluation import (
     genre_unfairness,
     marks,
     plain_marks,
+    shared_seeds,
     t_interval,
     with_arrow,
 )
@@ -146,6 +147,7 @@ def _compared(dataset: str, ours: Samples) -> Iterable[tuple[tuple[str, ...], di
     references = [how for variant, how in ours if variant == REFERENCE]
     for (variant, how), sample in ours.items():
         fitting = [own for own in references if own == how or variant in OWN_WAY]
+        fitting = [own for own in fitting if shared_seeds(sample, ours[REFERENCE, own])]
         if variant != REFERENCE and fitting:
             labels = (dataset, f"ours, {how}", variant, f"{REFERENCE}, {fitting[0]}")
             yield labels, compare(sample, ours[REFERENCE, fitting[0]])

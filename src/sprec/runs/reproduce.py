@@ -233,6 +233,19 @@ def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -
             )
 
 
+def on_record(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> list[Job]:
+    """Those of the jobs that have been run: a table of them needs no run, and datasets may differ in their seeds.
+
+    Raises:
+        UserError: none of them has.
+    """
+    named = by_name(datasets)
+    found = [job for job in jobs if _find(job, named, out) is not None]
+    if not found:
+        raise UserError(f"none of these {len(jobs)} runs is on record under {out}; leave out --recorded to run them")
+    return found
+
+
 def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers: int = 1) -> dict[Job, Record]:
     """Run all jobs, sharing stages; those that are on record are not run again. Shows overall progress.
 
