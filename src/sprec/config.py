@@ -308,6 +308,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _negatives_fit_source(self) -> "Recipe":
         negatives = self.negatives
+        preferring = self.loop.iterations > 0 and self.loop.dpo_step
+        if preferring and negatives.source == "self-play" and negatives.decode == "greedy" and negatives.count > 1:
+            raise ValueError(
+                f"negatives.decode=greedy gives one answer, not negatives.count={negatives.count}; take beam or sample"
+            )
         if self.prefer.objective == "weighted-dpo" and negatives.source != "uniform":
             raise ValueError(
                 f"prefer.objective=weighted-dpo weighs uniform negatives, not negatives.source={negatives.source}"

@@ -393,6 +393,12 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
         ),
         (no_valid, "sasrec", {}, "SASRec stops by validation, and the valid split of no-valid is empty"),
         (no_valid, "d3", {}, "SASRec stops by validation"),
+        (
+            no_valid,
+            "bigrec",
+            {},
+            "the SFT keeps the epoch with the best validation loss, and the valid split of no-valid",
+        ),
         (no_valid, "rosepo", {}, "SASRec stops by validation"),
         (
             plain,
@@ -412,6 +418,6 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
         out = tmp_path / "run"
         assert message in mistake("run", "demo", "--data", data, "-o", out, *changes(method, **settings))
         assert not list(out.rglob("MANIFEST.json"))
-    with pytest.warns(UserWarning, match="MGU and DGU are undefined"):
-        done = invoke("run", "demo", "--data", no_genres, "-o", tmp_path / "x", *changes("sasrec"))
+    done = invoke("run", "demo", "--data", no_genres, "-o", tmp_path / "x", *changes("sasrec"))
     assert done.exit_code == 0
+    assert done.stderr.count("! MGU and DGU are undefined (NaN): no selected genre on one side\n") == 1

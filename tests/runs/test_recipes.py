@@ -65,6 +65,10 @@ def test_a_resolved_recipe_survives_json() -> None:
             ["prefer.objective=weighted-dpo"],
             "prefer.objective=weighted-dpo weighs uniform negatives, not negatives.source=self-play",
         ),
+        (
+            ["negatives.count=3", "prefer.objective=sdpo"],
+            "negatives.decode=greedy gives one answer, not negatives.count=3; take beam or sample",
+        ),
         (["method=sprec-weighted", "negatives.source=popularity"], "not negatives.source=popularity"),
         (["method=sprec-weighted", "negatives.source=semantic"], "not negatives.source=semantic"),
         (["negatives.top=3"], "negatives.top is for negatives.source=semantic"),

@@ -14,10 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from runs.conftest import Cli, toy_changes
 from sprec.data import Catalog, Dataset, Split
+from sprec.engine.backbone import load_saved
+from sprec.engine.generation import Decoding, generate
 from sprec.evaluation import evaluate
 from sprec.prompts import parse_negative
 from sprec.runs import Recommender, load_results
+from sprec.runs.examples import prompts
 from sprec.runs.recipes import names
+from sprec.runs.recommender import open_run
 
 STAGES = [
     "00-backbone",
@@ -175,14 +179,46 @@ def test_self_play_by_sampling_grounded_without_equal_pairs(cli: Cli, toy_data: 
     assert abs(json.loads(steps[0])["loss"] - np.log(2)) > 1e-6
 
 
-def test_self_play_by_beams_gives_n_different_titles(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+def titles_by_row(run: Path) -> dict[int, list[str]]:
+    by_row: dict[int, list[str]] = {}
+    for pair in rollouts_of(run):
+        by_row.setdefault(pair["row"], []).append(pair["title"])
+    return by_row
+
+
+def asked_again(run: Path, rows: list[int], decoding: Decoding) -> list[list[str]]:
+    """What the model behind the SFT answers to the prompts of these rows: titles, equal ones once."""
+    session = open_run(run)
+    policy = load_saved(run / "stages/01-sft/model", session.recipe.backbone, session.device, session.precision)
+    examples = session.dataset.train.take(np.array(rows))
+    asked = prompts(policy, session.builder, examples, "generate", session.recipe.prompt.max_tokens)
+    answers = generate(policy, asked, decoding)
+    titles = [map(parse_negative, policy.decode([one.tokens for one in own])) for own in answers]
+    return [list(dict.fromkeys(title for title in own if title)) for own in titles]
+
+
+def test_greedy_self_play_is_what_the_model_answers(toy_run: Path) -> None:
+    found = titles_by_row(toy_run)
+    assert asked_again(toy_run, list(found), Decoding(max_new_tokens=32)) == list(found.values())
+
+
+def test_self_play_by_beams_takes_the_n_best_different_of_2n(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
     changes = toy_changes(negatives__decode="beam", negatives__count=3, prefer__objective="sdpo")
     cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
-    by_row: dict[int, list[str]] = {}
-    for pair in rollouts_of(tmp_path / "run"):
-        by_row.setdefault(pair["row"], []).append(pair["title"])
-    assert max(map(len, by_row.values())) == 3
-    assert all(len(set(titles)) == len(titles) for titles in by_row.values())
+    found = titles_by_row(tmp_path / "run")
+    wide = asked_again(tmp_path / "run", list(found), Decoding("beam", max_new_tokens=32, count=6, beams=6))
+    assert max(map(len, wide)) > 3
+    assert [own[:3] for own in wide] == list(found.values())
+
+
+def test_grounded_negatives_of_a_case_are_different_items(cli: Cli, toy_data: Path, tmp_path: Path) -> None:
+    """Samples of a barely trained model: several invented titles are nearest to the same item."""
+    options = {"decode": "sample", "temperature": 1.5, "count": 3, "ground": True}
+    changes = toy_changes(prefer__objective="sdpo", **{f"negatives__{name}": value for name, value in options.items()})
+    cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *changes)
+    found = titles_by_row(tmp_path / "run")
+    assert all(len(set(own)) == len(own) for own in found.values())
+    assert min(map(len, found.values())) < 3 == max(map(len, found.values()))
 
 
 def test_a_share_of_the_negatives_is_random(cli: Cli, toy_data: Path, tmp_path: Path, toy_run: Path) -> None:

@@ -172,6 +172,11 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     _require_negatives(recipe, dataset)
     if needs_oracle(recipe) and not len(dataset.valid):
         raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
+    if recipe.method not in WITHOUT_MODEL and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
+        raise UserError(
+            f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "
+            "import one, or set sft.valid=0 to keep the last epoch"
+        )
     if recipe.recommend.exclude_history:
         cases = dataset.splits[recipe.split][: recipe.cases]
         require_room(excluded_items(cases, items, history=True, target=False), items, k)

@@ -167,7 +167,8 @@ def _answers(
         titles.append(list(dict.fromkeys(title for title in parsed if title)))
     if recipe.negatives.ground:
         nearest = session.grounder(backbone)
-        titles = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
+        grounded = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
+        titles = [list(dict.fromkeys(own)) for own in grounded]  # several titles may be nearest to one item
     return titles
 
 

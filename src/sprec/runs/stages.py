@@ -1,6 +1,7 @@
 """The stages of a run: each takes earlier stages and returns a new one, from the store when it is already there."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import polars as pl
 import torch
 
 from sprec import storage
-from sprec.config import HuggingFace, Scratch, Sft, Training
+from sprec.config import HuggingFace, Prefer, Scratch, Sft, Training
 from sprec.data import Example, Split
 from sprec.engine import processes
 from sprec.engine.backbone import Policy, scratch
@@ -234,7 +235,7 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         policy = session.policy(start)
         seed = _seed(recipe.seed, iteration, 2)
         outcome = _train(
-            session, policy, groups, preference(session), recipe.prefer, f"prefer {iteration}", seed, extra
+            session, policy, groups, preference(recipe.prefer), recipe.prefer, f"prefer {iteration}", seed, extra
         )
         return _save(session, policy, folder, outcome, "prefer", recipe.prefer.beta)
 
@@ -269,9 +270,8 @@ def importance(session: Session, examples: Split, current: torch.Tensor) -> torc
     return current[:, 1:] - torch.from_numpy(log_q)[:, None].to(current.dtype)
 
 
-def preference(session: Session) -> Objective:
+def preference(settings: Prefer) -> Objective:
     """The recipe's objective on prompt groups whose first completion is the chosen one."""
-    settings = session.recipe.prefer
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
         reference = batch.extra["reference"]
@@ -332,7 +332,11 @@ def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
     catalog, test = session.dataset.catalog, session.cases
     ks = tuple(k for k in (1, 5, 10) if k <= found.items.shape[1])
     genres = catalog.genre_matrix(session.dataset.genres)
-    metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
+    with warnings.catch_warnings(record=True) as caught:  # Python would print two lines, one of them source code
+        warnings.simplefilter("always")
+        metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
+    for one in caught:
+        say(f"! {one.message}")
     answers = found.titles or found.samples
     if answers:
         metrics["ExactTitles"] = exact_title_share(answers, catalog.titles)
