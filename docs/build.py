@@ -69,7 +69,11 @@ _TARGETS: Mapping[tuple[str, str], float] = {
 """Part and peer to how many times faster the engine should be."""
 _PEAK_TARGETS: Mapping[tuple[str, str], float] = {("dpo-5", "trl"): 0.6}
 """Part and peer to the share of the peer's peak memory that the engine may need."""
-_ALONE_TARGETS: Mapping[str, tuple[float, float | None]] = {"million-trie": (60, None), "million-grounding": (5, 4096)}
+_ALONE_TARGETS: Mapping[str, tuple[float, float | None]] = {
+    "evaluation": (15, None),
+    "million-trie": (60, None),
+    "million-grounding": (5, 4096),
+}
 """Part without a peer to the seconds and MiB that it may need."""
 _FURTHER_NEGATIVE = 1.25
 """A further negative may cost this times C/(P+2C) of the step with one: its share of the tokens, and a quarter."""
@@ -168,11 +172,30 @@ def chaos(file: Path) -> str:
     return "\n".join([*lines, "", f"{machine}.", ""])
 
 
+def times(folder: Path) -> str:
+    """Minutes that one process needed for all runs of a dataset and seed, shared stages counted once."""
+    spent: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for file in sorted(folder.glob("*/*/*/seed*.json")):
+        record = json.loads(file.read_text("utf-8"))
+        dataset, variant = file.relative_to(folder).parts[:2]
+        if "=" not in variant and not variant.endswith("-stages"):  # neither of the search of rates nor of figures
+            spent.setdefault((dataset, file.stem.removeprefix("seed")), []).append(
+                (record["seconds"], record["precision"])
+            )
+    lines = ["| dataset | seed | runs | minutes of one process | precision |", "|---|---:|---:|---:|---|"]
+    for (dataset, seed), runs in spent.items():
+        precision = " and ".join(sorted({kind for _, kind in runs}))
+        minutes = sum(seconds for seconds, _ in runs) / 60
+        lines.append(f"| {dataset} | {seed} | {len(runs)} | {minutes:.0f} | {precision} |")
+    return "\n".join([*lines, ""])
+
+
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
     found["cost"] = costs
+    found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():
         found["chaos"] = partial(chaos, results / "chaos.json")
     for file in sorted(results.glob("*/*.md")):

@@ -20,6 +20,7 @@ from sprec.bench.work import Work, make_model
 from sprec.data.demo import demo
 from sprec.engine.groups import PromptGroup
 from sprec.errors import UserError
+from sprec.prompts import parse_title
 
 CHECK = Path(__file__).parents[1] / "benchmarks" / "check.py"
 DOCS = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "build.py"))
@@ -112,6 +113,19 @@ def test_the_grounding_of_a_million_items_is_that_of_all_items(monkeypatch: pyte
     assert timed.found == torch.cdist(queries.double(), rows.double()).argmin(1).tolist()
 
 
+def test_the_evaluation_names_the_items_nearest_to_the_greedy_answers(tmp_path: Path) -> None:
+    dataset = demo(train=4, valid=2, test=20, extra=2)
+    dataset.save(tmp_path / "data")
+    make_model(tmp_path / "model", "toy", dataset, "cpu")
+    work = Work("evaluation", "engine", str(tmp_path / "model"), str(tmp_path / "data"), 24, device="cpu")
+    answers = [parse_title(text) or "NAN" for text in engine.rollout(work)().found]
+    policy = work.policy()
+    queries, rows = policy.embed(answers), policy.embed(dataset.catalog.titles)
+    timed: Timed = engine.evaluation(work)()
+    assert timed.found == torch.cdist(queries.double(), rows.double()).argmin(1).tolist()
+    assert timed.tokens == sum(map(len, policy.encode_prompts(work.texts().prompts)))
+
+
 def test_synthetic_answers_differ(tmp_path: Path) -> None:
     demo(train=4, valid=2, test=2, extra=2).save(tmp_path / "data")
     answers = engine.million_answers(Work("million-trie", "engine", "m", str(tmp_path / "data"), 500), 500)
@@ -124,9 +138,9 @@ def test_parts_say_which_sides_meet() -> None:
     assert [part.name for part in found] == ["dpo-1", "dpo-5", "grounding", "iteration"]
     assert [work.part for work in found[3].peers["scripts"]] == ["rollout", "sft", "dpo", "evaluate"]
     assert found[3].peers["scripts"][3].samples == 5
-    alone = parts(Work("", "engine", "m", "d", 10), ["grounding-repeated", "million"], [1])
+    alone = parts(Work("", "engine", "m", "d", 10), ["grounding-repeated", "evaluation", "million"], [1])
     assert [(part.name, part.engine.samples, list(part.peers)) for part in alone] == [
-        ("grounding-repeated", 1000, ["argsort"]), ("million-tokens", 1_000_000, []),
+        ("grounding-repeated", 1000, ["argsort"]), ("evaluation", 1000, []), ("million-tokens", 1_000_000, []),
         ("million-trie", 1_000_000, []), ("million-grounding", 1000, []),
     ]  # fmt: skip
     with pytest.raises(UserError, match="no part 'x'"):

@@ -1,6 +1,8 @@
 """The documentation is up to date, and the README's commands run."""
 
+import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from sprec.data import Dataset
 from sprec.data.demo import demo
 
 ROOT = Path(__file__).parents[1]
+BUILD = runpy.run_path(str(ROOT / "docs" / "build.py"))
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -84,3 +87,24 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     for target in re.findall(r"^make ([\w-]+)$", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert re.search(r"^make test$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE)
+
+
+def test_times_add_up_what_the_runs_of_the_tables_took(tmp_path: Path) -> None:
+    for place, seconds, precision in [
+        ("Steam/bigrec/paper/seed0", 90.0, "bf16"), ("Steam/bigrec/exact/seed0", 30.0, "fp32"),
+        ("Steam/bigrec/paper/seed1", 600.0, "bf16"), ("Steam/bigrec-sft.lr=1/paper/seed0", 5000.0, "bf16"),
+        ("Steam/sprec-0.5-greedy-stages/paper/seed0", 5000.0, "bf16"),
+    ]:  # fmt: skip
+        file = tmp_path / f"{place}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"seconds": seconds, "precision": precision}))
+    rows = BUILD["times"](tmp_path).splitlines()[2:]
+    assert rows == ["| Steam | 0 | 2 | 2 | bf16 and fp32 |", "| Steam | 1 | 1 | 10 | bf16 |"]
+
+
+def test_a_block_of_one_dataset_has_its_rows_alone(tmp_path: Path) -> None:
+    table = tmp_path / "table2.md"
+    table.write_text("| dataset | method |\n| --- | --- |\n| Steam | RW |\n| MovieLens | RW |\n| Steam | D3 |\n")
+    assert BUILD["of_dataset"](table, "Steam")() == (
+        "| dataset | method |\n| --- | --- |\n| Steam | RW |\n| Steam | D3 |\n"
+    )

@@ -21,7 +21,7 @@ from sprec.engine.scoring import score
 from sprec.engine.training import Objective, train
 from sprec.engine.trie import Trie
 from sprec.methods import objectives
-from sprec.prompts import PromptBuilder
+from sprec.prompts import PromptBuilder, parse_title
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.grounding import Grounder
 
@@ -199,6 +199,28 @@ def million_answers(work: Work, items: int) -> list[str]:
     words = sorted({word for title in dataset.catalog.titles for word in title.split()})
     drawn = np.random.default_rng(0).integers(len(words), size=(items, 3)).tolist()
     return [builder.respond(" ".join([*map(words.__getitem__, row), str(n)])) for n, row in enumerate(drawn)]
+
+
+def evaluation(work: Work) -> Repetition:
+    """The paper's protocol over cases: greedy answers, and the nearest items by the model's own embeddings of titles.
+
+    The catalog's titles are embedded before, as in a run, which does it once.
+    """
+    policy, texts = work.policy(), work.texts()
+    asked = policy.encode_prompts(texts.prompts)
+    grounder = Grounder(Encoder("lm", policy.embed), Dataset.load(Path(work.data)).catalog)
+
+    def recommend() -> list[int]:
+        answers = generate(policy, asked, Decoding(max_new_tokens=NEW_TOKENS))
+        titles = map(parse_title, policy.decode([answer[0].tokens for answer in answers]))
+        first: list[int] = grounder.top_k(list(titles), NEAREST)[:, 0].tolist()
+        return first
+
+    def repetition() -> Timed:
+        taken, found = seconds(recommend, policy.device)
+        return Timed(taken, sum(map(len, asked)), found=found)
+
+    return repetition
 
 
 def iteration(work: Work) -> Repetition:

@@ -202,6 +202,8 @@ def parts(base: Work, names: Sequence[str], negatives: Sequence[int]) -> list[Pa
             found.append(_iteration(base))
         elif name == "million":
             found += [Part(part, replace(base, part=part, samples=size), {}) for part, size in _MILLION.items()]
+        elif name == "evaluation":
+            found.append(Part(name, replace(base, part=name, samples=_CASES), {}))
         elif name in _PEERS:
             samples = _ANSWERS if name.startswith("grounding") else base.samples
             work = replace(base, part=name, side="engine", samples=samples)
@@ -220,8 +222,9 @@ _PEERS = {
 }
 _ANSWERS = 1000  # of the parts that ground
 _MILLION = {"million-tokens": 1_000_000, "million-trie": 1_000_000, "million-grounding": _ANSWERS}
-PARTS = ("dpo", "sft", "rollout", "grounding", "grounding-repeated", "beam", "iteration", "million")
-"""``million`` has no peer: what a catalog of a million items costs here."""
+_CASES = 1000  # that the paper evaluates
+PARTS = ("dpo", "sft", "rollout", "grounding", "grounding-repeated", "beam", "iteration", "evaluation", "million")
+"""``evaluation`` and ``million`` have no peer: what 1,000 cases and a catalog of a million items cost here."""
 
 
 def _iteration(base: Work) -> Part:

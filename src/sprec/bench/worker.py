@@ -25,6 +25,7 @@ def prepared(work: Work) -> Callable[[], Timed]:
             "beam": engine.beam,
             "grounding": engine.grounding,
             "grounding-repeated": engine.grounding_repeated,
+            "evaluation": engine.evaluation,
             "million-tokens": engine.million_tokens,
             "million-trie": engine.million_trie,
             "million-grounding": engine.million_grounding,

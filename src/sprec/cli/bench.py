@@ -14,7 +14,7 @@ def bench(
     size: Annotated[str, typer.Option(help="Model: 2m, 30m, 1b (a GPU), or toy.")] = "2m",
     parts: Annotated[
         str, typer.Option(help="What to compare, with commas; million (a catalog of that size) only on demand.")
-    ] = "dpo,sft,rollout,grounding,grounding-repeated,beam,iteration",
+    ] = "dpo,sft,rollout,grounding,grounding-repeated,beam,iteration,evaluation",
     data: Annotated[Path | None, typer.Option(help="Dataset with the prompts; the demo dataset without.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
     samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,

@@ -66,6 +66,7 @@ def reproduce(
     check_records(planned, loaded, output)
     if recorded:
         planned = on_record(planned, loaded, output)
+        loaded = [dataset for dataset in loaded if any(job.dataset == dataset.name for job in planned)]
     if dry_run:
         _print_plan(planned, output)
         return

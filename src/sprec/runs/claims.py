@@ -181,6 +181,11 @@ CLAIMS = (
         tuple(Check("SPRec-noSFT", "<", other, "HR@5") for other in ("SPRec", "SPRec-RN", "SPRec-noDPO")),
     ),
     Claim(
+        "On Steam SPRec-noDPO is the least accurate of the ablations",
+        ("Steam",),
+        tuple(Check("SPRec-noDPO", "<", other, "HR@5") for other in ("SPRec", "SPRec-RN", "SPRec-noSFT")),
+    ),
+    Claim(
         "SPRec-noDPO changes little against BIGRec",
         ALL,
         tuple(Check("SPRec-noDPO", "=", "BIGRec", metric) for metric in ("DivRatio@1", "ORRatio@1", "MGU@1", "HR@5")),
