@@ -14,7 +14,7 @@ from sprec.engine.backbone import Policy
 from sprec.engine.constrained import Adjust, Leaves, Search, best_leaves
 from sprec.engine.groups import PromptGroup
 from sprec.engine.scoring import score
-from sprec.engine.trie import Trie
+from sprec.engine.trie import Children, Trie
 
 EXACT = 10_000
 """A pool that forgets nothing."""
@@ -154,8 +154,9 @@ def test_a_guide_changes_every_step(checkpoint: Callable[[str], Path]) -> None:
     trie, scores = Trie.of(sequences), brute_force(policy, asked, sequences)
 
     def guide(numbers: list[int]) -> Adjust:
-        def adjust(rows: Tensor, parents: Tensor, children: Tensor, log_p: Tensor) -> Tensor:
-            assert (trie.depth[children] == trie.depth[parents] + 1)[children > 0].all()
+        def adjust(rows: Tensor, nodes: Tensor, children: Children, log_p: Tensor) -> Tensor:
+            parents = nodes.gather(1, children.parents)
+            assert (trie.depth[children.nodes] == trie.depth[parents] + 1)[children.mask].all()
             return 0.5 * log_p - price[torch.tensor(numbers)[rows], None]
 
         return adjust

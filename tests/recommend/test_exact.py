@@ -191,12 +191,14 @@ def test_where_the_assistant_excludes_everything_all_continuations_are_equal(pol
     without = [node for node in range(len(trie)) if 0 not in trie.ids_below(node) and trie.branching[node] > 1]
     assert without
     for node in without:
-        family = trie.children(torch.tensor([[node]])).nodes
-        found = adjust(torch.tensor([0]), torch.full_like(family, node), family, torch.zeros(family.shape))
-        assert found[0].tolist() == pytest.approx([0.5 * np.log(1 / family.shape[1])] * family.shape[1])
-    family = trie.children(torch.tensor([[0]])).nodes
-    toward = [0 in trie.ids_below(int(node)) for node in family[0]]
-    found = adjust(torch.tensor([0]), torch.zeros_like(family), family, torch.zeros(family.shape))
+        here = torch.tensor([[node]])
+        family = trie.children(here)
+        found = adjust(torch.tensor([0]), here, family, torch.zeros(family.nodes.shape))
+        assert found[0].tolist() == pytest.approx([0.5 * np.log(1 / found.shape[1])] * found.shape[1])
+    root = torch.tensor([[0]])
+    family = trie.children(root)
+    toward = [0 in trie.ids_below(int(node)) for node in family.nodes[0]]
+    found = adjust(torch.tensor([0]), root, family, torch.zeros(family.nodes.shape))
     assert found[0].tolist() == pytest.approx([0.0 if to else 0.5 * np.log(1e-20) for to in toward])
 
 
@@ -206,8 +208,8 @@ def test_shares_of_improbable_items_are_right() -> None:
     guide = guidance(trie, lambda _: torch.tensor([[0.0, -40.0, -45.0]]), 0.0)
     assert guide is not None
     two = trie.children(torch.tensor([[0]])).nodes[:, 1:]
-    both = trie.children(two).nodes
-    found = guide([0])(torch.tensor([0]), two.expand_as(both), both, torch.zeros(both.shape))
+    both = trie.children(two)
+    found = guide([0])(torch.tensor([0]), two, both, torch.zeros(both.nodes.shape))
     masses = np.exp([-40.0, -45.0]) / (1 + np.exp(-40.0) + np.exp(-45.0)) + 1e-20
     np.testing.assert_allclose(found[0].exp().numpy(), masses / masses.sum(), rtol=1e-9)
     assert found[0].exp().tolist() == pytest.approx([0.991, 0.009], abs=5e-4)

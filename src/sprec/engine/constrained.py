@@ -23,10 +23,10 @@ from sprec.engine.batches import in_batches
 from sprec.engine.generation import Prefilled, still_needed
 from sprec.engine.groups import round_up, token_budget_batches
 from sprec.engine.sharding import sharded
-from sprec.engine.trie import ROOT, Trie
+from sprec.engine.trie import ROOT, Children, Trie
 
-Adjust = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""From rows of the batch (B,), parent nodes, child nodes and log-probabilities (B, T) to scores (B, T), at most 0."""
+Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
+"""From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), at most 0."""
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
 
@@ -228,7 +228,7 @@ class _Batch:
         at = children.parents * logits.shape[2] + children.tokens
         log_p = logits.flatten(1).gather(1, at) - logits.logsumexp(2).gather(1, children.parents)
         if self.adjust is not None:
-            log_p = self.adjust(self.rows, nodes.gather(1, children.parents), children.nodes, log_p)
+            log_p = self.adjust(self.rows, nodes, children, log_p)
         total = (scores.gather(1, children.parents) + log_p).masked_fill(~children.mask, -torch.inf)
         if self.banned is not None:
             gone = (children.nodes[..., None] == self.banned[self.rows, None]).any(2)

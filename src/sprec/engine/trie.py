@@ -111,16 +111,16 @@ class Trie:
 
     def children(self, nodes: Tensor) -> Children:
         """The children of nodes, (B, W) to (B, T), T the largest number of children in a row."""
-        branching = self.branching[nodes]
+        branching = _taken(self.branching, nodes)
         ends = branching.cumsum(1)
         place = torch.arange(int(ends[:, -1].max()) if ends.numel() else 0, device=nodes.device)
         mask = place < ends[:, -1:]
         parents = torch.searchsorted(ends, place.expand_as(mask).contiguous(), right=True).clamp_(
             max=nodes.shape[1] - 1
         )
-        first = self.first_child[nodes] - (ends - branching)
+        first = _taken(self.first_child, nodes) - (ends - branching)
         child = torch.where(mask, first.gather(1, parents) + place, ROOT)
-        return Children(parents, child, self.token[child].long(), mask)
+        return Children(parents, child, _taken(self.token, child).long(), mask)
 
     def rest(self, nodes: Tensor) -> Rest:
         """The tokens from nodes to the leaf of their one sequence; for nodes that are ``single``."""
@@ -171,9 +171,14 @@ class Masses:
             nodes: nodes of the trie.
             rows: the row of the values that each row of ``nodes`` asks (B,); by default its own.
         """
-        flat = nodes.flatten(1)
         row = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
-        return sums[self._sum_of[flat], row[:, None]].view(nodes.shape)
+        at = _taken(self._sum_of, nodes.flatten(1)) * sums.shape[1] + row[:, None]
+        return _taken(sums.flatten(), at).view(nodes.shape)
+
+
+def _taken(values: Tensor, at: Tensor) -> Tensor:
+    """``values[at]`` of a vector, in half the time of the brackets."""
+    return values.index_select(0, at.flatten()).view(at.shape)
 
 
 def _grow(

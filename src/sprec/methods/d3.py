@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from sprec.engine.constrained import Adjust, Guide
-from sprec.engine.trie import Masses, Trie
+from sprec.engine.trie import Children, Masses, Trie
 
 _MASS = 1e-20  # of the research code; where the assistant excludes all continuations, they are equally likely
 
@@ -33,10 +33,11 @@ def guidance(trie: Trie, logits: Callable[[Sequence[int]], Tensor], alpha: float
     def of_batch(numbers: Sequence[int]) -> Adjust:
         sums = masses.of(logits(numbers).to(trie.token.device).double().softmax(1))
 
-        def adjust(rows: Tensor, parents: Tensor, children: Tensor, log_p: Tensor) -> Tensor:
-            own = masses.below(sums, children, rows) + _MASS
-            siblings = masses.below(sums, parents, rows) + _MASS * trie.branching[parents]
-            return alpha * log_p + (1 - alpha) * (own / siblings).log().clamp(max=0)
+        def adjust(rows: Tensor, nodes: Tensor, children: Children, log_p: Tensor) -> Tensor:
+            own = masses.below(sums, children.nodes, rows) + _MASS
+            siblings = masses.below(sums, nodes, rows) + _MASS * trie.branching[nodes]
+            share = own / siblings.gather(1, children.parents)
+            return alpha * log_p + (1 - alpha) * share.log().clamp(max=0)
 
         return adjust
 
