@@ -26,7 +26,7 @@ from sprec.engine.sharding import sharded
 from sprec.engine.trie import ROOT, Children, Trie
 
 Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
-"""From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), at most 0."""
+"""From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), below 0."""
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
 
