@@ -26,7 +26,7 @@ def ratios(file: Path) -> dict[tuple[str, str, str], float]:
 def main(files: list[str], results: Path = RESULTS) -> int:
     """Print the comparison; 1 when something regressed."""
     committed: dict[tuple[str, str, str], float] = {}
-    for file in sorted(results.glob("*.json")):
+    for file in sorted(results.glob("*-*.json")):
         committed |= ratios(file)
     fallen = False
     for file in map(Path, files):

@@ -216,3 +216,9 @@ def test_both_sides_on_a_gpu() -> None:
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_committed_numbers_are_no_regression_from_themselves() -> None:
+    committed = sorted((CHECK.parent / "results").glob("*-*.json"))
+    assert committed
+    assert runpy.run_path(str(CHECK))["main"](list(map(str, committed))) == 0
