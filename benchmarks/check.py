@@ -12,12 +12,12 @@ RESULTS = Path(__file__).parent / "results"
 SLACK = 0.75
 
 
-def ratios(file: Path) -> dict[tuple[str, str, str], float]:
-    """(size, part, peer) to ratio; the JSON stands in the last line of the file, or is all of it."""
+def ratios(file: Path) -> dict[tuple[str, str, str, str], float]:
+    """(size, precision, part, peer) to ratio; the JSON stands in the last line of the file, or is all of it."""
     text = file.read_text("utf-8").strip()
     record = json.loads(text if text.startswith("{") else text.splitlines()[-1])
     return {
-        (record["size"], part["part"], peer): values["ratio"]
+        (record["size"], record.get("precision", "bf16"), part["part"], peer): values["ratio"]
         for part in record["parts"]
         for peer, values in part["peers"].items()
     }
@@ -25,7 +25,7 @@ def ratios(file: Path) -> dict[tuple[str, str, str], float]:
 
 def main(files: list[str], results: Path = RESULTS) -> int:
     """Print the comparison; 1 when something regressed."""
-    committed: dict[tuple[str, str, str], float] = {}
+    committed: dict[tuple[str, str, str, str], float] = {}
     for file in sorted(results.glob("*-*.json")):
         committed |= ratios(file)
     fallen = False
