@@ -176,7 +176,7 @@ def test_alpha_0_is_the_assistant_alone(policy: Policy) -> None:
     for row in range(len(setting.cases)):
         expected = in_order(of_title[row], setting.titles)[:5]
         assert found.items[row].tolist() == expected
-        assert found.log_probs[row].tolist() == pytest.approx(np.log(of_title[row, expected]), abs=1e-9)
+        assert found.log_probs[row].tolist() == pytest.approx(np.log(of_title[row, expected]), abs=1e-5, rel=0)
 
 
 def test_where_the_assistant_excludes_everything_all_continuations_are_equal(policy: Policy) -> None:
@@ -211,7 +211,7 @@ def test_shares_of_improbable_items_are_right() -> None:
     both = trie.children(two)
     found = guide([0])(torch.tensor([0]), two, both, torch.zeros(both.nodes.shape))
     masses = np.exp([-40.0, -45.0]) / (1 + np.exp(-40.0) + np.exp(-45.0)) + 1e-20
-    np.testing.assert_allclose(found[0].exp().numpy(), masses / masses.sum(), rtol=1e-9)
+    np.testing.assert_allclose(found[0].exp().numpy(), masses / masses.sum(), rtol=1e-6)
     assert found[0].exp().tolist() == pytest.approx([0.991, 0.009], abs=5e-4)
 
 

@@ -219,7 +219,7 @@ class _Batch:
         taken = torch.zeros_like(order, dtype=torch.bool).scatter_(1, place, live)
         self.scores = self.scores.masked_fill(taken, -torch.inf)
         read = self.tree.sees.shape[1] + torch.arange(width, device=nodes.device)
-        logits = self.tree.read(self.trie.token[nodes].long(), self.trie.depth[nodes], self.parents.gather(1, place))
+        logits = self.tree.read(self.trie.token[nodes], self.trie.depth[nodes], self.parents.gather(1, place))
         self._extend(nodes, scores, read.expand_as(nodes), logits)
 
     def _extend(self, nodes: Tensor, scores: Tensor, read: Tensor, logits: Tensor) -> None:
@@ -229,7 +229,7 @@ class _Batch:
         log_p = logits.flatten(1).gather(1, at) - logits.logsumexp(2).gather(1, children.parents)
         if self.adjust is not None:
             log_p = self.adjust(self.rows, nodes, children, log_p)
-        total = (scores.gather(1, children.parents) + log_p).masked_fill(~children.mask, -torch.inf)
+        total = torch.where(children.mask, scores.gather(1, children.parents) + log_p, -torch.inf)
         if self.banned is not None:
             gone = (children.nodes[..., None] == self.banned[self.rows, None]).any(2)
             total = total.masked_fill(gone, -torch.inf)

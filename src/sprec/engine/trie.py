@@ -4,6 +4,7 @@ Nodes are numbered breadth first, siblings by token. So the children of a node a
 than the number of its first child and their count. The sequences, sorted, lie below a node as one contiguous range.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, pairwise
@@ -93,9 +94,9 @@ class Trie:
         leaves = _sum_below((branching == 0).astype(np.int64), parent, levels)
         order = np.argsort(start[leaf], kind="stable")
         depth = np.repeat(np.arange(len(levels) - 1), np.diff(levels))
-        nodes = (array.astype(np.int32) for array in (token, depth, first_child, branching, start, stop))
+        nodes = (array.astype(np.int32) for array in (depth, first_child, branching, start, stop))
         entries = (order, leaf, tokens.astype(np.int32), begin[order], lengths[order])
-        return cls(*map(torch.from_numpy, (*nodes, leaves == 1, *entries)))
+        return cls(*map(torch.from_numpy, (token.astype(np.int64), *nodes, leaves == 1, *entries)))
 
     def __len__(self) -> int:
         return len(self.token)
@@ -120,7 +121,7 @@ class Trie:
         )
         first = _taken(self.first_child, nodes) - (ends - branching)
         child = torch.where(mask, first.gather(1, parents) + place, ROOT)
-        return Children(parents, child, _taken(self.token, child).long(), mask)
+        return Children(parents, child, _taken(self.token, child), mask)
 
     def rest(self, nodes: Tensor) -> Rest:
         """The tokens from nodes to the leaf of their one sequence; for nodes that are ``single``."""
@@ -139,32 +140,35 @@ class Trie:
 class Masses:
     """What values per id sum to below the nodes of a trie.
 
-    A sum adds the values below its node and no others, in float64: its relative error is that of their addition however
-    small they are. (Differences of prefix sums lose what is below 1e-16 of the total.) Nodes with the same ids below
+    A sum adds the values below its node and no others: its relative error is that of their addition however small they
+    are. (Differences of prefix sums lose what is small beside the total.) Nodes with the same ids below
     them share a sum; a 0/1 matrix of sums (S) by ids (n) makes them all in one product.
 
     Args:
         trie: on the device where the sums are wanted.
+        dtype: that they are computed in.
     """
 
-    def __init__(self, trie: Trie) -> None:
+    def __init__(self, trie: Trie, dtype: torch.dtype = torch.float64) -> None:
         ranges = torch.stack([trie.start, trie.stop], 1).cpu().numpy()
         distinct, which = np.unique(ranges, axis=0, return_inverse=True)
         start, count = distinct[:, 0].astype(np.int64), np.diff(distinct, axis=1)[:, 0].astype(np.int64)
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - start, count)
         cells = np.stack([np.repeat(np.arange(len(start)), count), trie.ids.cpu().numpy()[place]])
-        ones, shape = torch.ones(cells.shape[1], dtype=torch.float64), (len(start), len(trie.ids))
+        ones, shape = torch.ones(cells.shape[1], dtype=dtype), (len(start), len(trie.ids))
         matrix = torch.sparse_coo_tensor(torch.from_numpy(cells), ones, shape, check_invariants=True)
         self._sum_of = torch.from_numpy(which.reshape(-1)).to(trie.token.device)
-        self._matrix = matrix.to(trie.token.device).coalesce()
+        with warnings.catch_warnings():  # row by row it multiplies in half the time, and says that it is in beta
+            warnings.simplefilter("ignore", UserWarning)
+            self._matrix = matrix.to(trie.token.device).coalesce().to_sparse_csr()
 
     def of(self, values: Tensor) -> Tensor:
         """All sums of values per id, (B, n) to (S, B), for :meth:`below`."""
-        sums: Tensor = torch.sparse.mm(self._matrix, values.double().T)
+        sums: Tensor = torch.sparse.mm(self._matrix, values.to(self._matrix.dtype).T)
         return sums
 
     def below(self, sums: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Sum of the values of all ids below nodes (B, ...), same shape, float64.
+        """Sum of the values of all ids below nodes (B, ...), same shape.
 
         Args:
             sums: what :meth:`of` made.

@@ -9,6 +9,7 @@ where m(z) is the probability that the assistant gives to all items whose titles
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from sprec.engine.constrained import Adjust, Guide
@@ -28,16 +29,16 @@ def guidance(trie: Trie, logits: Callable[[Sequence[int]], Tensor], alpha: float
     if alpha == 1:
         return None
 
-    masses = Masses(trie)
+    masses, floor = Masses(trie, torch.float32), _MASS * trie.branching.float()
 
     def of_batch(numbers: Sequence[int]) -> Adjust:
-        sums = masses.of(logits(numbers).to(trie.token.device).double().softmax(1))
+        sums = masses.of(logits(numbers).to(trie.token.device).float().softmax(1))
 
         def adjust(rows: Tensor, nodes: Tensor, children: Children, log_p: Tensor) -> Tensor:
-            own = masses.below(sums, children.nodes, rows) + _MASS
-            siblings = masses.below(sums, nodes, rows) + _MASS * trie.branching[nodes]
-            share = own / siblings.gather(1, children.parents)
-            return alpha * log_p + (1 - alpha) * share.log().clamp(max=0)
+            own = masses.below(sums, children.nodes, rows).add_(_MASS)
+            siblings = masses.below(sums, nodes, rows).add_(floor[nodes])
+            share = own.div_(siblings.gather(1, children.parents)).log_().clamp_(max=0)
+            return torch.add(alpha * log_p, share, alpha=1 - alpha)
 
         return adjust
 
