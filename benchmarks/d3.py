@@ -11,7 +11,6 @@ import cProfile
 import json
 import pstats
 import tempfile
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -42,11 +41,7 @@ def main() -> None:
     trie = catalog_trie(policy, PromptBuilder(dataset.catalog, dataset.wording))
     asked = policy.encode_prompts(work.texts().prompts)
     scores = torch.randn(arguments.cases, len(dataset.catalog), generator=torch.Generator().manual_seed(0))
-
-    def assistant_logits(rows: Sequence[int]) -> torch.Tensor:
-        return scores[list(rows)]
-
-    guide = guidance(trie, assistant_logits, 0.8)
+    guide = guidance(trie, lambda rows: scores[list(rows)], 0.8)
     shares, seconds = [], []
     for repeat in range(REPEATS + 1):
         profile = cProfile.Profile()
@@ -64,10 +59,10 @@ def main() -> None:
 
 
 def _seconds(profile: cProfile.Profile) -> tuple[float, float]:
-    """Of a whole search, and of its constrained steps: without the softmax, and without the logits of the assistant."""
+    """Of a whole search, and of its constrained steps without the softmax."""
     spent = {name: cumulative for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
     softmax = next(value for name, value in spent.items() if "logsumexp" in name)
-    return spent["best_leaves"], spent["_extend"] - softmax + spent["of_batch"] - spent["assistant_logits"]
+    return spent["best_leaves"], spent["_extend"] - softmax + spent["of_batch"]
 
 
 if __name__ == "__main__":
