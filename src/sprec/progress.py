@@ -31,15 +31,20 @@ class Bar:
 
 
 @contextmanager
-def bar(description: str, total: float | None) -> Iterator[Bar]:
-    """Show a bar with elapsed time and ETA while the block runs; silent when stderr is not a terminal."""
+def bar(description: str, total: float | None, *, eta: bool = True) -> Iterator[Bar]:
+    """Show a bar with elapsed time and ETA while the block runs; silent when stderr is not a terminal.
+
+    Args:
+        description: what is done.
+        total: units of it; None if unknown.
+        eta: units take about equally long, so that the time left can be told from their pace.
+    """
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        *((TextColumn("ETA"), TimeRemainingColumn()) if eta else ()),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

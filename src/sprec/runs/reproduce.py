@@ -14,6 +14,7 @@ from sprec.engine.backbone import pick_device, pick_precision
 from sprec.errors import UserError
 from sprec.progress import bar, say
 from sprec.runs.labels import protocol_of
+from sprec.runs.outlook import Outlook
 from sprec.runs.pipeline import check_fit, check_installed, run
 from sprec.runs.recipes import names, resolve
 from sprec.runs.records import Record, find, key_of, of_run
@@ -276,17 +277,20 @@ def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, worker
         raise UserError("a launcher has started several processes for each run; --jobs is for processes without one")
     missing = {number: job for number, job in enumerate(jobs, start=1) if _find(job, named, out) is None}
     total = len(missing)
+    places = {number: place for place, number in enumerate(missing)}
+    outlook = Outlook([(job.dataset, job.recipe) for job in missing.values()], min(workers, total))
 
     def look() -> None:
         for number, job in list(missing.items()):
             record = _find(job, named, out)
             if record is not None:
-                say(f"✓ [{number}/{len(jobs)}] {job.title}  {record.seconds:.0f} s")
-                progress.advance()
+                outlook.finished(places[number], record.seconds)
+                say(f"✓ [{number}/{len(jobs)}] {job.title}  {record.seconds:.0f} s  {outlook}".rstrip())
+                progress.advance(note=str(outlook))
                 del missing[number]
 
     if missing:
-        with bar("all runs", total) as progress:
+        with bar("all runs", total, eta=False) as progress:
             divide(min(workers, total), out, look, _finish, jobs, named, out)
 
 
@@ -295,31 +299,37 @@ def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dic
     found: dict[Job, Record] = {}
     spent: dict[Job, float] = {}
     pause = 1.0
-    with bar("all runs", len(jobs)) as progress:
+    outlook = Outlook([(job.dataset, job.recipe) for job in jobs])
+    with bar("all runs", len(jobs), eta=False) as progress:
         while len(found) < len(jobs):
             before = len(found)
-            for number, job in enumerate(jobs, start=1):
-                record = None if job in found else _attempt(job, named, out, f"[{number}/{len(jobs)}]", spent)
+            for place, job in enumerate(jobs):
+                number = f"[{place + 1}/{len(jobs)}]"
+                record = None if job in found else _attempt(job, named, out, number, spent, outlook)
                 if record is not None:
                     found[job] = record
-                    progress.advance()
+                    outlook.finished(place, spent.get(job, 0.0))
+                    progress.advance(note=str(outlook))
             if len(found) == before:  # other processes are at all that is left
                 time.sleep(pause)
             pause = min(2 * pause, 30.0) if len(found) == before else 1.0
     return {job: found[job] for job in jobs}
 
 
-def _attempt(job: Job, named: Mapping[str, Dataset], out: Path, number: str, spent: dict[Job, float]) -> Record | None:
+def _attempt(
+    job: Job, named: Mapping[str, Dataset], out: Path, number: str, spent: dict[Job, float], outlook: Outlook
+) -> Record | None:
     """The record of a job; None when another process is at the run, or at a stage that it needs.
 
     Args:
         spent: seconds that earlier attempts took.
+        outlook: the time left, for the news.
     """
     record = _find(job, named, out)
     if record is not None:
         return record
     if job not in spent:
-        say(f"{number} {job.title}")
+        say(f"{number} {job.title}  {outlook}".rstrip())
     began = time.monotonic()
     alone = processes.launched() == 1  # several processes of one run wait together
     try:
