@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/reliability.md", "benchmarks/README.md")
 _METRICS = ("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5")
 _DATASETS = ("Goodreads", "MovieLens", "CDs_and_Vinyl", "Steam")
+_X_LABELS = {"figure4": "iteration", "figure5": "share of random negatives", "figure6": "negatives"}
 _BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -190,6 +191,20 @@ def times(folder: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def curves(file: Path) -> str:
+    """The points of Figures 4 to 6: a row for each line and place on the x axis, means over the seeds."""
+    found = json.loads(file.read_text("utf-8"))
+    metrics = [name for name in (*_METRICS, "NDCG@1") if any(found.get(name, {}).values())]
+    header = ["method", _X_LABELS[file.stem.split("-")[0]], *metrics]
+    lines = [f"| {' | '.join(header)} |", "| --- | ---: " + "| ---: " * len(metrics) + "|"]
+    for method, points in found["DivRatio@1"].items():
+        for x in points:
+            values = [found[metric].get(method, {}).get(x) for metric in metrics]
+            cells = [f"{value['value']:.4f}" if value else "–" for value in values]
+            lines.append(f"| {method} | {float(x):g} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
@@ -202,6 +217,8 @@ def blocks() -> dict[str, Callable[[], str]]:
         name = f"{file.parent.name}-{file.stem}"
         found[name] = markdown_file(file)
         found |= {f"{name}-of-{dataset}": of_dataset(file, dataset) for dataset in _DATASETS}
+    for file in sorted(results.glob("*/figure[456]-*.json")):
+        found[f"{file.parent.name}-{file.stem}"] = partial(curves, file)
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]

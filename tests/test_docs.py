@@ -108,3 +108,19 @@ def test_a_block_of_one_dataset_has_its_rows_alone(tmp_path: Path) -> None:
     assert BUILD["of_dataset"](table, "Steam")() == (
         "| dataset | method |\n| --- | --- |\n| Steam | RW |\n| Steam | D3 |\n"
     )
+
+
+def test_points_of_a_figure_are_rows(tmp_path: Path) -> None:
+    points = {"0.0": {"value": 0.3}, "0.25": {"value": 0.2}}
+    file = tmp_path / "figure5-Steam.json"
+    file.write_text(
+        json.dumps(
+            {"DivRatio@1": {"SPRec": points}, "MGU@1": {"SPRec": {}}, "HR@5": {"SPRec": {"0.0": {"value": 0.04}}}}
+        )
+    )
+    assert BUILD["curves"](file).splitlines() == [
+        "| method | share of random negatives | DivRatio@1 | HR@5 |",
+        "| --- | ---: | ---: | ---: |",
+        "| SPRec | 0 | 0.3000 | 0.0400 |",
+        "| SPRec | 0.25 | 0.2000 | – |",
+    ]

@@ -14,6 +14,7 @@ from sprec.evaluation import (
     bootstrap,
     compare,
     marks,
+    mean_over_datasets,
     plain_marks,
     randomisation_p,
     replicates,
@@ -219,6 +220,29 @@ def test_t_interval_by_hand() -> None:
     one, none = t_interval([0.3]), t_interval([])
     assert one.value == 0.3
     assert np.isnan([one.low, one.high, none.value, none.low]).all()
+
+
+def test_datasets_count_alike_and_their_cases_are_drawn_independently() -> None:
+    parts = [
+        bootstrap([hits_of(np.arange(n) < hits)], 20_000, seed) for seed, (n, hits) in enumerate([(100, 50), (25, 5)])
+    ]
+    together = mean_over_datasets(parts)
+    assert together.per_seed["HR@1"] == pytest.approx([(0.5 + 0.2) / 2])
+    assert together.n == 125
+    spread = np.sqrt(0.5 * 0.5 / 100 + 0.2 * 0.8 / 25) / 2
+    assert together.replicates["HR@1"].std() == pytest.approx(spread, rel=0.02)
+    twice = mean_over_datasets([bootstrap([hits_of(np.arange(100) < 50)], 20_000, seed) for seed in (0, 1)])
+    assert twice.replicates["HR@1"].std() == pytest.approx(0.05 / np.sqrt(2), rel=0.02)
+
+
+def test_datasets_that_cannot_be_averaged_are_refused() -> None:
+    one = hits_of(np.arange(10) < 5)
+    with pytest.raises(ValueError, match="different seeds"):
+        mean_over_datasets([bootstrap([one], 10), bootstrap([one], 10)])
+    with pytest.raises(ValueError, match="at least"):
+        mean_over_datasets([])
+    with pytest.raises(ValueError, match="same training seeds"):
+        mean_over_datasets([bootstrap([one], 10), bootstrap([one], 10, seed=1, training_seeds=[3])])
 
 
 def test_swapping_the_methods_negates_the_difference() -> None:

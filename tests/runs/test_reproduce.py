@@ -265,7 +265,7 @@ def test_table3(reproduce: Reproduce, out: Path) -> None:
     started = [line for line in done.stderr.splitlines() if line.startswith("[")]
     assert started == [
         "[3/4] Steam, SPRec-RN, paper's protocol, seed 0",
-        "[4/4] Steam, SPRec-noDPO, paper's protocol, seed 0",
+        "[4/4] Steam, SPRec-noDPO, paper's protocol, seed 0  about 1 min left",
     ]
     ours = sources(out, "table3")
     for row, place in (("SPRec", "sprec"), ("SPRec-RN", "sprec-rn"), ("SPRec-noDPO", "sprec-nodpo")):
@@ -344,7 +344,7 @@ def test_a_dry_run_prints_and_writes_nothing(steam: Path, tmp_path: Path) -> Non
     assert dry("figure2").startswith("figure2 needs no runs")
     rates = dry("rates", "--backbone", "demo", "--only", "SASRec", "--only", "DMPO").splitlines()
     assert len(rates) == 6
-    assert rates[0].startswith("Steam, SASRec sasrec.lr=0.001, ranks items, seed 0 -> ")
+    assert rates[0].startswith("Steam, SASRec sasrec.lr=0.0005, ranks items, seed 0 -> ")
     table = dry("table2", "--backbone", "demo", "--only", "D3", "--only", "RW", "--seeds", "4").splitlines()
     assert [line.partition(" ->")[0] for line in table] == [
         "Steam, RW, paper's protocol, seed 4",
@@ -376,20 +376,40 @@ def test_table1_stands_beside_the_paper_s(reproduce: Reproduce, steam: Path, out
 
 
 def test_rates_are_searched_on_the_validation_split(reproduce: Reproduce, out: Path) -> None:
-    done = fine(reproduce("rates", *only("BIGRec", "DMPO")))
+    done = fine(reproduce("rates", *only("BIGRec", "RW", "DMPO")))
     rows = json.loads((out / "rates.json").read_text())["rows"]
+    sft = [f"sft.lr={rate}" for rate in ("5e-05", "0.0001", "0.0002")]
     assert [(row["method"], row["rate"]) for row in rows] == [
-        ("BIGRec", "sft.lr=0.0001"), ("BIGRec", "sft.lr=0.0002"), ("BIGRec", "sft.lr=0.0004"),
-        ("DMPO", "prefer.lr=2e-06"), ("DMPO", "prefer.lr=5e-06"), ("DMPO", "prefer.lr=1e-05"),
+        *(("BIGRec", rate) for rate in sft), *(("RW", rate) for rate in sft),
+        *(("DMPO", f"prefer.lr={rate}") for rate in ("5e-06", "1e-05", "2e-05")),
     ]  # fmt: skip
-    assert {row["protocol"] for row in rows} == {"paper's protocol"}
+    assert {(row["dataset"], row["protocol"]) for row in rows} == {("Steam", "paper's protocol")}
     best = {row["method"]: row for row in rows if row["metrics"]["NDCG@5"]["mark"] == "best"}
-    assert len(best) == 2
-    sft = best["BIGRec"]["rate"]
+    assert len(best) == 3
+    found = best["BIGRec"]["rate"]
     recipes = [json.loads(file.read_text())["recipe"] for file in out.glob("runs/*/dmpo-*/paper/seed0/recipe.json")]
     assert {recipe["split"] for recipe in recipes} == {"valid"}
-    assert {f"sft.lr={recipe['sft']['lr']:g}" for recipe in recipes} == {sft}, "DMPO starts from the chosen BIGRec"
-    assert done.stderr.count("✓ 01-sft") == 3
-    again = fine(reproduce("rates", *only("BIGRec", "DMPO")))
+    assert {f"sft.lr={recipe['sft']['lr']:g}" for recipe in recipes} == {found}, "DMPO starts from the chosen BIGRec"
+    assert done.stderr.count("✓ 01-sft") == 3 + 3, "RW has an SFT of its own"
+    again = fine(reproduce("rates", *only("BIGRec", "RW", "DMPO")))
     assert "✓" not in again.stderr
     assert "[" not in again.stderr, "all are on record"
+
+
+def test_rates_are_judged_on_all_datasets_together(reproduce: Reproduce, out: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    replace(demo(1, train=120, valid=12, test=20, extra=8, history=4), name="MovieLens").save(other)
+    fine(reproduce("rates", *only("SASRec"), "--datasets", other))
+    together, alone = (json.loads((out / f"{name}.json").read_text())["rows"] for name in ("rates", "rates-by-dataset"))
+    assert [row["dataset"] for row in together] == ["Steam, MovieLens"] * 3
+    assert [row["dataset"] for row in alone] == ["Steam"] * 3 + ["MovieLens"] * 3
+    for place, row in enumerate(together):
+        assert {row["rate"]} == {other["rate"] for other in alone[place::3]}
+        for metric in ("NDCG@5", "DivRatio@1"):
+            single = [other["metrics"][metric]["value"] for other in alone[place::3]]
+            assert row["metrics"][metric]["value"] == pytest.approx(sum(single) / 2), "datasets count alike"
+    record = json.loads((out / "records/Steam/sasrec-sasrec.lr=0.001/paper/seed0.json").read_text())
+    found = {row["rate"]: row["metrics"]["NDCG@5"]["value"] for row in alone[:3]}
+    assert record["results"][-1]["metrics"]["NDCG@5"] == pytest.approx(found["sasrec.lr=0.001"])
+    assert [row["metrics"]["NDCG@5"]["mark"] for row in together].count("best") == 1, "one rate for all"
+    assert found[next(row["rate"] for row in alone[:3] if row["metrics"]["NDCG@5"]["mark"])] == max(found.values())

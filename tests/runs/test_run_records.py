@@ -1,5 +1,6 @@
 """What is kept of a run: enough for its metrics, found again only for the same recipe and data."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,9 @@ import pytest
 
 from sprec.data import Dataset
 from sprec.errors import UserError
-from sprec.evaluation import bootstrap
+from sprec.evaluation import accumulate, bootstrap
 from sprec.runs import load_results
-from sprec.runs.pipeline import Result
-from sprec.runs.rates import chosen
+from sprec.runs.rates import Try, chosen
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record, find, key_of, of_run
 
@@ -44,17 +44,26 @@ def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset,
         Record.read(tmp_path / "r.json")
 
 
-def _tried(**metrics: float) -> Record:
-    return Record("k", np.zeros((1, 1)), [Result("prefer", 1, "dpo", metrics)], 0.0, "fp32")
+def _tried(hits: int, exact: float, first: int = 0) -> Try:
+    """A rate with ``hits`` of 100 cases in first place, from the case ``first`` on."""
+    hit = (np.arange(100) >= first) & (np.arange(100) < first + hits)
+    lists = np.stack([np.where(hit, 0, 1), *(np.full(100, item) for item in range(2, 6))], axis=1)
+    cases = accumulate(lists, np.zeros(100), [6] * 100, range(101), np.ones((7, 1)))
+    return Try(bootstrap([cases], resamples=200), exact)
 
 
 def test_the_best_rate_keeps_the_titles() -> None:
-    tried = {
-        1e-6: _tried(**{"NDCG@5": 0.02, "ExactTitles": 0.99}),
-        2e-6: _tried(**{"NDCG@5": 0.03, "ExactTitles": 0.95}),
-        4e-6: _tried(**{"NDCG@5": 0.03, "ExactTitles": 0.95}),
-        1e-5: _tried(**{"NDCG@5": 0.09, "ExactTitles": 0.5}),
-    }
+    tried = {1e-6: _tried(2, 0.99), 2e-6: _tried(3, 0.95), 4e-6: _tried(3, 0.95), 1e-5: _tried(9, 0.5)}
     assert chosen(tried) == 2e-6, "the best of those that write titles, the lower one of two"
-    assert chosen({1e-5: tried[1e-5], 1e-4: _tried(**{"NDCG@5": 0.0, "ExactTitles": 0.1})}) == 1e-5
-    assert chosen({1.0: _tried(**{"NDCG@5": 0.1})}) == 1.0, "SASRec writes no titles"
+    assert chosen({1e-5: tried[1e-5], 1e-4: _tried(0, 0.1)}) == 1e-5
+    assert chosen({1.0: _tried(1, math.nan)}) == 1.0, "SASRec writes no titles"
+
+
+def test_the_recipe_s_rate_stays_unless_another_is_really_better() -> None:
+    tried = {1.0: _tried(10, 1.0), 2.0: _tried(12, 1.0, first=6), 4.0: _tried(30, 1.0)}
+    assert chosen(tried) == 4.0
+    assert chosen(tried, 1.0) == 4.0, "20 hits more on the same cases"
+    del tried[4.0]
+    assert chosen(tried, 1.0) == 1.0, "6 hits lost and 8 found may be luck"
+    assert chosen(tried, 8.0) == 2.0, "a rate that was not tried has no claim"
+    assert chosen({**tried, 1.0: _tried(40, 0.5)}, 1.0) == 2.0, "nor has one that destroys the model"

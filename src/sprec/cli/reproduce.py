@@ -114,6 +114,7 @@ def _rates(
     dry_run: bool,
 ) -> None:
     from sprec.errors import UserError
+    from sprec.runs.paper import write_table
     from sprec.runs.rates import plan_search, search
 
     if len(seeds) > 1:
@@ -121,8 +122,10 @@ def _rates(
     if dry_run:
         _print_plan(plan_search(datasets, seed=seeds[0], backbone=backbone, changes=set, variants=only), output)
         return
-    table = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only, workers=jobs)
-    _print_and_write(table, output / "rates")
+    chosen, each = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only, workers=jobs)
+    _print_and_write(chosen, output / "rates")
+    if len(datasets) > 1:
+        _say_written(write_table(each, output / "rates-by-dataset"))
 
 
 def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:

@@ -121,6 +121,26 @@ def bootstrap(
     return Bootstrap(n, seed, own, per_seed, drawn)
 
 
+def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
+    """One method on several datasets as one: each metric that all have, averaged, every dataset counting alike.
+
+    Args:
+        samples: one for each dataset, resampled by different seeds, as cases of different datasets are independent.
+
+    Raises:
+        ValueError: none, a seed of resampling that occurs twice, or different training seeds or numbers of replicates.
+    """
+    if not samples or len({sample.seed for sample in samples}) < len(samples):
+        raise ValueError("datasets must be resampled by different seeds, and there must be one at least")
+    if len({(sample.training_seeds, next(iter(sample.replicates.values())).shape) for sample in samples}) > 1:
+        raise ValueError("the datasets must have the same training seeds and numbers of replicates")
+    first = samples[0]
+    shared = [name for name in first.per_seed if all(name in sample.per_seed for sample in samples)]
+    per_seed = {name: np.mean([sample.per_seed[name] for sample in samples], axis=0) for name in shared}
+    drawn = {name: np.mean([sample.replicates[name] for sample in samples], axis=0) for name in shared}
+    return Bootstrap(sum(sample.n for sample in samples), first.seed, first.training_seeds, per_seed, drawn)
+
+
 def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
     """Paired differences ``method - other`` of every metric, over the training seeds that both have.
 
