@@ -45,4 +45,9 @@ for what in table1 table2 table3 figure3 claims; do
     sprec reproduce $what "${three[@]}" "${one[@]}" -o results/scratch --recorded
 done
 
+# Figures 4 to 6 with one seed.
+sprec reproduce figure4 --datasets "$WORK/data/MovieLens" --seeds 0 -o results/scratch --jobs "$JOBS"
+sprec reproduce figure5 --datasets "$WORK/data/goodreads" --seeds 0 -o results/scratch --jobs "$JOBS"
+sprec reproduce figure6 --datasets "$WORK/data/goodreads" --only 1 --only 3 --only 5 --seeds 0 -o results/scratch --jobs "$JOBS"
+
 python docs/build.py
