@@ -13,13 +13,14 @@ import ctypes, sys, torch
 from sprec.engine.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
+class Info(ctypes.Structure):  # mallinfo(3): the ninth is `fordblks`, freed and still the process's own
+    _fields_ = [(f"field{i}", ctypes.c_int) for i in range(10)]
 allocator = ctypes.CDLL(None).mallinfo
-allocator.restype = type("Mallinfo", (ctypes.Structure,), {"_fields_": [(f"field{i}", ctypes.c_int) for i in range(10)]})
-free_bytes = 8  # `fordblks` of mallinfo(3): freed, and still the process's own
-before = getattr(allocator(), f"field{free_bytes}")
+allocator.restype = Info
+before = allocator().field8
 blocks = [torch.ones(4 << 20) for _ in range(8)]
 del blocks
-print(getattr(allocator(), f"field{free_bytes}") - before)
+print(allocator().field8 - before)
 """
 
 
