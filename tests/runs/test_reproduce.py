@@ -230,6 +230,12 @@ def test_a_table_of_what_is_on_record_runs_nothing(reproduce: Reproduce, out: Pa
     assert set(ours) == {("BIGRec", f"{how}, 2 seeds"), ("SPRec", f"{how}, 1 seed")}
     finished = load_results(out / "runs/Steam/sprec/paper/seed0")[-1].metrics
     assert ours["SPRec", f"{how}, 1 seed"]["HR@5"]["value"] == pytest.approx(finished["HR@5"])
+    kept = tmp_path / "records/Steam/sprec/paper/seed0.json"
+    trained = content_of(kept)["backbone"]
+    kept.write_text(kept.read_text().replace(trained, "another"))
+    told = fine(reproduce("table2", *asked)).stderr
+    assert told.startswith("! Steam: these runs descend from 2 backbones, made at different times, so that")
+    assert f"BIGRec from {trained}; SPRec from another. Remove" in told
     message = refused(reproduce("table2", *only("RW"), "-o", tmp_path, "--recorded"))
     assert message.startswith("none of these 9 runs is on record under")
 

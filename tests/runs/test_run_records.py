@@ -13,6 +13,7 @@ from sprec.runs import load_results
 from sprec.runs.rates import Try, chosen
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record, find, key_of, of_run
+from sprec.storage import digest, hash_of
 
 
 def test_a_record_has_the_metrics_of_its_run(toy_run: Path, toy_dataset: Dataset, tmp_path: Path) -> None:
@@ -22,6 +23,10 @@ def test_a_record_has_the_metrics_of_its_run(toy_run: Path, toy_dataset: Dataset
     assert kept.lists.shape == (20, 5)
     assert list(kept.results) == load_results(toy_run)
     assert (kept.seconds, kept.precision) == (1.5, "fp32")
+    made = toy_run / "stages/00-backbone"
+    weights = {f"model/{file.name}": hash_of(file) for file in (made / "model").iterdir()}
+    assert "model/model.safetensors" in weights
+    assert kept.backbone == digest(weights)[:16]
     measured = bootstrap([kept.cases(toy_dataset)], resamples=10).per_seed
     last = load_results(toy_run)[-1].metrics
     for name in ("HR@5", "NDCG@5", "DivRatio@1", "ORRatio@5", "MGU@1"):

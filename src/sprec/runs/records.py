@@ -35,6 +35,8 @@ class Record:
         results: the metrics of every evaluated stage.
         seconds: wall time that the run took here; 0 where it was found finished.
         precision: of the forward passes, ``bf16`` or ``fp32``.
+        backbone: digest of the weights of the backbone that the run made or was given by another run; empty where the
+            recipe makes none. Training it again, elsewhere, gives other weights by the same recipe.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Record:
     results: Sequence[Result]
     seconds: float
     precision: str
+    backbone: str = ""
 
     def cases(self, dataset: Dataset, split: str = "test") -> Cases:
         """The measured cases: lists, targets and genres together."""
@@ -53,8 +56,8 @@ class Record:
     def write(self, file: Path) -> None:
         """Write the record whole or not at all."""
         lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
-        head = {"key": self.key, "precision": self.precision, "seconds": round(self.seconds, 1),
-                "results": [result_record(result) for result in self.results]}  # fmt: skip
+        head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
+        head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
         text = json.dumps(head, ensure_ascii=False, indent=1)
         file.parent.mkdir(parents=True, exist_ok=True)
         storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
@@ -69,7 +72,8 @@ class Record:
         try:
             found: Any = json.loads(file.read_text("utf-8"))
             results = [result_of(**entry) for entry in found["results"]]
-            return cls(found["key"], np.array(found["lists"]), results, found["seconds"], found["precision"])
+            lists, backbone = np.array(found["lists"]), found.get("backbone", "")
+            return cls(found["key"], lists, results, found["seconds"], found["precision"], backbone)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is not the record of a run; the same command makes it again") from error
 
@@ -106,4 +110,14 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     if problem:
         raise UserError(f"{problem}; the same command repairs it")
     lists = np.array(pl.read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
-    return Record(key, lists, results, seconds, precision)
+    return Record(key, lists, results, seconds, precision, backbone_of(run))
+
+
+def backbone_of(run: Path) -> str:
+    """Digest of the weights of a run's backbone, empty where the run made none."""
+    for folder in (run / "stages").glob("*-backbone"):
+        files = storage.read_manifest(folder)["files"]
+        return storage.digest({name: about["sha256"] for name, about in files.items() if name.startswith("model/")})[
+            :16
+        ]
+    return ""

@@ -269,7 +269,30 @@ def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers
     named = by_name(datasets)
     if workers > 1:
         _divide(jobs, named, out, workers)
-    return _finish(jobs, named, out)
+    found = _finish(jobs, named, out)
+    for warning in mixed_backbones(found):
+        say(f"! {warning}")
+    return found
+
+
+def mixed_backbones(found: Mapping[Job, Record]) -> list[str]:
+    """A line for each dataset whose runs descend from different backbones: they differ by more than their methods.
+
+    It happens when records move to a machine without the stages that made them, and more runs follow.
+    """
+    sides: dict[str, dict[str, set[str]]] = {}
+    for job, record in found.items():
+        if record.backbone:
+            sides.setdefault(job.dataset, {}).setdefault(record.backbone, set()).add(job.variant)
+    warnings = []
+    for dataset, backbones in sides.items():
+        if len(backbones) > 1:
+            who = "; ".join(f"{', '.join(sorted(rows))} from {name}" for name, rows in backbones.items())
+            warnings.append(
+                f"{dataset}: these runs descend from {len(backbones)} backbones, made at different times, "
+                f"so that more than the methods differs: {who}. Remove the records of all but one and run it again"
+            )
+    return warnings
 
 
 def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, workers: int) -> None:
