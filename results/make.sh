@@ -17,7 +17,7 @@ test -d "$WORK/data/goodreads" || sprec data import sprec "$DATA" --name Goodrea
 runs=()
 for seed in 0 1 2; do
     run="$WORK/goodreads-scratch/seed$seed"
-    sprec run goodreads-scratch --data "$WORK/data/goodreads" -o "$run" --set seed="$seed" --shared "$WORK/stages"
+    sprec run goodreads-scratch --data "$WORK/data/goodreads" -o "$run" --set seed="$seed" --shared results/scratch/stages
     mkdir -p "results/goodreads-scratch/seed$seed"
     cp "$run/metrics.json" "$run/recipe.json" "results/goodreads-scratch/seed$seed/"
     runs+=("$run")

@@ -35,7 +35,7 @@ GRID: Grid = {
     "RosePO": ("rosepo", "prefer.lr", PREFER),
     "SPRec": ("sprec", "prefer.lr", (1e-6, 2e-6, 4e-6)),
 }
-"""Name in the paper to method, setting and the rates tried: that of the scratch recipes, half of it and twice as much.
+"""Name in the paper to method, setting and the rates tried: that which the scratch recipes had, half and twice of it.
 
 One that wins at an end of its row asks for a wider row, for all methods.
 """
