@@ -92,13 +92,25 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which a terminal sends to all: the parent hears it, and tells them."""
+    """What is started here never hears Ctrl-C, which a terminal sends to all: the parent hears it, and tells them.
+
+    It hears it at the end of the block: a worker that is half started would complain that nobody says what to do.
+    """
     resource_tracker.ensure_running()  # or the first worker starts it, and it lets Ctrl-C through again
+    came: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    own = signal.getsignal(signal.SIGINT)  # another thread may take the signal, and the handler runs in this one
+    here = threading.current_thread() is threading.main_thread() and callable(own)
+    if here:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if here:
+            signal.signal(signal.SIGINT, own)
+        if came and callable(own):
+            own(signal.SIGINT, None)
 
 
 def _enter(number: int, log: Path, task: Connection) -> None:
