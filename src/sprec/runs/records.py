@@ -115,9 +115,9 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
 
 def backbone_of(run: Path) -> str:
     """Digest of the weights of a run's backbone, empty where the run made none."""
-    for folder in (run / "stages").glob("*-backbone"):
-        files = storage.read_manifest(folder)["files"]
-        return storage.digest({name: about["sha256"] for name, about in files.items() if name.startswith("model/")})[
-            :16
-        ]
-    return ""
+    folder = next((run / "stages").glob("*-backbone"), None)
+    if folder is None:
+        return ""
+    files = storage.read_manifest(folder)["files"]
+    weights = {name: about["sha256"] for name, about in files.items() if name.startswith("model/")}
+    return storage.digest(weights)[:16]
