@@ -54,7 +54,7 @@ def test_both_sides_compute_the_same() -> None:
 )
 def test_mistakes_are_one_line(size: str, names: list[str], negatives: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        run(size, names, None, 1, 8, negatives, "cpu", None)
+        run(size, names, None, 1, Work("", "engine", "", "", 8, device="cpu"), negatives, None)
     assert "\n" not in str(error.value)
 
 

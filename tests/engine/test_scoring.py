@@ -92,19 +92,19 @@ def test_missing_completions_score_zero_and_are_masked() -> None:
     batch = collate([PromptGroup([5], ([6, 7], [8])), PromptGroup([5, 6], ([9],))], multiple=1)
     assert batch.mask.tolist() == [[True, True], [True, False]]
     assert batch.lengths.tolist() == [[2, 1], [1, 0]]
-    # row 0: [pad 5 | 6 7 8], row 1: [5 6 | 9 pad pad]; kept columns 0..3, first tokens predicted by column 0
-    assert batch.input_ids.tolist() == [[0, 5, 6, 7, 8], [5, 6, 9, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 0, 1, 2, 1], [0, 1, 2, 0, 0]]
-    assert batch.source.tolist() == [0, 1, 0, 4]
+    # row 0: [5 | 6 7 | 8], row 1: [pad 5 6 | 9]; all four columns are kept, first tokens predicted by the prompt's last
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [0, 5, 6, 9]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 1], [0, 0, 1, 2]]
+    assert batch.kept == 4
+    assert batch.source.tolist() == [0, 1, 0, 6]
     assert batch.token.tolist() == [6, 7, 8, 9]
     assert batch.slot.tolist() == [0, 0, 1, 2]
     sees = batch.attention_mask[0, 0] == 0
     assert sees.tolist() == [
-        [True, False, False, False, False],
-        [False, True, False, False, False],
-        [False, True, True, False, False],
-        [False, True, True, True, False],
-        [False, True, False, False, True],
+        [True, False, False, False],
+        [True, True, False, False],
+        [True, True, True, False],
+        [True, False, False, True],
     ]
 
 

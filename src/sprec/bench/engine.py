@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sprec.bench.measure import Timed, seconds, useful_flops
-from sprec.bench.work import BETA, LR, NEW_TOKENS, TOKENS_PER_BATCH, Work
+from sprec.bench.work import BETA, LR, NEW_TOKENS, Work
 from sprec.config import Training
 from sprec.data import Catalog, Dataset
 from sprec.engine.backbone import Policy
@@ -51,7 +51,9 @@ def sft(work: Work, policy: Policy | None = None) -> Repetition:
 
     def repetition() -> Timed:
         policy.restore(initial)
-        taken, outcome = seconds(lambda: train(policy, groups, SFT, settings, seed=0), policy.device)
+        taken, outcome = seconds(
+            lambda: train(policy, groups, SFT, settings, seed=0, budget=work.tokens), policy.device
+        )
         flops = useful_flops(policy, groups, 3)
         return Timed(taken, sum(g.tokens for g in groups), [s["loss"] for s in outcome.steps], flops=flops)
 
@@ -65,8 +67,9 @@ def dpo(work: Work, policy: Policy | None = None) -> Repetition:
     initial, settings = policy.state(), Training(lr=LR, batch=work.batch, warmup_steps=0)
 
     def stage() -> list[float]:
-        reference = torch.stack(score(policy, groups, budget=TOKENS_PER_BATCH))
-        outcome = train(policy, groups, Objective(_pairs), settings, seed=0, extra={"reference": reference})
+        reference = torch.stack(score(policy, groups, budget=work.tokens))
+        extra = {"reference": reference}
+        outcome = train(policy, groups, Objective(_pairs), settings, seed=0, extra=extra, budget=work.tokens)
         return [step["loss"] for step in outcome.steps]
 
     def repetition() -> Timed:

@@ -1,8 +1,10 @@
-"""The peers' side, at their best legal settings: TRL's trainers, Hugging Face ``generate``, a double argsort.
+"""The peers' side: TRL's trainers, Hugging Face ``generate``, a double argsort.
 
-bf16, no gradient checkpointing, reference log-probabilities precomputed, TRL's fused LM head on answer tokens (always
-on), fused AdamW, and the engine's own batches of similar length in the engine's order. TRL 1.16 has no padding-free
-DPO, and its padding-free SFT needs FlashAttention: both run padded.
+TRL's trainers have the settings that its documents name for speed: bf16, no gradient checkpointing, reference
+log-probabilities precomputed, its fused LM head on answer tokens (always on), fused AdamW. TRL 1.16 has no padding-free
+DPO, and its padding-free SFT needs FlashAttention: both run padded. They get the steps of the engine, the rows of a
+step in random order, in micro-batches of eight. Tuned they have what no document says: eager attention on CPUs, the
+faster one in bf16, and the rows of a step sorted by length.
 """
 
 import tempfile
@@ -18,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from sprec.bench.engine import BEAMS, NEAREST, catalog_tokens, embeddings, repeated
 from sprec.bench.measure import Spent, Timed, seconds
-from sprec.bench.work import BETA, LR, NEW_TOKENS, Texts, Work
+from sprec.bench.work import BETA, LR, MICRO, NEW_TOKENS, Texts, Work
 from sprec.engine.backbone import pick_device, pick_precision
 from sprec.engine.training import plan
 
@@ -29,25 +31,32 @@ Repetition = Callable[[], Timed]
 disable_progress_bars()
 
 
-def sft(work: Work) -> Repetition:
+def sft(work: Work, *, tuned: bool = False) -> Repetition:
     """TRL's SFTTrainer."""
     texts = work.texts()
     asked, right, _ = _sizes(work, texts)
-    order = np.concatenate(plan((asked + right).tolist(), work.batch, 1, 0))
+    order = np.concatenate(_steps(work, asked + right, tuned))
     rows = [{"prompt": texts.prompts[i], "completion": texts.chosen[i]} for i in order]
     tokens = int((asked + right).sum())
 
     def repetition() -> Timed:
         with tempfile.TemporaryDirectory() as folder:
-            config = SFTConfig(**_arguments(work, folder, 1), max_length=None, completion_only_loss=True)
+            config = SFTConfig(**_arguments(work, folder), max_length=None, completion_only_loss=True)
             trainer = SFTTrainer(
-                model=_model(work, torch.float32), args=config, processing_class=_tokenizer(work),
+                model=_model(work, torch.float32, tuned), args=config, processing_class=_tokenizer(work),
                 train_dataset=Dataset.from_list(rows),
             )  # fmt: skip
             taken, _ = seconds(trainer.train, trainer.args.device)
             return Timed(taken, tokens, _losses(trainer))
 
     return repetition
+
+
+def _steps(work: Work, lengths: np.ndarray, tuned: bool) -> list[np.ndarray]:
+    """The engine's steps: their rows as a shuffle leaves them, or sorted by length."""
+    rng = np.random.default_rng(0)
+    steps = plan(lengths.tolist(), work.batch, 1, 0)
+    return steps if tuned else [rng.permutation(step) for step in steps]
 
 
 class _TimedDPOTrainer(DPOTrainer):  # type: ignore[misc]
@@ -63,11 +72,11 @@ class _TimedDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return result
 
 
-def dpo(work: Work) -> Repetition:
-    """TRL's DPOTrainer; K negatives are K pairs, K micro-batches to an optimiser step."""
+def dpo(work: Work, *, tuned: bool = False) -> Repetition:
+    """TRL's DPOTrainer; K negatives are K pairs, which an optimiser step accumulates."""
     texts = work.texts()
     asked, right, wrong = _sizes(work, texts)
-    rows = _pairs(texts, plan((asked + right + wrong.sum(1)).tolist(), work.batch, 1, 0), work.negatives)
+    rows = _pairs(texts, _steps(work, asked + right + wrong.sum(1), tuned), work.negatives)
     tokens = int((2 * asked + right).sum() * work.negatives + wrong.sum())
 
     def repetition() -> Timed:
@@ -76,7 +85,7 @@ def dpo(work: Work) -> Repetition:
                 **_arguments(work, folder, work.negatives), max_length=None, beta=BETA, precompute_ref_log_probs=True
             )
             trainer = _TimedDPOTrainer(
-                model=_model(work, torch.float32), args=config, processing_class=_tokenizer(work),
+                model=_model(work, torch.float32, tuned), args=config, processing_class=_tokenizer(work),
                 train_dataset=Dataset.from_list(rows),
             )  # fmt: skip
             taken, _ = seconds(trainer.train, trainer.args.device)
@@ -94,10 +103,12 @@ def _pairs(texts: Texts, steps: Sequence[np.ndarray], negatives: int) -> list[di
     ]
 
 
-def _arguments(work: Work, folder: str, accumulate: int) -> dict[str, Any]:
-    device = pick_device(work.device)
+def _arguments(work: Work, folder: str, pairs: int = 1) -> dict[str, Any]:
+    device, step = pick_device(work.device), min(work.batch, work.samples)
+    micro = min(MICRO, step)
     return {
-        "output_dir": folder, "per_device_train_batch_size": work.batch, "gradient_accumulation_steps": accumulate,
+        "output_dir": folder, "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": step // micro * pairs,
         "learning_rate": LR, "lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0,
         "max_grad_norm": 1.0, "num_train_epochs": 1, "optim": "adamw_torch_fused",
         "bf16": pick_precision("auto", device) is torch.bfloat16, "use_cpu": device.type == "cpu",
@@ -122,9 +133,9 @@ def _tokenizer(work: Work) -> Any:
     return AutoTokenizer.from_pretrained(work.model, padding_side="left")
 
 
-def _model(work: Work, dtype: torch.dtype) -> Any:
+def _model(work: Work, dtype: torch.dtype, tuned: bool) -> Any:
     device = pick_device(work.device)
-    attention = "eager" if device.type == "cpu" else "sdpa"  # on CPUs eager is the faster one at these lengths
+    attention = "eager" if tuned and device.type == "cpu" else "sdpa"  # on CPUs eager is faster at these lengths
     model: Any = AutoModelForCausalLM.from_pretrained(work.model, dtype=dtype, attn_implementation=attention)
     return model.to(device)
 
@@ -139,18 +150,18 @@ def _losses(trainer: Any) -> list[float]:
 
 def rollout_official(work: Work) -> Repetition:
     """``generate`` as the research code calls it: fixed batches in file order, up to 128 new tokens."""
-    return _rollout(work, OFFICIAL_BATCH, 128, by_length=False)
+    return _rollout(work, OFFICIAL_BATCH, 128, tuned=False)
 
 
 def rollout_tuned(work: Work) -> Repetition:
     """``generate`` with prompts of similar length together, larger batches, and a fitting limit."""
-    return _rollout(work, TUNED_BATCH, NEW_TOKENS, by_length=True)
+    return _rollout(work, TUNED_BATCH, NEW_TOKENS, tuned=True)
 
 
-def _rollout(work: Work, size: int, limit: int, by_length: bool) -> Repetition:
-    model, tokenizer, texts = _inference_model(work), _tokenizer(work), work.texts()
+def _rollout(work: Work, size: int, limit: int, tuned: bool) -> Repetition:
+    model, tokenizer, texts = _inference_model(work, tuned), _tokenizer(work), work.texts()
     lengths = [len(ids) for ids in tokenizer(texts.prompts)["input_ids"]]
-    order = np.argsort([-length for length in lengths], kind="stable") if by_length else np.arange(len(lengths))
+    order = np.argsort([-length for length in lengths], kind="stable") if tuned else np.arange(len(lengths))
 
     def answer() -> list[str]:
         found = [""] * len(order)
@@ -172,13 +183,13 @@ def _rollout(work: Work, size: int, limit: int, by_length: bool) -> Repetition:
     return repetition
 
 
-def _inference_model(work: Work) -> Any:
-    return _model(work, pick_precision("auto", pick_device(work.device))).eval()
+def _inference_model(work: Work, tuned: bool) -> Any:
+    return _model(work, pick_precision("auto", pick_device(work.device)), tuned).eval()
 
 
 def beam(work: Work) -> Repetition:
     """Beam search with ``prefix_allowed_tokens_fn`` over a dictionary of prefixes."""
-    model, tokenizer, texts = _inference_model(work), _tokenizer(work), work.texts()
+    model, tokenizer, texts = _inference_model(work, tuned=True), _tokenizer(work), work.texts()
     answers = catalog_tokens(work, work.policy().encode_completions)
     children: dict[tuple[int, ...], set[int]] = {}
     for answer in answers:

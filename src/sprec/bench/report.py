@@ -6,6 +6,7 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 
 from sprec.bench.measure import matmul_rate, precision
 from sprec.bench.runner import PARTS, compare, parts
-from sprec.bench.work import SIZES, Size, Work, make_model
+from sprec.bench.work import MICRO, SIZES, Size, Work, make_model
 from sprec.data import Dataset
 from sprec.data.demo import demo
 from sprec.engine.backbone import pick_device
@@ -30,12 +31,16 @@ def run(
     names: Sequence[str],
     data: Path | None,
     repeats: int,
-    samples: int,
+    base: Work,
     negatives: Sequence[int],
-    device: str,
     log: Path | None,
+    peers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare the engine with its peers.
+
+    Args:
+        base: samples, batch, tokens at once and device; where model and data lie is filled in here.
+        peers: those to compare with, all by default.
 
     Returns:
         The record: machine, versions, date, settings, and for each part medians, spreads and ratios.
@@ -43,7 +48,9 @@ def run(
     Raises:
         UserError: a wrong setting, a missing peer, or sides that compute different things.
     """
+    device = base.device
     _check(size, names, negatives, device)
+    _check_steps(base.samples, base.batch)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
         messages = cast("TextIO", stack.enter_context((log or Path(os.devnull)).open("w")))
@@ -52,8 +59,7 @@ def run(
             demo().save(data)
         dataset = Dataset.load(data)
         parameters = make_model(folder / "model", cast("Size", size), dataset, device)
-        work = Work("", "engine", str(folder / "model"), str(data), samples, device=device)
-        asked = parts(work, names, negatives)
+        asked = parts(replace(base, model=str(folder / "model"), data=str(data)), names, negatives, peers)
         results, rates = [], []
         with bar(f"bench {size}", sum(repeats + (not part.whole) for part in asked)) as progress:
             for part in asked:
@@ -70,6 +76,8 @@ def run(
         "parameters": parameters,
         "data": dataset.name,
         "repeats": repeats,
+        "batch": base.batch,
+        "tokens": base.tokens,
         "machine": machine(device),
         "precision": precision(device),
         "matmul_flops": rate,
@@ -91,6 +99,16 @@ def _check(size: str, names: Sequence[str], negatives: Sequence[int], device: st
     for package, name in PEERS.items():
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the benchmark compares with {name}, which is not installed: pip install 'sprec[dev]'")
+
+
+def _check_steps(samples: int, batch: int) -> None:
+    """The peers' micro-batches must fit into the steps of the engine."""
+    step = min(samples, batch)
+    if samples % step or step % min(step, MICRO):
+        raise UserError(
+            f"{samples} samples are no whole number of steps of {batch}, in micro-batches of {MICRO}; "
+            f"take --samples {max(1, samples // 64) * 64} --batch 32"
+        )
 
 
 def machine(device: str) -> dict[str, str]:

@@ -186,40 +186,51 @@ def _alike(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
-def parts(base: Work, names: Sequence[str], negatives: Sequence[int]) -> list[Part]:
-    """The comparisons that a list of names asks for.
+def parts(base: Work, names: Sequence[str], negatives: Sequence[int], peers: Sequence[str] = ()) -> list[Part]:
+    """The comparisons that a list of names asks for, with some peers or with all.
 
     Raises:
         UserError: an unknown name.
     """
-    found = []
-    for name in names:
-        if name == "dpo":
-            for count in negatives:
-                work = replace(base, part="dpo", side="engine", negatives=count)
-                found.append(Part(f"dpo-{count}", work, {"trl": (replace(work, side="trl"),)}))
-        elif name == "iteration":
-            found.append(_iteration(base))
-        elif name == "million":
-            found += [Part(part, replace(base, part=part, samples=size), {}) for part, size in _MILLION.items()]
-        elif name == "evaluation":
-            found.append(Part(name, replace(base, part=name, samples=_CASES), {}))
-        elif name in _PEERS:
-            samples = _ANSWERS if name.startswith("grounding") else base.samples
-            work = replace(base, part=name, side="engine", samples=samples)
-            found.append(Part(name, work, {peer: (replace(work, side=peer),) for peer in _PEERS[name]}))
-        else:
-            raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
-    return found
+    for peer in peers:
+        if peer not in PEERS:
+            raise UserError(f"there is no peer {peer!r}; peers: {', '.join(PEERS)}")
+    found = [part for name in names for part in _comparisons(base, name, negatives)]
+    if not peers:
+        return found
+    return [replace(part, peers={name: works for name, works in part.peers.items() if name in peers}) for part in found]
 
 
+def _comparisons(base: Work, name: str, negatives: Sequence[int]) -> list[Part]:
+    work = replace(base, part=name, side="engine")
+    if name == "dpo":
+        works = {count: replace(work, negatives=count) for count in negatives}
+        return [Part(f"dpo-{count}", own, _sides(own, _TRAINERS)) for count, own in works.items()]
+    if name == "iteration":
+        return [_iteration(base)]
+    if name == "million":
+        return [Part(part, replace(base, part=part, samples=size), {}) for part, size in _MILLION.items()]
+    if name == "evaluation":
+        return [Part(name, replace(work, samples=_CASES), {})]
+    if name in _PEERS:
+        work = replace(work, samples=_ANSWERS) if name.startswith("grounding") else work
+        return [Part(name, work, _sides(work, _PEERS[name]))]
+    raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
+
+
+def _sides(work: Work, peers: Sequence[str]) -> dict[str, tuple[Work, ...]]:
+    return {peer: (replace(work, side=peer),) for peer in peers}
+
+
+_TRAINERS = ("trl", "trl-tuned")
 _PEERS = {
-    "sft": ("trl",),
+    "sft": _TRAINERS,
     "rollout": ("official", "tuned"),
     "beam": ("hf",),
     "grounding": ("argsort",),
     "grounding-repeated": ("argsort",),
 }
+PEERS = tuple(dict.fromkeys(["scripts", *(name for names in _PEERS.values() for name in names)]))
 _ANSWERS = 1000  # of the parts that ground
 _MILLION = {"million-tokens": 1_000_000, "million-trie": 1_000_000, "million-grounding": _ANSWERS}
 _CASES = 1000  # that the paper evaluates

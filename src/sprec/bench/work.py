@@ -25,8 +25,10 @@ LR = 1e-4
 NEW_TOKENS = 16
 """A fitting limit: a title and the end take about 10 tokens."""
 BETA = 0.1
-TOKENS_PER_BATCH = 8192
+MICRO = 8
+"""Rows of a peer's micro-batch."""
 _TEMPLATES = 4  # copies of the template that the tokenizer learns from: about as many tokens as with Llama's
+_PARTS_OF_WORDS = ("30m", "1b")  # 8,000 tokens that may reach over spaces would swallow the whole template
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Work:
         samples: training examples or cases.
         negatives: rejected answers per prompt (the preference stage only).
         batch: prompts per optimiser step.
+        tokens: most tokens that the engine reads at once when it trains and scores.
         device: where to run.
     """
 
@@ -50,7 +53,8 @@ class Work:
     data: str
     samples: int
     negatives: int = 1
-    batch: int = 16
+    batch: int = 32
+    tokens: int = 2048
     device: str = "auto"
 
     def policy(self) -> Policy:
@@ -105,7 +109,8 @@ def make_model(folder: Path, size: Size, dataset: Dataset, device: str) -> int:
     where = pick_device(device)
     builder = PromptBuilder(dataset.catalog, dataset.wording)
     lines = [builder.respond(title) for title in dataset.catalog.titles] + [builder.prompt([])] * _TEMPLATES
-    policy = scratch(SIZES[size], lines, 0, where, pick_precision("auto", where))
+    precision = pick_precision("auto", where)
+    policy = scratch(SIZES[size], lines, 0, where, precision, across_words=size not in _PARTS_OF_WORDS)
     if size == "1b":
         policy.model = _billion(policy, where)
     policy.save(folder)

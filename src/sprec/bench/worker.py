@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 from sprec.bench.measure import Timed, forget_peak, memory
 from sprec.bench.work import Work
@@ -33,16 +34,19 @@ def prepared(work: Work) -> Callable[[], Timed]:
         }[work.part](work)
     from sprec.bench import peers
 
-    return {
+    side: Callable[[Work], Callable[[], Timed]] = {
         ("sft", "trl"): peers.sft,
+        ("sft", "trl-tuned"): partial(peers.sft, tuned=True),
         ("dpo", "trl"): peers.dpo,
+        ("dpo", "trl-tuned"): partial(peers.dpo, tuned=True),
         ("rollout", "official"): peers.rollout_official,
         ("rollout", "tuned"): peers.rollout_tuned,
         ("beam", "hf"): peers.beam,
         ("grounding", "argsort"): peers.grounding,
         ("grounding-repeated", "argsort"): peers.grounding_repeated,
         ("evaluate", "hf"): peers.evaluate,
-    }[work.part, work.side](work)
+    }[work.part, work.side]
+    return side(work)
 
 
 def main() -> None:

@@ -18,16 +18,21 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="Dataset with the prompts; the demo dataset without.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
     samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts per optimiser step.")] = 32,
+    tokens: Annotated[int, typer.Option(min=256, help="Most tokens that the engine trains on at once.")] = 2048,
     negatives: Annotated[str, typer.Option(help="Negatives per prompt in the part dpo, with commas.")] = "1,3,5,8",
+    peers: Annotated[str, typer.Option(help="Whom to compare with, with commas; all of a part without.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     log: Annotated[Path | None, typer.Option(help="Where the libraries' messages go.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
 ) -> None:
     """Compare the engine with TRL, Hugging Face generate and a double argsort; the last line is JSON."""
     from sprec.bench.report import run
+    from sprec.bench.work import Work
 
     counts = [int(count) for count in negatives.split(",") if count.strip().isdigit() and int(count)]
-    found = run(size, parts.split(","), data, repeats, samples, counts, device, log)
+    base = Work("", "engine", "", "", samples, batch=batch, tokens=tokens, device=device)
+    found = run(size, parts.split(","), data, repeats, base, counts, log, peers.split(",") if peers else ())
     if not json:
         from rich.console import Console
 

@@ -212,9 +212,22 @@ def _cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def scratch(settings: Scratch, texts: Iterable[str], seed: int, device: torch.device, precision: torch.dtype) -> Policy:
-    """Make a small Llama with random weights and a byte-level BPE learned from ``texts``."""
-    tokenizer = _train_tokenizer(texts, settings.vocabulary)
+def scratch(
+    settings: Scratch,
+    texts: Iterable[str],
+    seed: int,
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    across_words: bool = True,
+) -> Policy:
+    """Make a small Llama with random weights and a byte-level BPE learned from ``texts``.
+
+    Args:
+        across_words: let tokens reach over spaces, which makes the sequences of a small catalog much shorter; off, the
+            tokens are parts of words, as those of large models.
+    """
+    tokenizer = _train_tokenizer(texts, settings.vocabulary, across_words)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -240,11 +253,11 @@ def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:
+def _train_tokenizer(texts: Iterable[str], vocabulary: int, across_words: bool) -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_words)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,

@@ -1,7 +1,7 @@
 """The prompt group: one prompt and the completions that hang on it, as token ids and as a batch of tensors.
 
-A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ... | padding]``. Every completion
-sees the prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
+A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ...]``. Every completion sees the
+prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
 however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
 (the template) stand in the first columns, so that a model can read them once for the whole batch.
 
@@ -43,7 +43,7 @@ class PromptGroup:
 
 @dataclass(frozen=True)
 class GroupBatch:
-    """B groups as tensors; T columns, of which the last R hold the completions.
+    """B groups as tensors of T columns; all completions lie in the last ones.
 
     In the packed layout there is one row: read (1, T) for (B, T) in ``input_ids`` and ``position_ids``, and T for kept.
 
@@ -52,7 +52,7 @@ class GroupBatch:
         attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column). Packed:
             (T,) int, the last column that sees each column.
         position_ids: (B, T) long.
-        kept: number of trailing columns whose logits are needed: 1 + R (the prompt's last token and the rest).
+        kept: number of trailing columns whose logits are needed: every prompt's last token lies in them, and the rest.
         source: (N,) long: for each completion token, the flat index b * kept + column of the state that predicts it.
         token: (N,) long: the completion tokens; N is rounded up, the last ones count for nothing.
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
@@ -118,13 +118,13 @@ def collate(
     *,
     packed: bool = False,
 ) -> GroupBatch:
-    """Lay groups into one batch: prompts padded on the left, completions on the right; or packed into one row.
+    """Lay groups into one batch: rows that end together, padded on the left; or packed into one row.
 
     Args:
         groups: B groups; every one has a prompt of at least one token.
         extra: tensors of shape (B, ...) that travel with the batch.
         dtype: of the mask: the one the attention computes in.
-        multiple: the widths of prompts and completions are rounded up to it.
+        multiple: widths are rounded up to it.
         packed: the layout; :attr:`sprec.engine.backbone.Policy.packed` says which one a policy reads.
     """
     if packed:
@@ -133,10 +133,10 @@ def collate(
 
 
 def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torch.dtype, multiple: int) -> GroupBatch:
-    region = round_up(max(group.tokens - len(group.prompt) for group in groups), multiple)
-    prefix = _worthwhile_prefix(groups, region)
-    prompt_width = prefix + round_up(max(len(group.prompt) for group in groups) - prefix, multiple)
-    width = prompt_width + region
+    longest = max(group.tokens for group in groups)
+    prefix = _worthwhile_prefix(groups, longest)
+    width = round_up(longest, multiple)
+    kept = min(width - prefix, round_up(1 + max(group.tokens - len(group.prompt) for group in groups), multiple))
     completions = max(1, max(len(group.completions) for group in groups))
     input_ids = np.zeros((len(groups), width), dtype=np.int64)
     positions = np.zeros((len(groups), width), dtype=np.int64)
@@ -144,12 +144,14 @@ def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torc
     lengths = np.zeros((len(groups), completions), dtype=np.int64)
     source, token, slot = [], [], []
     for row, group in enumerate(groups):
-        columns = np.arange(prompt_width - len(group.prompt), prompt_width)
+        start = width - group.tokens
+        column = start + len(group.prompt)
+        columns = np.arange(start, column)
         columns[:prefix] = np.arange(prefix)
         input_ids[row, columns] = group.prompt
         positions[row, columns] = np.arange(len(group.prompt))
         segment[row, columns] = 0
-        column = prompt_width
+        last = column - 1
         for index, completion in enumerate(group.completions):
             size = len(completion)
             lengths[row, index] = size
@@ -157,9 +159,9 @@ def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torc
             input_ids[row, own] = completion
             positions[row, own] = len(group.prompt) + np.arange(size)
             segment[row, own] = index + 1
-            predicted_by = np.arange(column, column + size) - prompt_width
-            predicted_by[:1] = 0  # the first token of every completion is predicted by the prompt's last one
-            source.append(row * (region + 1) + predicted_by)
+            predicted_by = np.arange(column - 1, column + size - 1)
+            predicted_by[:1] = last  # the first token of every completion is predicted by the prompt's last one
+            source.append(row * kept + predicted_by - (width - kept))
             token.append(np.asarray(completion, dtype=np.int64))
             slot.append(np.full(size, row * completions + index))
             column += size
@@ -167,7 +169,7 @@ def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torc
         input_ids=torch.from_numpy(input_ids),
         attention_mask=additive(_sees(segment), dtype),
         position_ids=torch.from_numpy(positions),
-        kept=region + 1,
+        kept=kept,
         source=_flat(source, 0, multiple),
         token=_flat(token, 0, multiple),
         slot=_flat(slot, len(groups) * completions, multiple),
@@ -229,10 +231,9 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return shared if shared >= _MIN_PREFIX else 0
 
 
-def _worthwhile_prefix(groups: Sequence[PromptGroup], region: int) -> int:
+def _worthwhile_prefix(groups: Sequence[PromptGroup], longest: int) -> int:
     """Leading columns to read once: they must fit in a row of what is left, and save more than this row costs."""
-    longest = max(len(group.prompt) for group in groups) + region
-    prefix = min(common_prefix([group.prompt for group in groups]), longest // 2) // WIDTH_MULTIPLE * WIDTH_MULTIPLE
+    prefix = min(common_prefix([group.prompt for group in groups]), longest // 2)
     return prefix if prefix * (len(groups) - 1) > longest - prefix else 0
 
 
