@@ -34,7 +34,7 @@ def prepared(work: Work) -> Callable[[], Timed]:
         }[work.part](work)
     from sprec.bench import peers
 
-    side: Callable[[Work], Callable[[], Timed]] = {
+    sides: dict[tuple[str, str], Callable[[Work], Callable[[], Timed]]] = {
         ("sft", "trl"): peers.sft,
         ("sft", "trl-tuned"): partial(peers.sft, tuned=True),
         ("dpo", "trl"): peers.dpo,
@@ -45,8 +45,8 @@ def prepared(work: Work) -> Callable[[], Timed]:
         ("grounding", "argsort"): peers.grounding,
         ("grounding-repeated", "argsort"): peers.grounding_repeated,
         ("evaluate", "hf"): peers.evaluate,
-    }[work.part, work.side]
-    return side(work)
+    }
+    return sides[work.part, work.side](work)
 
 
 def main() -> None:
