@@ -28,7 +28,8 @@ def rows_of(module: nn.Module, call: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("style", STYLES)
 def test_only_the_columns_of_the_answers_pass_the_last_network(style: str, checkpoint: Callable[[str], Path]) -> None:
     policy = load(checkpoint(style))
-    batch = collate([group for group in ragged_groups(5, 30, 1) if len(group.prompt) > 30])
+    groups = [group for group in ragged_groups(5, 90, 1) if len(group.prompt) > 30]
+    batch = collate(groups)
     layers: Any = policy.model.get_decoder()
     stack: Any = next(child for child in layers.children() if isinstance(child, nn.ModuleList))
     with torch.no_grad():
@@ -36,8 +37,11 @@ def test_only_the_columns_of_the_answers_pass_the_last_network(style: str, check
         columns = [
             rows_of(layer.mlp, lambda: completion_log_probs(policy.model, batch, policy.head)) for layer in stack
         ]
-    assert batch.kept < 0.75 * batch.input_ids.shape[1]
-    assert columns == [batch.input_ids.shape[1], batch.kept]
+    row, _ = batch.in_one_row(0)
+    answers = sum(len(group.completions[0]) for group in groups)
+    assert answers <= row.kept < answers + 64
+    assert row.kept < 0.75 * row.input_ids.shape[1]
+    assert columns == [row.input_ids.shape[1], row.kept]
     wide = policy.model(
         input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
     ).logits[:, -batch.kept :]

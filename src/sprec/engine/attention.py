@@ -19,6 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from sprec.engine.blocks import attend, works
 from sprec.engine.narrow import queries_needed
+from sprec.engine.unpadded import layout_of
 from sprec.errors import UserError
 
 PLAIN, FUSED, FLEX = "sprec_plain", "sprec_fused", "sprec_flex"
@@ -71,19 +72,31 @@ def plain_attention(
     """
     if s_aux is not None:
         raise UserError("models with attention sinks are not supported; take another backbone")
-    keys, values = _parts(key, value, attention_mask)
     whole, width = query.shape[2], queries_needed(module, query.shape[2])
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    layout = layout_of(query)
+    if layout is not None:
+        width = layout.kept if width < whole else layout.place.shape[1]
+        query, *own = layout.attended(query, cast("Tensor", key), cast("Tensor", value), width)
+        keys, values = (own[0],), (own[1],)
+    else:
+        keys, values = _parts(key, value, attention_mask)
+        query = query[:, :, whole - width :]
     known = sum(part.shape[2] for part in keys)
-    mask = _mask_or_causal(attention_mask, whole, known, query)[..., whole - width :, :]
-    query = query[:, :, whole - width :] * (scaling or query.shape[3] ** -0.5)
+    mask = _mask_or_causal(attention_mask, whole, known, query)
+    mask = mask[..., mask.shape[-2] - width :, :]
+    query = query * (scaling or query.shape[3] ** -0.5)
     scores = _joined([_scores(query, part) for part in keys])
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
     scores = scores + additive(mask, query.dtype)
     weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     shares = torch.split(weights, [part.shape[2] for part in values], -1)
-    output = sum(_weighted(share, part) for share, part in zip(shares, values, strict=True))
-    output = nn.functional.pad(cast("Tensor", output).transpose(1, 2), (0, 0, 0, 0, whole - width, 0))
+    output = cast("Tensor", sum(_weighted(share, part) for share, part in zip(shares, values, strict=True)))
+    if layout is not None:
+        return layout.collect(output), None
+    output = nn.functional.pad(output.transpose(1, 2), (0, 0, 0, 0, whole - width, 0))
     return output.contiguous(), None
 
 
@@ -202,6 +215,22 @@ def implementation(device: torch.device) -> str:
 def takes_prefix_row(model: nn.Module) -> bool:
     """Whether a model, possibly wrapped, computes attention by one of the functions above."""
     return _inner(model).config._attn_implementation in (PLAIN, FUSED, FLEX)
+
+
+def unpads(model: nn.Module) -> bool:
+    """Whether a model, possibly wrapped, reads all tokens of a batch in one row (:mod:`sprec.engine.unpadded`).
+
+    Not where a layer other than attention looks at neighbours in a row, as convolutions and recurrent layers do.
+    """
+    inner = _inner(model)
+    config: Any = inner.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return bool(
+        inner.config._attn_implementation == PLAIN
+        and inner._supports_sdpa
+        and not inner._is_stateful
+        and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}
+    )
 
 
 def packs(model: nn.Module, precision: torch.dtype) -> bool:

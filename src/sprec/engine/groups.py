@@ -21,10 +21,12 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from sprec.engine.attention import additive
 from sprec.engine.blocks import block_mask, row_width
+from sprec.engine.unpadded import Layout
 
 WIDTH_MULTIPLE = 8
 """Widths of batches are rounded up to it: CPU kernels are compiled per shape and kept, and without rounding a long
 run meets thousands of shapes (2.3 GiB against 1.0 GiB of memory when pre-training the 2M backbone)."""
+_COLUMNS = 64  # the same for the tokens of a batch in one row
 _MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
 
 
@@ -58,6 +60,7 @@ class GroupBatch:
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
         lengths: (B, K) long: tokens of each completion.
+        real: (B, T) bool: which columns hold tokens.
         prefix: number of leading columns that are the same in all rows, and seen by all that follow; 0 for none.
         extra: further tensors of shape (B, ...) that an objective needs (weights, smoothing).
     """
@@ -71,6 +74,7 @@ class GroupBatch:
     slot: Tensor
     mask: Tensor
     lengths: Tensor
+    real: Tensor
     extra: dict[str, Tensor]
     prefix: int = 0
 
@@ -99,6 +103,8 @@ class GroupBatch:
         first = self.input_ids.new_zeros(2, 1, own)
         first[0, 0, :prefix], first[1, 0, :prefix] = self.input_ids[0, :prefix], self.position_ids[0, :prefix]
         sees = torch.ones(own, own, dtype=torch.bool, device=self.input_ids.device).tril()
+        sees[prefix:] &= torch.eye(own, dtype=torch.bool, device=sees.device)[prefix:]  # padding sees itself
+        real = torch.arange(own, device=sees.device)[None] < prefix
         mask = additive(torch.nn.functional.pad(sees, (prefix, 0))[None, None], self.attention_mask.dtype)
         return replace(
             self,
@@ -106,8 +112,32 @@ class GroupBatch:
             position_ids=torch.cat([first[1], self.position_ids[:, prefix:]]),
             attention_mask=torch.cat([mask, self.attention_mask[:, :, prefix:]]),
             source=self.source + self.kept,
+            real=torch.cat([real, self.real[:, prefix:]]),
             prefix=0,
         )
+
+    def in_one_row(self, prefix: int) -> tuple["GroupBatch", Layout]:
+        """The same tokens in a single row without the padding, and where attention finds them.
+
+        Args:
+            prefix: tokens of the prefix, if that is in a row of its own (:meth:`with_prefix_row`).
+        """
+        rows, width = self.input_ids.shape
+        counted = self.slot < self.mask.numel()
+        reader = self.source // self.kept * width + width - self.kept + self.source % self.kept
+        needed = torch.zeros(rows * width, dtype=torch.bool)
+        needed[reader[counted]] = True
+        others, last = (which.nonzero()[:, 0] for which in (self.real.flatten() & ~needed, needed))
+        tokens = len(others) + len(last)
+        fillers = round_up(tokens, _COLUMNS) - tokens
+        slot = torch.cat([others.new_zeros(fillers), others, last])
+        place = torch.full((rows * width,), fillers)
+        place[slot[fillers:]] = torch.arange(fillers, len(slot))
+        kept = min(len(slot), round_up(len(last), _COLUMNS))
+        source = (place[reader] - (len(slot) - kept)).masked_fill(~counted, 0)
+        ids, positions = (value.flatten()[slot][None] for value in (self.input_ids, self.position_ids))
+        layout = Layout(place.view(rows, width), slot, fillers, prefix, self.kept)
+        return replace(self, input_ids=ids, position_ids=positions, kept=kept, source=source), layout
 
 
 def collate(
@@ -175,6 +205,7 @@ def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torc
         slot=_flat(slot, len(groups) * completions, multiple),
         mask=torch.from_numpy(lengths > 0),
         lengths=torch.from_numpy(lengths),
+        real=torch.from_numpy(segment >= 0),
         extra=extra,
         prefix=prefix,
     )
@@ -217,6 +248,7 @@ def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], multiple: i
         slot=_flat(slot, len(groups) * completions, multiple),
         mask=torch.from_numpy(lengths > 0),
         lengths=torch.from_numpy(lengths),
+        real=torch.arange(width)[None] < end,
         extra=extra,
     )
 

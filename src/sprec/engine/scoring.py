@@ -1,18 +1,19 @@
 """Log-probabilities of completions, with every prompt read once."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sprec.engine.attention import takes_prefix_row
+from sprec.engine.attention import takes_prefix_row, unpads
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
 from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
+from sprec.engine.unpadded import laid_out
 
 
 def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
@@ -24,9 +25,15 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
         head: the LM head inside the model. It is given the N hidden states that predict completion tokens and no
             others: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
     """
-    if batch.prefix and takes_prefix_row(model):
-        batch = batch.with_prefix_row()
-    with _rows_of_head(head, batch.source), last_columns(model, batch.kept, batch.input_ids.shape[1]):
+    with ExitStack() as stack:
+        prefix = batch.prefix if takes_prefix_row(model) else 0
+        if prefix:
+            batch = batch.with_prefix_row()
+        if unpads(model):
+            batch, layout = batch.in_one_row(prefix)
+            stack.enter_context(laid_out(layout))
+        stack.enter_context(_rows_of_head(head, batch.source))
+        stack.enter_context(last_columns(model, batch.kept, batch.input_ids.shape[1]))
         logits: Tensor = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention(),
