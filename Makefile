@@ -52,7 +52,7 @@ docs: setup ## fill the tables of the docs from results/
 bench: setup-dev ## compare with the peers on this machine, and with the committed ratios
 	@echo "== the same work through the engine and its peers, about 15 minutes on two cores"
 	@mkdir -p build
-	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 48 --log build/bench.log --json > build/bench-2m.json
+	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 32 --batch 16 --repeats 3 --log build/bench.log --json > build/bench-2m.json
 	$(BIN)/python benchmarks/check.py build/bench-2m.json
 
 chaos: setup-dev ## kill, damage and starve runs in every way, and fuzz: two hours

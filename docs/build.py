@@ -56,11 +56,9 @@ def of_dataset(file: Path, dataset: str) -> Callable[[], str]:
     return rows
 
 
+_TRAINING = {"dpo-1": 4.5, "dpo-5": 15, "dpo-8": 20, "sft": 2}
 _TARGETS: Mapping[tuple[str, str], float] = {
-    ("dpo-1", "trl"): 4.5,
-    ("dpo-5", "trl"): 15,
-    ("dpo-8", "trl"): 20,
-    ("sft", "trl"): 2,
+    **{(part, peer): target for peer in ("trl", "trl-tuned") for part, target in _TRAINING.items()},
     ("rollout", "official"): 4,
     ("rollout", "tuned"): 1.5,
     ("beam", "hf"): 10,
@@ -98,8 +96,10 @@ def benchmark(files: Sequence[Path]) -> str:
     rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
     repeats = ", ".join(str(r["repeats"]) for r in records)
     precisions = " and ".join(sorted({r.get("precision", "bf16") for r in records}))  # bf16 until it was recorded
+    steps = ", ".join(f"{r['batch']} prompts and {r['tokens']:,} tokens" for r in records if "batch" in r)
     lines += ["", f"{first['parameters']:,} parameters; prompts of {first['data']}; {machine}; {first['date']}; "
-              f"medians of {repeats} repetitions; 2048^3 {precisions} product: {rates} GFLOP/s.", ""]  # fmt: skip
+              f"medians of {repeats} repetitions; 2048^3 {precisions} product: {rates} GFLOP/s"
+              f"{f'; at most so much at once here: {steps}' if steps else ''}.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -110,7 +110,8 @@ def _benchmark_row(part: Mapping[str, Any], name: str, peer: Mapping[str, Any]) 
     room = _PEAK_TARGETS.get((part["part"], name))
     memory = f"{peer['peak_share']:.0%}"
     if room:
-        memory = f"{peer['peak_share']:.1%}, target {room:.0%} {_met(peer['peak_share'] <= room)}"
+        work = f"{ours['above_mib'] / peer['above_mib']:.1%} of what the work takes"
+        memory = f"{peer['peak_share']:.1%}, target {room:.0%} {_met(peer['peak_share'] <= room)}; {work}"
     return (
         f"| {part['part']} | {name} | {part['samples']} | {ours['seconds']:.3g} | {peer['seconds']:.3g} "
         f"| **{peer['ratio']:.1f}** ({peer['ratio_low']:.1f} to {peer['ratio_high']:.1f}) "

@@ -98,7 +98,7 @@ def test_padding_gets_no_gradient_whatever_stands_in_it(checkpoint: Callable[[st
     policy = load(checkpoint("llama"))
     groups = with_template(3, 8, 2)
     longest = max(groups, key=lambda group: group.tokens)
-    long = type(longest)([*longest.prompt, *longest.prompt[24:] * 3], longest.completions)
+    long = type(longest)([*longest.prompt, *list(longest.prompt[24:]) * 3], longest.completions)
     gradients = []
     for batches in ([groups, [long]], [[*groups, long]]):
         policy.model.zero_grad()
