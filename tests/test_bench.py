@@ -58,6 +58,23 @@ def test_mistakes_are_one_line(size: str, names: list[str], negatives: list[int]
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("samples", "batch"), [(48, 32), (36, 12)])
+def test_steps_that_peers_cannot_divide_are_refused(samples: int, batch: int) -> None:
+    base = Work("", "engine", "", "", samples, batch=batch, device="cpu")
+    with pytest.raises(UserError, match=f"{samples} samples are no whole number of steps of {batch}.*--samples 64"):
+        run("toy", ["sft"], None, 1, base, [1], None)
+
+
+def test_an_unknown_peer_is_named_before_anything_is_made() -> None:
+    with pytest.raises(UserError, match="no peer 'x'; peers: scripts, trl, trl-tuned"):
+        run("toy", ["sft"], None, 1, Work("", "engine", "", "", 8, device="cpu"), [1], None, ["x"])
+
+
+def test_peers_that_are_left_out_do_not_run() -> None:
+    (pairs,) = parts(Work("", "engine", "m", "d", 10), ["dpo"], [3], ["trl"])
+    assert (pairs.name, list(pairs.peers)) == ("dpo-3", ["trl"])
+
+
 def test_useful_flops_by_hand(tmp_path: Path) -> None:
     dataset = demo(train=4, valid=2, test=2, extra=2)
     dataset.save(tmp_path / "data")

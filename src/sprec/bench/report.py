@@ -50,7 +50,9 @@ def run(
     """
     device = base.device
     _check(size, names, negatives, device)
-    _check_steps(base.samples, base.batch)
+    if {"dpo", "sft", "iteration"} & set(names):
+        _check_steps(base.samples, base.batch)
+    parts(base, names, negatives, peers)  # unknown names are told before a model is made
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
         messages = cast("TextIO", stack.enter_context((log or Path(os.devnull)).open("w")))
