@@ -17,7 +17,9 @@ from sprec.bench.measure import Timed, matmul_rate, useful_flops
 from sprec.bench.report import run
 from sprec.bench.runner import parts
 from sprec.bench.work import Work, make_model
+from sprec.config import Scratch
 from sprec.data.demo import demo
+from sprec.engine.backbone import scratch
 from sprec.engine.groups import PromptGroup
 from sprec.errors import UserError
 from sprec.prompts import parse_title
@@ -73,6 +75,16 @@ def test_an_unknown_peer_is_named_before_anything_is_made() -> None:
 def test_peers_that_are_left_out_do_not_run() -> None:
     (pairs,) = parts(Work("", "engine", "m", "d", 10), ["dpo"], [3], ["trl"])
     assert (pairs.name, list(pairs.peers)) == ("dpo-3", ["trl"])
+
+
+@pytest.mark.parametrize("across_words", [True, False])
+def test_tokens_reach_over_spaces_only_where_they_may(across_words: bool) -> None:
+    settings, device = Scratch(hidden=32, layers=1, heads=2, vocabulary=320), torch.device("cpu")
+    titles = [f"the old man and the sea {n}" for n in range(50)]
+    tokenizer = scratch(settings, titles, 0, device, torch.float32, across_words=across_words).tokenizer
+    ids = tokenizer("the old man and the sea", add_special_tokens=False)["input_ids"]
+    longest = max((tokenizer.decode([one]) for one in ids), key=len)
+    assert (" " in longest.strip()) == across_words
 
 
 def test_useful_flops_by_hand(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ The gradients are gathers, too. Those of padding are whatever stands in column 0
 own padded key, and neither of them goes back to a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -61,35 +61,41 @@ class Layout:
 
     def from_columns(self, heads: int, width: int, prefix: int) -> Tensor:
         """For each of (R, H, prefix + width) its entry in (N, H), flat."""
-        found = self._made.get(("columns", heads, width, prefix))
-        if found is None:
-            place = self.place[:, self.place.shape[1] - width :]
-            if prefix:
-                place = torch.cat([self.place[:1, :prefix].expand(len(place), -1), place], 1)
-            found = (place[:, None] * heads + torch.arange(heads)[None, :, None]).flatten()
-            self._made["columns", heads, width, prefix] = found
-        return found
+
+        def make() -> Tensor:
+            first = self.place[:1, :prefix].expand(len(self.place), -1)
+            place = torch.cat([first, self.place[:, self.place.shape[1] - width :]], 1)
+            return (place[:, None] * heads + torch.arange(heads)[None, :, None]).flatten()
+
+        return self._once(("columns", heads, width, prefix), make)
 
     def from_rows(self, heads: int, width: int, prefix: int) -> Tensor:
         """For each of (N, H) its entry in (R, H, prefix + width), flat; any entry where it has none."""
-        found = self._made.get(("rows", heads, width, prefix))
-        if found is None:
+
+        def make() -> Tensor:
             row, slot = self.slot // self.place.shape[1], self._slot_of(width).clamp(min=0)
             entry = (row[:, None] * heads + torch.arange(heads)) * (prefix + width) + prefix + slot[:, None]
-            found = self._made["rows", heads, width, prefix] = entry.flatten()
-        return found
+            return entry.flatten()
+
+        return self._once(("rows", heads, width, prefix), make)
 
     def absent(self, width: int) -> Tensor:
         """The columns that have no slot among the last ones, fillers included."""
-        found = self._made.get(("absent", width))
-        if found is None:
+
+        def make() -> Tensor:
             missing = self._slot_of(width) < 0
             missing[: self.fillers] = True
-            found = self._made["absent", width] = missing.nonzero()[:, 0]
-        return found
+            return missing.nonzero()[:, 0]
+
+        return self._once(("absent", width), make)
 
     def _slot_of(self, width: int) -> Tensor:
         return self.slot % self.place.shape[1] - (self.place.shape[1] - width)
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 class _Spread(torch.autograd.Function):
