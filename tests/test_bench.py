@@ -95,9 +95,10 @@ def test_useful_flops_by_hand(tmp_path: Path) -> None:
     config = policy.model.config
     head = config.vocab_size * 32
     body = sum(value.numel() for value in policy.model.parameters()) - head
-    # prompt of 3, answers of 1 and 2 tokens: 6 tokens read, 3 predicted; pairs 6 + (3 + 1) + (6 + 3)
-    expected = 3 * (2 * body * 6 + 2 * head * 3 + 4 * 32 * 2 * 19)
-    assert useful_flops(policy, [PromptGroup([1, 5, 6], ([7], [8, 9]))], 3) == expected
+    # prompt of 3, answers of 1, 3 and 3 tokens, the latter alike but for their end: 3 + 2 tokens read, since ends are
+    # not, 1 + 2 states predict; pairs 6 + (3 + 1) + (3 + 2)
+    expected = 3 * (2 * body * 5 + 2 * head * 3 + 4 * 32 * 2 * 15)
+    assert useful_flops(policy, [PromptGroup([1, 5, 6], ([7], [8, 9, 7], [8, 9, 5]))], 3) == expected
 
 
 def test_the_matmul_rate_is_that_of_a_product() -> None:

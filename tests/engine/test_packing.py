@@ -48,19 +48,20 @@ def some_groups(template: int, completions: int = 4) -> list[PromptGroup]:
 
 def test_the_layout_by_hand() -> None:
     head = list(range(10, 18))
-    groups = [PromptGroup([*head, 5], ([6, 7], [8])), PromptGroup([*head, 3, 4], ([9],))]
+    groups = [PromptGroup([*head, 5], ([6, 7, 2], [8, 2])), PromptGroup([*head, 3, 4], ([6, 2],))]
     batch = collate(groups, multiple=1, packed=True)
     assert batch.packed
     assert batch.input_ids.shape == (1, 256)
     assert batch.kept == 256
-    assert batch.input_ids[0, :16].tolist() == [*head, 5, 6, 7, 8, 3, 4, 9, 0]
+    assert batch.input_ids[0, :16].tolist() == [*head, 5, 6, 7, 8, 3, 4, 6, 0]
     assert batch.position_ids[0, :16].tolist() == [*range(8), 8, 9, 10, 9, 8, 9, 10, 0]
     assert batch.attention_mask[:16].tolist() == [14] * 8 + [11, 10, 10, 11, 14, 14, 14, 15]
-    assert batch.source.tolist() == [8, 9, 8, 13]
-    assert batch.token.tolist() == [6, 7, 8, 9]
-    assert batch.slot.tolist() == [0, 0, 1, 2]
+    assert batch.source.tolist() == [8, 9, 10, 11, 13, 14]
+    assert batch.predictor.tolist() == [0, 1, 2, 0, 3, 4, 5]
+    assert batch.token.tolist() == [6, 7, 2, 8, 2, 6, 2]
+    assert batch.slot.tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert batch.mask.tolist() == [[True, True], [True, False]]
-    assert batch.lengths.tolist() == [[2, 1], [1, 0]]
+    assert batch.lengths.tolist() == [[3, 2], [2, 0]]
 
 
 @pytest.mark.parametrize("template", [0, 24, 200])
@@ -68,20 +69,19 @@ def test_a_query_sees_its_own_completion_its_prompt_and_the_prefix(template: int
     groups = some_groups(template, completions=40)
     batch = collate(groups, packed=True)
     width = batch.input_ids.shape[1]
-    owner, segment = torch.full((width,), -2), torch.arange(width)  # padding: everyone apart
-    owner[:template], segment[:template] = -1, 0
-    column = template
+    # a column is its group (-1: the prefix, -2: padding) and what it ends: the prompt, or a beginning of completions
+    columns: list[tuple[int, tuple[int, ...]]] = [(-1, ())] * template
     for row, group in enumerate(groups):
-        for index, part in enumerate([group.prompt[template:], *group.completions]):
-            own = slice(column, column + len(part))
-            owner[own], segment[own] = row, index
-            column += len(part)
-    query, key = torch.arange(width)[:, None], torch.arange(width)[None]
-    same = (owner[query] == owner[key]) & ((segment[key] == 0) | (segment[key] == segment[query]))
-    wanted = (key <= query) & (same | ((owner[key] == -1) & (owner[query] != -2)))
-    wanted |= key == query
-    mask = block_mask(batch.attention_mask)
-    found = mask.mask_mod(torch.tensor(0), torch.tensor(0), query, key)
+        beginnings = {tuple(one[:size]) for one in group.completions for size in range(1, len(one))}
+        columns += [(row, ())] * (len(group.prompt) - template)
+        columns += [(row, beginning) for beginning in sorted(beginnings)]
+    columns += [(-2, (column,)) for column in range(len(columns), width)]
+    wanted = torch.eye(width, dtype=torch.bool)
+    for query, (owner, text) in enumerate(columns):
+        for key, (other, above) in enumerate(columns[: query + 1]):
+            wanted[query, key] |= other in (owner, -1) and owner != -2 and text[: len(above)] == above
+    mask, column = block_mask(batch.attention_mask), torch.arange(width)
+    found = mask.mask_mod(torch.tensor(0), torch.tensor(0), column[:, None], column)
     assert torch.equal(found, wanted)
     assert found.any(1).all(), "a softmax over nothing is no number"
     built = create_block_mask(mask.mask_mod, None, None, width, width, device="cpu")  # from all width x width entries

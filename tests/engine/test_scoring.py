@@ -11,7 +11,7 @@ from torch import Tensor
 from sprec.config import HuggingFace
 from sprec.engine.backbone import Policy, load_huggingface
 from sprec.engine.groups import PromptGroup, collate, token_budget_batches
-from sprec.engine.scoring import completion_log_probs, score
+from sprec.engine.scoring import completion_log_probs, own_columns, score
 from toy_models import STYLES
 
 CPU = torch.device("cpu")
@@ -28,10 +28,14 @@ def ragged_groups(seed: int, count: int, completions: int) -> list[PromptGroup]:
         drawn: list[int] = rng.integers(3, 300, rng.integers(low, high)).tolist()
         return drawn
 
-    return [
-        PromptGroup(tokens(1, 40), tuple(tokens(1, 9) for _ in range(rng.integers(1, completions + 1))))
-        for _ in range(count)
-    ]
+    def answers(how_many: int) -> tuple[list[int], ...]:
+        """Every other one begins as the one before."""
+        found = [tokens(1, 9) for _ in range(how_many)]
+        for one, two in zip(found[::2], found[1::2], strict=False):
+            two[:0] = one[: rng.integers(1, len(one) + 1)]
+        return tuple(found)
+
+    return [PromptGroup(tokens(1, 40), answers(int(rng.integers(1, completions + 1)))) for _ in range(count)]
 
 
 def alone(policy: Policy, group: PromptGroup, completion: int) -> Tensor:
@@ -89,23 +93,38 @@ def test_bf16_stays_within_its_tolerance(style: str, checkpoint: Callable[[str],
 
 
 def test_missing_completions_score_zero_and_are_masked() -> None:
-    batch = collate([PromptGroup([5], ([6, 7], [8])), PromptGroup([5, 6], ([9],))], multiple=1)
-    assert batch.mask.tolist() == [[True, True], [True, False]]
-    assert batch.lengths.tolist() == [[2, 1], [1, 0]]
-    # row 0: [5 | 6 7 | 8], row 1: [pad 5 6 | 9]; all four columns are kept, first tokens predicted by the prompt's last
-    assert batch.input_ids.tolist() == [[5, 6, 7, 8], [0, 5, 6, 9]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 1], [0, 0, 1, 2]]
+    batch = collate([PromptGroup([5], ([6, 7], [6, 8, 9], [4, 9])), PromptGroup([5, 6], ([9],))], multiple=1)
+    assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.lengths.tolist() == [[2, 3, 2], [1, 0, 0]]
+    # row 0: [5 | 4 | 6 8], the ends are not read and 6 only once; row 1: [pad pad 5 6], all four columns are kept
+    assert batch.input_ids.tolist() == [[5, 4, 6, 8], [0, 0, 5, 6]]
+    assert batch.position_ids.tolist() == [[0, 1, 1, 2], [0, 0, 0, 1]]
     assert batch.kept == 4
-    assert batch.source.tolist() == [0, 1, 0, 6]
-    assert batch.token.tolist() == [6, 7, 8, 9]
-    assert batch.slot.tolist() == [0, 0, 1, 2]
-    sees = batch.attention_mask[0, 0] == 0
-    assert sees.tolist() == [
+    assert batch.source.tolist() == [0, 1, 2, 3, 7]  # all of row 0 predict, of row 1 the prompt's last one
+    assert batch.predictor.tolist() == [0, 2, 0, 2, 3, 0, 1, 4]
+    assert batch.token.tolist() == [6, 7, 6, 8, 9, 4, 9, 9]
+    assert batch.slot.tolist() == [0, 0, 1, 1, 1, 2, 2, 3]
+    sees = batch.attention_mask[:, 0] == 0
+    assert sees[0].tolist() == [
         [True, False, False, False],
         [True, True, False, False],
-        [True, True, True, False],
-        [True, False, False, True],
+        [True, False, True, False],
+        [True, False, True, True],
     ]
+    assert sees[1].tolist() == [
+        [True, False, False, False],
+        [False, True, False, False],
+        [False, False, True, False],
+        [False, False, True, True],
+    ]
+
+
+def test_what_all_prompts_begin_with_does_not_count_in_the_budget(checkpoint: Callable[[str], Path]) -> None:
+    policy = load(checkpoint("llama"))
+    groups = [PromptGroup([*range(3, 23), last], ([5, 6, 7, 2], [5, 6, 8, 2])) for last in (40, 41)]
+    assert own_columns(policy.model, groups) == [5, 5]  # one token of the prompt, 5, 6, 7 and 8
+    policy.model.set_attn_implementation("sdpa")
+    assert own_columns(policy.model, groups) == [25, 25]
 
 
 def test_token_budget_batches_keep_every_row_once_and_the_budget() -> None:

@@ -39,13 +39,13 @@ def test_every_token_stands_in_the_row_once() -> None:
 
 def test_the_states_that_predict_are_the_last_ones_and_the_same() -> None:
     padded, row, layout = rows_and_layout()
-    width, counted = padded.input_ids.shape[1], padded.slot < padded.mask.numel()
-    for before, after in zip(padded.source[counted].tolist(), row.source[counted].tolist(), strict=True):
+    width = padded.input_ids.shape[1]
+    for before, after in zip(padded.source.tolist(), row.source.tolist(), strict=True):
         slot = before // padded.kept * width + width - padded.kept + before % padded.kept
         assert layout.slot[layout.columns - row.kept + after] == slot
     assert row.source.min() >= 0
     assert row.source.max() < row.kept
-    assert row.kept <= len(set(padded.source[counted].tolist())) + 63
+    assert row.kept <= len(set(padded.source.tolist())) + 63
 
 
 def spread_by_hand(states: Tensor, layout: Layout, width: int, prefix: int) -> Tensor:

@@ -88,8 +88,8 @@ def matmul_rate(device: str = "auto", size: int = 2048, repetitions: int = 10) -
 def useful_flops(policy: Policy, groups: Sequence[PromptGroup], passes: int) -> float:
     """FLOPs of reading groups with every prompt once; ``passes`` is 1 for scoring, 3 with the backward pass.
 
-    Two per weight and token, the head on completion tokens only, and four per hidden unit, layer and pair of tokens
-    that see each other.
+    Two per weight and token, the head on states that predict completion tokens only, and four per hidden unit, layer
+    and pair of tokens that see each other.
     """
     config = policy.model.config
     head = config.vocab_size * config.hidden_size
@@ -97,8 +97,8 @@ def useful_flops(policy: Policy, groups: Sequence[PromptGroup], passes: int) -> 
     body = sum(value.numel() for value in policy.model.parameters()) - embeddings
     total = 0.0
     for group in groups:
-        prompt, tails = len(group.prompt), [len(tail) for tail in group.completions]
-        pairs = prompt * (prompt + 1) / 2 + sum(tail * prompt + tail * (tail + 1) / 2 for tail in tails)
-        total += 2 * body * group.tokens + 2 * head * sum(tails)
+        prompt, above = len(group.prompt), group.tree.depth
+        pairs = prompt * (prompt + 1) / 2 + sum(prompt + depth + 1 for depth in above)
+        total += 2 * body * group.columns + 2 * head * (1 + len(above))
         total += 4 * config.hidden_size * config.num_hidden_layers * pairs
     return passes * total

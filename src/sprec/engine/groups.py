@@ -1,8 +1,9 @@
 """The prompt group: one prompt and the completions that hang on it, as token ids and as a batch of tensors.
 
-A row of a batch reads ``[prefix | padding | prompt | completion 1 | completion 2 | ...]``. Every completion sees the
-prompt and itself, never its siblings, and its positions continue the prompt's. So a prompt is read once
-however many completions it has: P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
+A row of a batch reads ``[prefix | padding | prompt | completions]``, the completions as a tree
+(:mod:`sprec.engine.tree`): each token sees the prompt and those above it, never another branch, and its position
+continues theirs. So a prompt is read once however many completions it has, and so is what they begin with together:
+less than P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
 (the template) stand in the first columns, so that a model can read them once for the whole batch.
 
 That is the padded layout. In the packed one (on GPUs, :mod:`sprec.engine.blocks`) all groups of a batch stand behind
@@ -11,6 +12,7 @@ one another in a single row, ``[prefix | prompt | completions | prompt | complet
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from sprec.engine.attention import additive
 from sprec.engine.blocks import block_mask, row_width
+from sprec.engine.tree import Tree
 from sprec.engine.unpadded import Layout
 
 WIDTH_MULTIPLE = 8
@@ -39,8 +42,18 @@ class PromptGroup:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the model reads for this group."""
+        """Tokens of the prompt and of all completions."""
         return len(self.prompt) + sum(map(len, self.completions))
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The completions as they are read."""
+        return Tree.of(self.completions)
+
+    @cached_property
+    def columns(self) -> int:
+        """Tokens that the model reads for this group: those of the prompt and of the tree."""
+        return len(self.prompt) + len(self.tree.tokens)
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,9 @@ class GroupBatch:
             (T,) int, the last column that sees each column.
         position_ids: (B, T) long.
         kept: number of trailing columns whose logits are needed: every prompt's last token lies in them, and the rest.
-        source: (N,) long: for each completion token, the flat index b * kept + column of the state that predicts it.
+        source: (S,) long: the flat index b * kept + column of each state that predicts completion tokens; S is rounded
+            up, the last ones are the first one again.
+        predictor: (N,) long: for each completion token the state that predicts it, as an index into ``source``.
         token: (N,) long: the completion tokens; N is rounded up, the last ones count for nothing.
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
@@ -70,6 +85,7 @@ class GroupBatch:
     position_ids: Tensor
     kept: int
     source: Tensor
+    predictor: Tensor
     token: Tensor
     slot: Tensor
     mask: Tensor
@@ -123,10 +139,9 @@ class GroupBatch:
             prefix: tokens of the prefix, if that is in a row of its own (:meth:`with_prefix_row`).
         """
         rows, width = self.input_ids.shape
-        counted = self.slot < self.mask.numel()
-        reader = self.source // self.kept * width + width - self.kept + self.source % self.kept
+        predicting = self.source // self.kept * width + width - self.kept + self.source % self.kept
         needed = torch.zeros(rows * width, dtype=torch.bool)
-        needed[reader[counted]] = True
+        needed[predicting] = True
         others, last = (which.nonzero()[:, 0] for which in (self.real.flatten() & ~needed, needed))
         tokens = len(others) + len(last)
         fillers = round_up(tokens, _COLUMNS) - tokens
@@ -134,7 +149,7 @@ class GroupBatch:
         place = torch.full((rows * width,), fillers)
         place[slot[fillers:]] = torch.arange(fillers, len(slot))
         kept = min(len(slot), round_up(len(last), _COLUMNS))
-        source = (place[reader] - (len(slot) - kept)).masked_fill(~counted, 0)
+        source = place[predicting] - (len(slot) - kept)
         ids, positions = (value.flatten()[slot][None] for value in (self.input_ids, self.position_ids))
         layout = Layout(place.view(rows, width), slot, fillers, prefix, self.kept)
         return replace(self, input_ids=ids, position_ids=positions, kept=kept, source=source), layout
@@ -157,100 +172,106 @@ def collate(
         multiple: widths are rounded up to it.
         packed: the layout; :attr:`sprec.engine.backbone.Policy.packed` says which one a policy reads.
     """
+    completions = max(1, max(len(group.completions) for group in groups))
     if packed:
-        return _packed(groups, extra or {}, multiple)
-    return _padded(groups, extra or {}, dtype, multiple)
+        return _packed(groups, extra or {}, completions, multiple)
+    return _padded(groups, extra or {}, completions, dtype, multiple)
 
 
-def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torch.dtype, multiple: int) -> GroupBatch:
-    longest = max(group.tokens for group in groups)
+def _padded(
+    groups: Sequence[PromptGroup], extra: dict[str, Tensor], completions: int, dtype: torch.dtype, multiple: int
+) -> GroupBatch:
+    longest = max(group.columns for group in groups)
     prefix = _worthwhile_prefix(groups, longest)
     width = round_up(longest, multiple)
-    kept = min(width - prefix, round_up(1 + max(group.tokens - len(group.prompt) for group in groups), multiple))
-    completions = max(1, max(len(group.completions) for group in groups))
-    input_ids = np.zeros((len(groups), width), dtype=np.int64)
-    positions = np.zeros((len(groups), width), dtype=np.int64)
-    segment = np.full((len(groups), width), -1, dtype=np.int64)
-    lengths = np.zeros((len(groups), completions), dtype=np.int64)
-    source, token, slot = [], [], []
+    kept = min(width - prefix, round_up(1 + max(len(group.tree.tokens) for group in groups), multiple))
+    rows = _Rows(len(groups), width)
     for row, group in enumerate(groups):
-        start = width - group.tokens
-        column = start + len(group.prompt)
-        columns = np.arange(start, column)
-        columns[:prefix] = np.arange(prefix)
-        input_ids[row, columns] = group.prompt
-        positions[row, columns] = np.arange(len(group.prompt))
-        segment[row, columns] = 0
-        last = column - 1
-        for index, completion in enumerate(group.completions):
-            size = len(completion)
-            lengths[row, index] = size
-            own = slice(column, column + size)
-            input_ids[row, own] = completion
-            positions[row, own] = len(group.prompt) + np.arange(size)
-            segment[row, own] = index + 1
-            predicted_by = np.arange(column - 1, column + size - 1)
-            predicted_by[:1] = last  # the first token of every completion is predicted by the prompt's last one
-            source.append(row * kept + predicted_by - (width - kept))
-            token.append(np.asarray(completion, dtype=np.int64))
-            slot.append(np.full(size, row * completions + index))
-            column += size
-    return GroupBatch(
-        input_ids=torch.from_numpy(input_ids),
-        attention_mask=additive(_sees(segment), dtype),
-        position_ids=torch.from_numpy(positions),
-        kept=kept,
-        source=_flat(source, 0, multiple),
-        token=_flat(token, 0, multiple),
-        slot=_flat(slot, len(groups) * completions, multiple),
-        mask=torch.from_numpy(lengths > 0),
-        lengths=torch.from_numpy(lengths),
-        real=torch.from_numpy(segment >= 0),
-        extra=extra,
-        prefix=prefix,
-    )
+        rows.put(row, 0, group.prompt[:prefix], np.arange(prefix), width - 1)
+        rows.add(group, prefix, row, width - group.columns + prefix)
+    mask = additive(_sees(rows.last, rows.real), dtype)
+    return rows.batch(mask, kept, completions, extra, multiple, prefix)
 
 
-def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], multiple: int) -> GroupBatch:
+def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], completions: int, multiple: int) -> GroupBatch:
     prefix = common_prefix([group.prompt for group in groups])
-    end = prefix + sum(group.tokens - prefix for group in groups)
+    end = prefix + sum(group.columns - prefix for group in groups)
     width = row_width(end)
-    completions = max(1, max(len(group.completions) for group in groups))
-    input_ids, positions = np.zeros((2, width), dtype=np.int64)
-    last = np.arange(width, dtype=np.int32)  # padding is seen by itself only
-    lengths = np.zeros((len(groups), completions), dtype=np.int64)
-    source, token, slot = [], [], []
+    rows = _Rows(1, width)
+    rows.put(0, 0, groups[0].prompt[:prefix], np.arange(prefix), end - 1)
+    column = prefix
+    for group in groups:
+        column = rows.add(group, prefix, 0, column)
+    return rows.batch(torch.from_numpy(rows.last[0].astype(np.int32)), width, completions, extra, multiple)
 
-    def put(column: int, tokens: Sequence[int], position: int, seen_until: int) -> int:
+
+class _Rows:
+    """The rows of a batch as groups are put into them; shapes (R, T) for R rows of T columns.
+
+    Attributes:
+        input_ids: token ids.
+        positions: their positions.
+        last: the last column that sees each one; padding is seen by itself only.
+        real: which columns hold tokens.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.input_ids, self.positions = np.zeros((2, rows, width), dtype=np.int64)
+        self.last = np.tile(np.arange(width), (rows, 1))
+        self.real = np.zeros((rows, width), dtype=bool)
+        self._lengths: list[list[int]] = []
+        self._source: list[np.ndarray] = []
+        self._predictor: list[int] = []
+        self._token: list[int] = []
+        self._size: list[int] = []
+        self._states = 0
+
+    def put(self, row: int, column: int, tokens: Sequence[int], positions: np.ndarray, last: np.ndarray | int) -> int:
+        """Tokens behind one another, from a column on; the next column."""
         own = slice(column, column + len(tokens))
-        input_ids[own], positions[own], last[own] = tokens, position + np.arange(len(tokens)), seen_until
+        self.input_ids[row, own], self.positions[row, own], self.last[row, own] = tokens, positions, last
+        self.real[row, own] = True
         return column + len(tokens)
 
-    column = put(0, groups[0].prompt[:prefix], 0, end - 1)
-    for row, group in enumerate(groups):
-        column = put(column, group.prompt[prefix:], prefix, column + group.tokens - prefix - 1)
-        prompt_end = column - 1
-        for index, completion in enumerate(group.completions):
-            size = lengths[row, index] = len(completion)
-            predicted_by = np.arange(column - 1, column + size - 1)
-            predicted_by[:1] = prompt_end  # the first token of every completion is predicted by the prompt's last one
-            source.append(predicted_by)
-            token.append(np.asarray(completion, dtype=np.int64))
-            slot.append(np.full(size, row * completions + index))
-            column = put(column, completion, len(group.prompt), column + size - 1)
-    return GroupBatch(
-        input_ids=torch.from_numpy(input_ids)[None],
-        attention_mask=torch.from_numpy(last),
-        position_ids=torch.from_numpy(positions)[None],
-        kept=width,
-        source=_flat(source, 0, multiple),
-        token=_flat(token, 0, multiple),
-        slot=_flat(slot, len(groups) * completions, multiple),
-        mask=torch.from_numpy(lengths > 0),
-        lengths=torch.from_numpy(lengths),
-        real=torch.arange(width)[None] < end,
-        extra=extra,
-    )
+    def add(self, group: PromptGroup, prefix: int, row: int, column: int) -> int:
+        """The next group of the batch, without its prefix, from a column on; the next column."""
+        tree, prompt = group.tree, len(group.prompt)
+        end = column + group.columns - prefix
+        first = self.put(row, column, group.prompt[prefix:], np.arange(prefix, prompt), end - 1)
+        self.put(row, first, tree.tokens, prompt + np.array(tree.depth, int), first + np.array(tree.last, int))
+        # the prompt's last token predicts the first one of every completion, and each token of the tree what follows
+        self._source.append(row * self.input_ids.shape[1] + np.arange(first - 1, end))
+        for completion, path in zip(group.completions, tree.paths, strict=True):
+            if completion:
+                self._predictor += [self._states, *(self._states + 1 + node for node in path)]
+                self._token += completion
+        self._lengths.append([len(completion) for completion in group.completions])
+        self._states += end - first + 1
+        return end
+
+    def batch(
+        self, mask: Tensor, kept: int, completions: int, extra: dict[str, Tensor], multiple: int, prefix: int = 0
+    ) -> GroupBatch:
+        """What was put in, as a batch."""
+        width = self.input_ids.shape[1]
+        lengths = np.array([[*own, *[0] * (completions - len(own))] for own in self._lengths])
+        row, column = np.divmod(np.concatenate(self._source), width)
+        source = row * kept + column - (width - kept)
+        return GroupBatch(
+            input_ids=torch.from_numpy(self.input_ids),
+            attention_mask=mask,
+            position_ids=torch.from_numpy(self.positions),
+            kept=kept,
+            source=_rounded(source, int(source[0]), multiple),
+            predictor=_rounded(self._predictor, 0, multiple),
+            token=_rounded(self._token, 0, multiple),
+            slot=_rounded(np.repeat(np.arange(lengths.size), lengths.flatten()), lengths.size, multiple),
+            mask=torch.from_numpy(lengths > 0),
+            lengths=torch.from_numpy(lengths),
+            real=torch.from_numpy(self.real),
+            extra=extra,
+            prefix=prefix,
+        )
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -274,21 +295,20 @@ def round_up(width: int, multiple: int = WIDTH_MULTIPLE) -> int:
     return -(-width // multiple) * multiple
 
 
-def _flat(parts: Sequence[np.ndarray], filler: int, multiple: int) -> Tensor:
-    joined = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    rows = round_up(len(joined), multiple**2)
-    return torch.from_numpy(np.pad(joined, (0, rows - len(joined)), constant_values=filler))
+def _rounded(values: Sequence[int] | np.ndarray, filler: int, multiple: int) -> Tensor:
+    """A vector, filled up to a multiple of the square of ``multiple``: few shapes, see :data:`WIDTH_MULTIPLE`."""
+    array = np.asarray(values, dtype=np.int64)
+    return torch.from_numpy(np.pad(array, (0, -len(array) % multiple**2), constant_values=filler))
 
 
-def _sees(segment: np.ndarray) -> Tensor:
-    """Mask (B, 1, T, T), bool: causal, and the key is the prompt's (segment 0) or of the query's own segment.
+def _sees(last: np.ndarray, real: np.ndarray) -> Tensor:
+    """Mask (B, 1, T, T), bool, from the last column that sees each column, and which ones hold tokens.
 
     Padding sees itself, because a softmax over nothing is not a number on some kernels.
     """
-    own = torch.from_numpy(segment)
-    query, key = own[:, :, None], own[:, None, :]
-    causal = torch.ones(segment.shape[1], segment.shape[1], dtype=torch.bool).tril()
-    return (((key == 0) & (query >= 0)) | (key == query)).logical_and(causal)[:, None]
+    query, key = np.arange(last.shape[1])[:, None], np.arange(last.shape[1])
+    sees = (key <= query) & (query <= last[:, None, :]) & real[:, :, None] | (key == query)
+    return torch.from_numpy(sees)[:, None]
 
 
 def token_budget_batches(lengths: Iterable[int], budget: int, *, packed: bool = False) -> list[list[int]]:

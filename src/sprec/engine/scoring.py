@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sprec.engine.attention import takes_prefix_row, unpads
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches
-from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
+from sprec.engine.groups import GroupBatch, PromptGroup, collate, common_prefix, token_budget_batches
 from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
 from sprec.engine.unpadded import laid_out
@@ -22,8 +22,8 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
     Args:
         model: a causal LM, possibly wrapped for several processes.
         batch: the groups.
-        head: the LM head inside the model. It is given the N hidden states that predict completion tokens and no
-            others: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
+        head: the LM head inside the model. It is given the hidden states that predict completion tokens and no
+            others, each once: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
     """
     with ExitStack() as stack:
         prefix = batch.prefix if takes_prefix_row(model) else 0
@@ -41,8 +41,8 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
             logits_to_keep=batch.kept,
             use_cache=False,
         ).logits
-    rows = logits[0].float()
-    return -nn.functional.cross_entropy(rows, batch.token, reduction="none")
+    log_p = logits[0].float().log_softmax(-1)
+    return log_p.flatten().index_select(0, batch.predictor * log_p.shape[1] + batch.token)
 
 
 @contextmanager
@@ -66,6 +66,12 @@ def completion_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -
     return sums.index_add(0, batch.slot, per_token)[:-1].view(batch.mask.shape)
 
 
+def own_columns(model: nn.Module, groups: Sequence[PromptGroup]) -> list[int]:
+    """Tokens that a model, possibly wrapped, reads for each of the groups alone; what all begin with is read once."""
+    shared = common_prefix([group.prompt for group in groups]) if takes_prefix_row(model) else 0
+    return [group.columns - shared for group in groups]
+
+
 @torch.no_grad()
 def score(
     policy: Policy,
@@ -79,7 +85,7 @@ def score(
 
     Args:
         groups: prompt groups; the number of completions may differ.
-        budget: tokens per batch, padding included.
+        budget: tokens per batch, padding included; what all prompts begin with is read once and does not count.
         journal: a folder that remembers finished batches.
 
     Returns:
@@ -93,7 +99,7 @@ def score(
         return [value[: len(groups[row].completions)] for row, value in zip(rows, values, strict=True)]
 
     packed = policy.packed
-    batches = token_budget_batches((group.tokens for group in groups), budget, packed=packed)
+    batches = token_budget_batches(own_columns(policy.model, groups), budget, packed=packed)
     with policy.evaluating():
         found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
     return [torch.tensor(values) for values in found]

@@ -26,7 +26,7 @@ from sprec.engine import processes
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
 from sprec.engine.memory import free, out_of_memory
-from sprec.engine.scoring import completion_log_probs
+from sprec.engine.scoring import completion_log_probs, own_columns
 from sprec.errors import UserError
 from sprec.progress import Bar, say
 
@@ -210,7 +210,7 @@ class GroupTrainer(Trainer):
         normaliser = tokens if self.task.objective.per_token else len(groups)
         total = torch.zeros((), device=self.policy.device)
         chosen = rejected = 0.0
-        parts = _parts([group.tokens for group in groups], self.budget, self.policy.packed)
+        parts = _parts(own_columns(model, groups), self.budget, self.policy.packed)
         for number, (picked, weight) in enumerate(parts, start=1):
             batch = self._batch([groups[i] for i in picked], {name: value[picked] for name, value in extra.items()})
             with self._synchronised(model, last=number == len(parts)):
