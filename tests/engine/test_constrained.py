@@ -111,6 +111,41 @@ def test_a_narrow_pool_is_beam_search(width: int, checkpoint: Callable[[str], Pa
         assert values == pytest.approx([value for value, _ in expected], abs=1e-4)
 
 
+def test_reading_ahead_changes_nothing_but_the_calls(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long titles of which each is alone after three tokens at most: one token at once, three, or all that is left."""
+    policy = sharpened(load(checkpoint("llama")), 4.0)
+    rng = np.random.default_rng(1)
+    drawn = np.unique(rng.integers(10, 19, (60, 12)), axis=0).tolist()
+    sequences = [[*title[: rng.integers(4, 13)], policy.end] for title in drawn]
+    assert len({tuple(one[:3]) for one in sequences}) > 50
+    asked, trie = prompts(3, 5), Trie.of(sequences)
+    expected = [beam_by_hand(policy, prompt, sequences, 4) for prompt in asked]
+    calls: list[int] = []
+    policy.model.register_forward_pre_hook(lambda *_: calls.append(1))
+    counts = []
+    for ahead in (1, 3, 16):
+        monkeypatch.setattr("sprec.engine.constrained._AHEAD", ahead)
+        calls.clear()
+        found = best_leaves(policy, asked, trie, Search(4, 4))
+        counts.append(len(calls))
+        for nodes, values, wanted in zip(found.nodes.tolist(), found.scores.tolist(), expected, strict=True):
+            assert nodes == [int(trie.leaf[number]) for _, number in wanted]
+            assert values == pytest.approx([value for value, _ in wanted], abs=1e-4)
+    longest = max(len(sequences[number]) for wanted in expected for _, number in wanted)
+    assert counts[0] >= longest, "each token but the end, and the prompts"
+    assert counts[0] >= counts[1] > counts[2]
+    assert counts[2] <= 1 + 3 + 1 + 1, "prompts, three tokens, what is left, and where four titles begin alike"
+
+
+def test_a_catalog_of_one_title(checkpoint: Callable[[str], Path]) -> None:
+    policy = sharpened(load(checkpoint("llama")))
+    sequences, asked = [[10, 11, 12, policy.end]], prompts(4, 3)
+    trie = Trie.of(sequences)
+    check(best_leaves(policy, asked, trie, Search(1, 2)), trie, brute_force(policy, asked, sequences), 1)
+
+
 def test_what_is_certain_is_right_and_narrow_beams_are_not_always(checkpoint: Callable[[str], Path]) -> None:
     policy = sharpened(load(checkpoint("llama")), 20.0)
     sequences, asked = titles(policy), prompts(3, 40)

@@ -8,6 +8,9 @@ says for each prompt whether that is certain: no forgotten hypothesis was better
 
 The prompt is read once, and all hypotheses share its keys and values: their tokens lie behind each other in the cache,
 and the attention mask tells each one its ancestors. So nothing is copied when hypotheses fork or are forgotten.
+
+Where only one sequence is left below a hypothesis its next tokens are known, so several are read at once: most titles
+are the only one after a few tokens. Steps that need nothing new do not call the model; the search is the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +32,7 @@ Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
 """From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), below 0."""
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
+_AHEAD = 16  # tokens of a hypothesis read at once; what is read of one that is forgotten is in vain
 
 
 @dataclass(frozen=True)
@@ -107,38 +111,91 @@ def best_leaves(
 
 
 class _Tree:
-    """Reads tokens that hang on prompts as a tree, without copying the prompts' state.
-
-    ``sees`` tells which tokens of the tree each one sees: (B, 1 + E, E) for E tokens; row 0 is the root, row 1 + e
+    """Reads tokens that hang on prompts as a tree, without copying the prompts' state. Row 0 is the root, row 1 + e
     token e.
+
+    Attributes:
+        sees: which tokens of the tree each one sees, (B, 1 + E, E) for E tokens.
+        only: log-probability of the one token that can follow, where only one can, (B, 1 + E).
+        further: whether that one has been read, too, in the row behind, (B, 1 + E).
     """
 
     def __init__(self, state: Prefilled) -> None:
         self.state = state
         self.sees = state.seen.new_zeros(len(state.seen), 1, 0)
+        self.only = state.logits.new_zeros(len(state.seen), 1)
+        self.further = state.seen.new_zeros(len(state.seen), 1)
 
-    def read(self, tokens: Tensor, depth: Tensor, parents: Tensor) -> Tensor:
-        """Logits after tokens (B, W) at a depth (1 for the first) below parents (rows of ``sees``), (B, W, V)."""
-        rows, width, known = len(tokens), tokens.shape[1], self.sees.shape[2]
-        above = self.sees.gather(1, parents[..., None].expand(-1, -1, known))
-        itself = torch.eye(width, dtype=torch.bool, device=tokens.device).expand(rows, -1, -1)
-        new = torch.cat([above, itself], 2)
-        self.sees = torch.cat([torch.nn.functional.pad(self.sees, (0, width)), new], 1)
+    def read(self, chains: "_Chains", parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read chains below parents (rows of ``sees``, (B, W)).
+
+        Returns:
+            The logits behind their tokens, (B, T, V), their normalisers, (B, T), and the row of each chain's first
+            token, (B, W).
+        """
+        owner, width, known = chains.owner, chains.owner.shape[1], self.sees.shape[2]
+        above = self.sees.gather(1, parents.gather(1, owner)[..., None].expand(-1, -1, known))
+        order = torch.arange(width, device=owner.device)
+        own = (owner[:, :, None] == owner[:, None]) & (order <= order[:, None])
+        new = torch.cat([above, own], 2)
         prompt = self.state.seen[:, None].expand(-1, width, -1)
         output = self.state.model(
-            input_ids=tokens,
+            input_ids=chains.tokens,
             attention_mask=additive(torch.cat([prompt, new], 2)[:, None], self.state.dtype),
-            position_ids=self.state.next_position[:, None] + depth - 1,
+            position_ids=self.state.next_position[:, None] + chains.depth - 1,
             past_key_values=self.state.cache,
             use_cache=True,
         )
         logits: Tensor = output.logits.float()
-        return logits
+        normaliser = logits.logsumexp(2)
+        only = logits.gather(2, chains.next[..., None])[..., 0] - normaliser
+        first = self.sees.shape[1] + chains.first
+        self.sees = torch.cat([torch.nn.functional.pad(self.sees, (0, width)), new], 1)
+        self.only = torch.cat([self.only, only], 1)
+        self.further = torch.cat([self.further, chains.further], 1)
+        return logits, normaliser, first
 
     def select(self, rows: Tensor) -> None:
         """Keep these prompts."""
         self.state.select(rows)
-        self.sees = self.sees[rows]
+        self.sees, self.only, self.further = self.sees[rows], self.only[rows], self.further[rows]
+
+
+class _Chains(NamedTuple):
+    """Tokens to read below hypotheses (B, W), each hypothesis' behind each other, padded: (B, T).
+
+    Attributes:
+        tokens: token ids; 0 for padding.
+        owner: the hypothesis of each token.
+        depth: its depth in the trie, 1 for the first.
+        next: the token that follows it, where only one can.
+        further: whether the next one stands behind it.
+        first: where the tokens of each hypothesis begin, (B, W).
+    """
+
+    tokens: Tensor
+    owner: Tensor
+    depth: Tensor
+    next: Tensor
+    further: Tensor
+    first: Tensor
+
+    @classmethod
+    def below(cls, trie: Trie, nodes: Tensor, unread: Tensor) -> "_Chains":
+        """The token of each node that is unread, and those that follow where only one sequence is left."""
+        entry, depth = trie.start[nodes].long(), trie.depth[nodes]
+        length = torch.where(trie.single[nodes], (trie.length[entry] - depth).clamp(max=_AHEAD), 1) * unread
+        ends = length.cumsum(1)
+        place = torch.arange(round_up(int(ends[:, -1].max()), 4), device=nodes.device).expand(len(nodes), -1)
+        owner = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=nodes.shape[1] - 1)
+        within = place - (ends - length).gather(1, owner)
+        mask = place < ends[:, -1:]
+        at = torch.where(mask, (trie.begin[entry] + depth - 1).gather(1, owner) + within, 0)
+        tokens, following = (trie.tokens[where].long() for where in (at, at + mask))
+        return cls(
+            tokens.masked_fill(~mask, 0), owner, depth.gather(1, owner) + torch.where(mask, within, 0), following,
+            mask & (within + 1 < length.gather(1, owner)), ends - length,
+        )  # fmt: skip
 
 
 class _Batch:
@@ -150,6 +207,7 @@ class _Batch:
         nodes: node of each hypothesis of the pool, its token not yet read, (B, C).
         scores: its score, that token's included, (B, C).
         parents: the row of its parent in the tree, (B, C).
+        own: the row of its own token where that has been read ahead, -1 elsewhere, (B, C).
         lost: best score of a forgotten hypothesis, (B,).
     """
 
@@ -167,13 +225,14 @@ class _Batch:
         )
         self.rows = torch.arange(n, device=device)
         self.scores = torch.zeros(n, 0, dtype=torch.float64, device=device)
-        self.nodes = self.parents = torch.zeros(n, 0, dtype=torch.long, device=device)
+        self.nodes = self.parents = self.own = torch.zeros(n, 0, dtype=torch.long, device=device)
         self.lost = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
 
     def run(self) -> Leaves:
         """Step until all prompts are settled."""
         root = torch.zeros_like(self.rows)[:, None]
-        self._extend(root + ROOT, root.double(), root, self.tree.state.logits[:, None])
+        logits = self.tree.state.logits[:, None]
+        self._extend(root + ROOT, root.double(), root, logits, logits.logsumexp(2), root)
         while True:
             settled = self._settled()
             kept = still_needed(settled)
@@ -205,7 +264,7 @@ class _Batch:
     def _keep(self, kept: Tensor) -> None:
         self.tree.select(kept)
         self.rows, self.lost, self.nodes = self.rows[kept], self.lost[kept], self.nodes[kept]
-        self.scores, self.parents = self.scores[kept], self.parents[kept]
+        self.scores, self.parents, self.own = self.scores[kept], self.parents[kept], self.own[kept]
 
     def _step(self) -> None:
         """Read the best unfinished hypotheses and put their children in their place."""
@@ -218,18 +277,46 @@ class _Batch:
         nodes = self.nodes.gather(1, place).masked_fill(~live, len(self.trie) - 1)  # a leaf: it has no children
         taken = torch.zeros_like(order, dtype=torch.bool).scatter_(1, place, live)
         self.scores = self.scores.masked_fill(taken, -torch.inf)
-        read = self.tree.sees.shape[1] + torch.arange(width, device=nodes.device)
-        logits = self.tree.read(self.trie.token[nodes], self.trie.depth[nodes], self.parents.gather(1, place))
-        self._extend(nodes, scores, read.expand_as(nodes), logits)
+        read, parents = self.own.gather(1, place), self.parents.gather(1, place)
+        unread = live & (read < 0)
+        if not unread.any():
+            self._extend(nodes, scores, read.clamp(min=0))
+            return
+        chains = _Chains.below(self.trie, nodes, unread)
+        logits, normaliser, first = self.tree.read(chains, parents)
+        read, at = torch.where(unread, first, read.clamp(min=0)), torch.where(unread, chains.first, -1)
+        self._extend(nodes, scores, read, logits, normaliser, at)
 
-    def _extend(self, nodes: Tensor, scores: Tensor, read: Tensor, logits: Tensor) -> None:
-        """Put the children of nodes (B, W) into the pool, given the logits (B, W, V) behind them; keep the best."""
+    def _extend(
+        self,
+        nodes: Tensor,
+        scores: Tensor,
+        read: Tensor,
+        logits: Tensor | None = None,
+        normaliser: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> None:
+        """Put the children of nodes into the pool, keep the best.
+
+        Args:
+            nodes: (B, W).
+            scores: theirs, (B, W).
+            read: the rows of their tokens in the tree, (B, W).
+            logits: what was read in this step, (B, T, V); None if nothing was.
+            normaliser: of these logits, (B, T).
+            at: where those behind each node are among them, -1 for nodes that were read ahead, (B, W).
+        """
         children = self.trie.children(nodes)
-        at = children.parents * logits.shape[2] + children.tokens
-        log_p = logits.flatten(1).gather(1, at) - logits.logsumexp(2).gather(1, children.parents)
+        parents = children.parents
+        log_p = self.tree.only.gather(1, read).gather(1, parents)
+        if logits is not None and normaliser is not None and at is not None:
+            behind = at.gather(1, parents)
+            place = behind.clamp(min=0)
+            now = logits.flatten(1).gather(1, place * logits.shape[2] + children.tokens) - normaliser.gather(1, place)
+            log_p = torch.where(behind < 0, log_p, now)
         if self.adjust is not None:
             log_p = self.adjust(self.rows, nodes, children, log_p)
-        total = torch.where(children.mask, scores.gather(1, children.parents) + log_p, -torch.inf)
+        total = torch.where(children.mask, scores.gather(1, parents) + log_p, -torch.inf)
         if self.banned is not None:
             gone = (children.nodes[..., None] == self.banned[self.rows, None]).any(2)
             total = total.masked_fill(gone, -torch.inf)
@@ -241,4 +328,6 @@ class _Batch:
             self.lost = torch.maximum(self.lost, best[:, keep])
         self.scores, order = best[:, :keep], order[:, :keep]
         self.nodes = torch.cat([self.nodes, children.nodes], 1).gather(1, order)
-        self.parents = torch.cat([self.parents, read.gather(1, children.parents)], 1).gather(1, order)
+        self.parents = torch.cat([self.parents, read.gather(1, parents)], 1).gather(1, order)
+        ahead = torch.where(self.tree.further.gather(1, read), read + 1, -1)
+        self.own = torch.cat([self.own, ahead.gather(1, parents)], 1).gather(1, order)
