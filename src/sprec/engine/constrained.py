@@ -118,6 +118,9 @@ class _Tree:
         sees: which tokens of the tree each one sees, (B, 1 + E, E) for E tokens.
         only: log-probability of the one token that can follow, where only one can, (B, 1 + E).
         further: whether that one has been read, too, in the row behind, (B, 1 + E).
+        latest: the first row of the last T, those that were read together.
+        logits: behind them, (B, T, V).
+        normaliser: of these logits, (B, T).
     """
 
     def __init__(self, state: Prefilled) -> None:
@@ -125,20 +128,18 @@ class _Tree:
         self.sees = state.seen.new_zeros(len(state.seen), 1, 0)
         self.only = state.logits.new_zeros(len(state.seen), 1)
         self.further = state.seen.new_zeros(len(state.seen), 1)
+        self.latest, self.logits = 0, state.logits[:, None]
+        self.normaliser = self.logits.logsumexp(2)
 
-    def read(self, chains: "_Chains", parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Read chains below parents (rows of ``sees``, (B, W)).
-
-        Returns:
-            The logits behind their tokens, (B, T, V), their normalisers, (B, T), and the row of each chain's first
-            token, (B, W).
-        """
+    def read(self, chains: "_Chains", parents: Tensor) -> Tensor:
+        """Read chains below parents (rows of ``sees``, (B, W)); the row of each chain's first token, (B, W)."""
         owner, width, known = chains.owner, chains.owner.shape[1], self.sees.shape[2]
         above = self.sees.gather(1, parents.gather(1, owner)[..., None].expand(-1, -1, known))
         order = torch.arange(width, device=owner.device)
         own = (owner[:, :, None] == owner[:, None]) & (order <= order[:, None])
         new = torch.cat([above, own], 2)
         prompt = self.state.seen[:, None].expand(-1, width, -1)
+        self.logits = self.logits.new_empty(0)  # they are large; not two of them at once
         output = self.state.model(
             input_ids=chains.tokens,
             attention_mask=additive(torch.cat([prompt, new], 2)[:, None], self.state.dtype),
@@ -146,19 +147,27 @@ class _Tree:
             past_key_values=self.state.cache,
             use_cache=True,
         )
-        logits: Tensor = output.logits.float()
-        normaliser = logits.logsumexp(2)
-        only = logits.gather(2, chains.next[..., None])[..., 0] - normaliser
-        first = self.sees.shape[1] + chains.first
+        self.logits = output.logits.float()
+        self.normaliser = self.logits.logsumexp(2)
+        only = self.logits.gather(2, chains.next[..., None])[..., 0] - self.normaliser
+        self.latest = self.sees.shape[1]
         self.sees = torch.cat([torch.nn.functional.pad(self.sees, (0, width)), new], 1)
         self.only = torch.cat([self.only, only], 1)
         self.further = torch.cat([self.further, chains.further], 1)
-        return logits, normaliser, first
+        return self.latest + chains.first
+
+    def log_probs(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities of tokens behind rows, (B, T'); behind rows before the latest, of the only one."""
+        place = (rows - self.latest).clamp(min=0)
+        behind = self.logits.flatten(1).gather(1, place * self.logits.shape[2] + tokens)
+        known: Tensor = self.only.gather(1, rows)
+        return torch.where(rows < self.latest, known, behind - self.normaliser.gather(1, place))
 
     def select(self, rows: Tensor) -> None:
         """Keep these prompts."""
         self.state.select(rows)
         self.sees, self.only, self.further = self.sees[rows], self.only[rows], self.further[rows]
+        self.logits, self.normaliser = self.logits[rows], self.normaliser[rows]
 
 
 class _Chains(NamedTuple):
@@ -231,8 +240,7 @@ class _Batch:
     def run(self) -> Leaves:
         """Step until all prompts are settled."""
         root = torch.zeros_like(self.rows)[:, None]
-        logits = self.tree.state.logits[:, None]
-        self._extend(root + ROOT, root.double(), root, logits, logits.logsumexp(2), root)
+        self._extend(root + ROOT, root.double(), root)
         while True:
             settled = self._settled()
             kept = still_needed(settled)
@@ -279,41 +287,17 @@ class _Batch:
         self.scores = self.scores.masked_fill(taken, -torch.inf)
         read, parents = self.own.gather(1, place), self.parents.gather(1, place)
         unread = live & (read < 0)
-        if not unread.any():
-            self._extend(nodes, scores, read.clamp(min=0))
-            return
-        chains = _Chains.below(self.trie, nodes, unread)
-        logits, normaliser, first = self.tree.read(chains, parents)
-        read, at = torch.where(unread, first, read.clamp(min=0)), torch.where(unread, chains.first, -1)
-        self._extend(nodes, scores, read, logits, normaliser, at)
+        if unread.any():
+            first = self.tree.read(_Chains.below(self.trie, nodes, unread), parents)
+            read = torch.where(unread, first, read)
+        self._extend(nodes, scores, read.clamp(min=0))
 
-    def _extend(
-        self,
-        nodes: Tensor,
-        scores: Tensor,
-        read: Tensor,
-        logits: Tensor | None = None,
-        normaliser: Tensor | None = None,
-        at: Tensor | None = None,
-    ) -> None:
-        """Put the children of nodes into the pool, keep the best.
-
-        Args:
-            nodes: (B, W).
-            scores: theirs, (B, W).
-            read: the rows of their tokens in the tree, (B, W).
-            logits: what was read in this step, (B, T, V); None if nothing was.
-            normaliser: of these logits, (B, T).
-            at: where those behind each node are among them, -1 for nodes that were read ahead, (B, W).
-        """
+    def _extend(self, nodes: Tensor, scores: Tensor, read: Tensor) -> None:
+        """Put the children of nodes into the pool, given the rows of their tokens in the tree; keep the best."""
         children = self.trie.children(nodes)
         parents = children.parents
-        log_p = self.tree.only.gather(1, read).gather(1, parents)
-        if logits is not None and normaliser is not None and at is not None:
-            behind = at.gather(1, parents)
-            place = behind.clamp(min=0)
-            now = logits.flatten(1).gather(1, place * logits.shape[2] + children.tokens) - normaliser.gather(1, place)
-            log_p = torch.where(behind < 0, log_p, now)
+        rows = read.gather(1, parents)
+        log_p = self.tree.log_probs(rows, children.tokens)
         if self.adjust is not None:
             log_p = self.adjust(self.rows, nodes, children, log_p)
         total = torch.where(children.mask, scores.gather(1, parents) + log_p, -torch.inf)
@@ -328,6 +312,6 @@ class _Batch:
             self.lost = torch.maximum(self.lost, best[:, keep])
         self.scores, order = best[:, :keep], order[:, :keep]
         self.nodes = torch.cat([self.nodes, children.nodes], 1).gather(1, order)
-        self.parents = torch.cat([self.parents, read.gather(1, parents)], 1).gather(1, order)
-        ahead = torch.where(self.tree.further.gather(1, read), read + 1, -1)
-        self.own = torch.cat([self.own, ahead.gather(1, parents)], 1).gather(1, order)
+        ahead = torch.where(self.tree.further.gather(1, rows), rows + 1, -1)
+        self.parents = torch.cat([self.parents, rows], 1).gather(1, order)
+        self.own = torch.cat([self.own, ahead], 1).gather(1, order)
