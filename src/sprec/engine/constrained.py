@@ -10,7 +10,9 @@ The prompt is read once, and all hypotheses share its keys and values: their tok
 and the attention mask tells each one its ancestors. So nothing is copied when hypotheses fork or are forgotten.
 
 Where only one sequence is left below a hypothesis its next tokens are known, so several are read at once: most titles
-are the only one after a few tokens. Steps that need nothing new do not call the model; the search is the same.
+are the only one after a few tokens. Steps that need nothing new do not call the model; the search is the same. This
+is done where all beams are wanted. Otherwise too much is read of hypotheses that are given up: with 5 wanted of 10 it
+took a tenth longer, with 10 a quarter less (2M backbone).
 """
 
 from collections.abc import Callable, Sequence
@@ -190,10 +192,10 @@ class _Chains(NamedTuple):
     first: Tensor
 
     @classmethod
-    def below(cls, trie: Trie, nodes: Tensor, unread: Tensor) -> "_Chains":
-        """The token of each node that is unread, and those that follow where only one sequence is left."""
+    def below(cls, trie: Trie, nodes: Tensor, unread: Tensor, most: int) -> "_Chains":
+        """The token of each node that is unread, and those that follow where only one sequence is left, up to most."""
         entry, depth = trie.start[nodes].long(), trie.depth[nodes]
-        length = torch.where(trie.single[nodes], (trie.length[entry] - depth).clamp(max=_AHEAD), 1) * unread
+        length = torch.where(trie.single[nodes], (trie.length[entry] - depth).clamp(max=most), 1) * unread
         ends = length.cumsum(1)
         place = torch.arange(round_up(int(ends[:, -1].max()), 4), device=nodes.device).expand(len(nodes), -1)
         owner = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=nodes.shape[1] - 1)
@@ -288,7 +290,8 @@ class _Batch:
         read, parents = self.own.gather(1, place), self.parents.gather(1, place)
         unread = live & (read < 0)
         if unread.any():
-            first = self.tree.read(_Chains.below(self.trie, nodes, unread), parents)
+            most = _AHEAD if self.search.count >= self.search.width else 1
+            first = self.tree.read(_Chains.below(self.trie, nodes, unread, most), parents)
             read = torch.where(unread, first, read)
         self._extend(nodes, scores, read.clamp(min=0))
 
