@@ -97,18 +97,18 @@ def test_parameters_are_counted_right() -> None:
 @pytest.mark.parametrize("rank", [0, 4])
 def test_operations_of_training(completions: int, rank: int) -> None:
     policy, model = made(rank)
-    examples = groups(8, completions)
+    examples = groups(32, completions)
     with counted() as flops:
-        train(policy, examples, SFT, Training(batch=8), seed=0)
-    assert model.training(8, completions).flops == pytest.approx(flops(), rel=0.06)
+        train(policy, examples, SFT, Training(batch=32), seed=0)
+    assert model.training(32, completions).flops == pytest.approx(flops(), rel=0.06)
 
 
 @pytest.mark.parametrize("completions", [1, 6])
 def test_operations_of_scoring(completions: int) -> None:
     policy, model = made()
     with counted() as flops:
-        score(policy, groups(8, completions))
-    assert model.scoring(8, completions).flops == pytest.approx(flops(), rel=0.06)
+        score(policy, groups(32, completions))
+    assert model.scoring(32, completions).flops == pytest.approx(flops(), rel=0.06)
 
 
 def test_operations_of_generating() -> None:
@@ -132,8 +132,9 @@ def test_bytes_of_a_checkpoint(tmp_path: Path) -> None:
 def test_tokens_of_a_run_and_what_it_grows_with() -> None:
     recipe = resolve("llama-3.2-1b", ["negatives.count=1", "loop.iterations=2", "cases=100"])
     model = Model(LLAMA_1B, Lengths(200, 15))
-    sft, evaluations = recipe.sft.epochs * 1000 * 215, 5 * 100 * 215
-    iterations = 2 * 1000 * (215 + 215 + 230 + 230)
+    # the last token of a completion is generated but not read: 214 and 228 in training and scoring
+    sft, evaluations = recipe.sft.epochs * 1000 * 214, 5 * 100 * 215
+    iterations = 2 * 1000 * (215 + 214 + 228 + 228)
     assert run_cost(model, recipe, 1000).tokens == sft + evaluations + iterations
     small, large = (run_cost(model, recipe.model_copy(update={"cases": 1}), samples) for samples in (1e6, 2e6))
     assert large.flops == pytest.approx(2 * small.flops, rel=1e-3)
@@ -168,7 +169,7 @@ def test_hours_are_those_of_the_clock_at_some_share_of_the_rate_of_a_product() -
     policy, model = made()
     examples, square = groups(96, 2), torch.ones(1024, 1024)
     product = timed(lambda: square @ square)
-    train(policy, examples[:8], SFT, Training(batch=8), seed=0)  # warms up
+    train(policy, examples[:8], SFT, Training(batch=32), seed=0)  # warms up
     took = timed(lambda: train(policy, examples, SFT, Training(batch=32), seed=0))
     computed = model.training(96, 2).hours(2 * 1024**3 / product, utilisation=1.0) * 3600
     assert 0.05 < computed / took < 1.0

@@ -3,7 +3,8 @@
 Every stage reads prompt groups, so three numbers decide: tokens of a prompt, tokens of a completion, completions per
 prompt. Matrix products cost 2 operations per weight and token forward; backward they cost 2 more for the inputs and,
 for weights that are trained, 2 more for the weights (Kaplan et al. 2020, Section 2.1). Attention over T positions
-costs 4 T^2 x width per layer (dense masks), the LM head 2 x width x vocabulary for each completion token only.
+costs 4 T^2 x width per layer (dense masks), the LM head 2 x width x vocabulary for each state that predicts completion
+tokens. A completion's last token is not read; that completions begin alike is left out.
 """
 
 from dataclasses import dataclass, field
@@ -164,10 +165,10 @@ class Model:
 
     def _read(self, samples: float, completions: int) -> tuple[float, float, float, float]:
         """Tokens, positions, rows of the head and unused states of reading prompt groups."""
-        predicted = completions * self.lengths.completion
-        width = self.lengths.prompt + predicted
+        read = completions * (self.lengths.completion - 1)
+        width = self.lengths.prompt + read
         unused = (self.lengths.prompt - 1) * samples if self.padded else 0.0
-        return width * samples, width**2 * samples, predicted * samples, unused
+        return width * samples, width**2 * samples, (1 + read) * samples, unused
 
 
 def run_cost(model: Model, recipe: Recipe, samples: float | None = None) -> Cost:
