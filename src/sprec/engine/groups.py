@@ -223,7 +223,6 @@ class _Rows:
         self._source: list[np.ndarray] = []
         self._predictor: list[int] = []
         self._token: list[int] = []
-        self._size: list[int] = []
         self._states = 0
 
     def put(self, row: int, column: int, tokens: Sequence[int], positions: np.ndarray, last: np.ndarray | int) -> int:
