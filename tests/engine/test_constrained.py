@@ -137,6 +137,10 @@ def test_reading_ahead_changes_nothing_but_the_calls(
     assert counts[0] >= longest, "each token but the end, and the prompts"
     assert counts[0] >= counts[1] > counts[2]
     assert counts[2] <= 1 + 3 + 1 + 1, "prompts, three tokens, what is left, and where four titles begin alike"
+    calls.clear()
+    found = best_leaves(policy, asked, trie, Search(2, 4))
+    assert found.nodes.tolist() == [[int(trie.leaf[number]) for _, number in wanted[:2]] for wanted in expected]
+    assert len(calls) > counts[2], "not where some of the beams are not wanted"
 
 
 def test_a_catalog_of_one_title(checkpoint: Callable[[str], Path]) -> None:

@@ -172,15 +172,12 @@ def collate(
         multiple: widths are rounded up to it.
         packed: the layout; :attr:`sprec.engine.backbone.Policy.packed` says which one a policy reads.
     """
-    completions = max(1, max(len(group.completions) for group in groups))
     if packed:
-        return _packed(groups, extra or {}, completions, multiple)
-    return _padded(groups, extra or {}, completions, dtype, multiple)
+        return _packed(groups, extra or {}, multiple)
+    return _padded(groups, extra or {}, dtype, multiple)
 
 
-def _padded(
-    groups: Sequence[PromptGroup], extra: dict[str, Tensor], completions: int, dtype: torch.dtype, multiple: int
-) -> GroupBatch:
+def _padded(groups: Sequence[PromptGroup], extra: dict[str, Tensor], dtype: torch.dtype, multiple: int) -> GroupBatch:
     longest = max(group.columns for group in groups)
     prefix = _worthwhile_prefix(groups, longest)
     width = round_up(longest, multiple)
@@ -190,10 +187,10 @@ def _padded(
         rows.put(row, 0, group.prompt[:prefix], np.arange(prefix), width - 1)
         rows.add(group, prefix, row, width - group.columns + prefix)
     mask = additive(_sees(rows.last, rows.real), dtype)
-    return rows.batch(mask, kept, completions, extra, multiple, prefix)
+    return rows.batch(mask, kept, extra, multiple, prefix)
 
 
-def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], completions: int, multiple: int) -> GroupBatch:
+def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], multiple: int) -> GroupBatch:
     prefix = common_prefix([group.prompt for group in groups])
     end = prefix + sum(group.columns - prefix for group in groups)
     width = row_width(end)
@@ -202,7 +199,7 @@ def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], completions
     column = prefix
     for group in groups:
         column = rows.add(group, prefix, 0, column)
-    return rows.batch(torch.from_numpy(rows.last[0].astype(np.int32)), width, completions, extra, multiple)
+    return rows.batch(torch.from_numpy(rows.last[0].astype(np.int32)), width, extra, multiple)
 
 
 class _Rows:
@@ -248,11 +245,9 @@ class _Rows:
         self._states += end - first + 1
         return end
 
-    def batch(
-        self, mask: Tensor, kept: int, completions: int, extra: dict[str, Tensor], multiple: int, prefix: int = 0
-    ) -> GroupBatch:
+    def batch(self, mask: Tensor, kept: int, extra: dict[str, Tensor], multiple: int, prefix: int = 0) -> GroupBatch:
         """What was put in, as a batch."""
-        width = self.input_ids.shape[1]
+        width, completions = self.input_ids.shape[1], max(1, *map(len, self._lengths))
         lengths = np.array([[*own, *[0] * (completions - len(own))] for own in self._lengths])
         row, column = np.divmod(np.concatenate(self._source), width)
         source = row * kept + column - (width - kept)
