@@ -144,14 +144,21 @@ def further_negatives(parts: Sequence[Mapping[str, Any]]) -> str:
     if len(steps) < 2 or 1 not in steps or not steps[1].get("prompt_tokens"):
         return ""
     cost = {count: part["engine"]["cpu_seconds"] / part["samples"] for count, part in steps.items()}
-    prompt, answer = steps[1]["prompt_tokens"], steps[1]["answer_tokens"]
-    bound = _FURTHER_NEGATIVE * answer / (prompt + 2 * answer)
     shares = {count: (cost[count] - cost[1]) / (count - 1) / cost[1] for count in sorted(steps) if count > 1}
-    found = ", ".join(f"{share:.1%} (K={count}, {_met(share <= bound)})" for count, share in shares.items())
+    answer = steps[1]["answer_tokens"]
+
+    def target(prompt: float) -> str:
+        bound = _FURTHER_NEGATIVE * answer / (prompt + 2 * answer)
+        met = ", ".join(f"K={count} {_met(share <= bound)}" for count, share in shares.items())
+        return f"{bound:.1%} ({met}) with P = {prompt:.0f}"
+
+    found = ", ".join(f"{share:.1%} (K={count})" for count, share in shares.items())
+    own = steps[1].get("own_prompt_tokens")  # not recorded before
+    of_own = f", and {target(own)}, the tokens of a prompt that are not read once for all" if own else ""
     return (
-        f"Each negative beyond the first costs {found} of the step with one, in processor time per example; "
-        f"the target is {_FURTHER_NEGATIVE:g} C/(P+2C) = {bound:.1%} with prompts of P = {prompt:.0f} and answers of "
-        f"C = {answer:.1f} tokens in the mean."
+        f"Each negative beyond the first costs {found} of the step with one, in processor time per example; the target "
+        f"is {_FURTHER_NEGATIVE:g} C/(P+2C) with answers of C = {answer:.1f} tokens in the mean: that is "
+        f"{target(steps[1]['prompt_tokens'])}, whole prompts{of_own}."
     )
 
 

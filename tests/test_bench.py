@@ -40,7 +40,7 @@ def test_both_sides_compute_the_same() -> None:
     peer = pairs["peers"]["trl"]
     assert peer["first_loss_apart"] < 1e-3
     assert peer["ratio"] == pytest.approx(peer["seconds"] / pairs["engine"]["seconds"])
-    assert pairs["prompt_tokens"] > pairs["answer_tokens"] > 2
+    assert pairs["prompt_tokens"] > pairs["own_prompt_tokens"] > pairs["answer_tokens"] > 2
     assert record["precision"] == measure.precision("cpu")
     assert pairs["share"] == pytest.approx(pairs["flops"] / pairs["engine"]["seconds"] / record["matmul_flops"])
 
@@ -180,15 +180,19 @@ def test_parts_say_which_sides_meet() -> None:
 def step(negatives: int, cpu_seconds: float, samples: int) -> dict[str, Any]:
     return {
         "part": f"dpo-{negatives}", "samples": samples, "engine": {"cpu_seconds": cpu_seconds},
-        "prompt_tokens": 80.0, "answer_tokens": 10.0,
+        "prompt_tokens": 80.0, "own_prompt_tokens": 30.0, "answer_tokens": 10.0,
     }  # fmt: skip
 
 
 def test_the_cost_of_further_negatives_by_hand() -> None:
-    """P = 80, C = 10: the bound is 1.25 * 10 / 100. K=3: (1.2 - 1) / 2; K=5, per example: (1.8 - 1) / 4."""
-    line = DOCS["further_negatives"]([step(5, 0.9, 8), step(1, 1.0, 16), step(3, 1.2, 16)])
-    assert "10.0% (K=3, met), 20.0% (K=5, missed)" in line
-    assert "1.25 C/(P+2C) = 12.5% with prompts of P = 80 and answers of C = 10.0" in line
+    """C = 10. P = 80: the bound is 1.25 * 10 / 100, P = 30: / 50. K=3: (1.2 - 1) / 2; K=5, per example: (1.8 - 1) / 4."""
+    steps = [step(5, 0.9, 8), step(1, 1.0, 16), step(3, 1.2, 16)]
+    line = DOCS["further_negatives"](steps)
+    assert "costs 10.0% (K=3), 20.0% (K=5) of the step with one" in line
+    assert "C = 10.0 tokens in the mean: that is 12.5% (K=3 met, K=5 missed) with P = 80, whole prompts, and " in line
+    assert "and 25.0% (K=3 met, K=5 met) with P = 30, the tokens" in line
+    del steps[1]["own_prompt_tokens"]
+    assert DOCS["further_negatives"](steps).endswith("with P = 80, whole prompts.")
     assert DOCS["further_negatives"]([step(5, 1.0, 8)]) == ""
     assert DOCS["further_negatives"]([step(1, 1.0, 8)]) == ""
     older = [{key: value for key, value in step(k, 1.0, 8).items() if "tokens" not in key} for k in (1, 5)]

@@ -17,7 +17,7 @@ from sprec.engine.backbone import Policy
 from sprec.engine.constrained import Search, best_leaves
 from sprec.engine.generation import Decoding, generate
 from sprec.engine.groups import GroupBatch
-from sprec.engine.scoring import score
+from sprec.engine.scoring import own_columns, score
 from sprec.engine.training import Objective, train
 from sprec.engine.trie import Trie
 from sprec.methods import objectives
@@ -77,8 +77,9 @@ def dpo(work: Work, policy: Policy | None = None) -> Repetition:
         taken, losses = seconds(stage, policy.device)
         tokens = sum(2 * len(g.prompt) + len(g.completions[0]) + len(one) for g in groups for one in g.completions[1:])
         prompt, answer = fmean(len(g.prompt) for g in groups), fmean(len(one) for g in groups for one in g.completions)
-        flops = useful_flops(policy, groups, 4)
-        return Timed(taken, tokens, losses, flops=flops, prompt_tokens=prompt, answer_tokens=answer)
+        own = fmean(own_columns(policy.model, groups)) - fmean(len(g.tree.tokens) for g in groups)
+        lengths = {"prompt_tokens": prompt, "own_prompt_tokens": own, "answer_tokens": answer}
+        return Timed(taken, tokens, losses, flops=useful_flops(policy, groups, 4), **lengths)
 
     return repetition
 

@@ -24,7 +24,8 @@ class Spent(NamedTuple):
 @dataclass(frozen=True)
 class Timed:
     """One repetition: time, tokens of the data (each sequence whole), what came out (to compare the
-    sides), the useful FLOPs, and the mean numbers of tokens of a prompt and of an answer.
+    sides), the useful FLOPs, and the mean numbers of tokens of a prompt, of the part of it that is not read once for
+    all, and of an answer.
     """
 
     spent: Spent
@@ -33,6 +34,7 @@ class Timed:
     found: list[Any] = field(default_factory=list)
     flops: float = 0.0
     prompt_tokens: float = 0.0
+    own_prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
 
 

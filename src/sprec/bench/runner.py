@@ -95,7 +95,7 @@ def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, A
         "samples": part.engine.samples,
         "engine": _summary(answers["engine"]),
         "peers": peers,
-        **{key: answers["engine"][0][key] for key in ("flops", "prompt_tokens", "answer_tokens")},
+        **{key: answers["engine"][0][key] for key in ("flops", "prompt_tokens", "own_prompt_tokens", "answer_tokens")},
     }
 
 
