@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/scale.md", "docs/reliability.md", "benchmarks/README.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/settings.md",
+    "docs/scale.md",
+    "docs/reliability.md",
+    "benchmarks/README.md",
+)
 _METRICS = ("DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5")
 _DATASETS = ("Goodreads", "MovieLens", "CDs_and_Vinyl", "Steam")
 _X_LABELS = {"figure4": "iteration", "figure5": "share of random negatives", "figure6": "negatives"}
@@ -162,6 +169,20 @@ def further_negatives(parts: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def all_settings() -> str:
+    """What a recipe can say: a table for each of its parts."""
+    from sprec.runs.settings import settings
+
+    lines = []
+    for title, group in settings().items():
+        lines += [f"## {title or 'The run'}", "", "| key | default | or | what it does |", "|---|---|---|---|"]
+        for key, default, others, about in group:
+            choices = ", ".join(f"`{value}`" for value in others)
+            lines.append(f"| `{key}` | `{default}` | {choices} | {about} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def costs() -> str:
     """What the paper's recipe costs at several sizes."""
     from sprec.runs.cost import table
@@ -218,6 +239,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     results = ROOT / "results"
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
     found["cost"] = costs
+    found["settings"] = all_settings
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():
         found["chaos"] = partial(chaos, results / "chaos.json")

@@ -15,7 +15,7 @@ from torch import Tensor
 from sprec.bench import engine, measure
 from sprec.bench.measure import Timed, matmul_rate, useful_flops
 from sprec.bench.report import run
-from sprec.bench.runner import parts
+from sprec.bench.runner import check_same, parts
 from sprec.bench.work import Work, make_model
 from sprec.config import Scratch
 from sprec.data.demo import demo
@@ -70,6 +70,44 @@ def test_steps_that_peers_cannot_divide_are_refused(samples: int, batch: int) ->
 def test_an_unknown_peer_is_named_before_anything_is_made() -> None:
     with pytest.raises(UserError, match="no peer 'x'; peers: scripts, trl, trl-tuned"):
         run("toy", ["sft"], None, 1, Work("", "engine", "", "", 8, device="cpu"), [1], None, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "theirs", "message"),
+    [
+        ([0.6931, 0.5], [0.6931, 0.4999], ""),
+        ([0.6931, 0.5], [0.6931, 0.49], "loss of step 2 is 0.50000 here and 0.49000 with trl"),  # the gradients differ
+        ([0.69, 0.5], [0.7, 0.5], "loss of step 1"),
+        ([float("nan")], [0.7], "loss of step 1"),
+    ],
+)
+def test_losses_of_every_step_must_agree(losses: list[float], theirs: list[float], message: str) -> None:
+    part = parts(Work("", "engine", "m", "d", 8, device="cpu"), ["dpo"], [1])[0]
+    ours, others = ({"losses": own, "found": []} for own in (losses, theirs))
+    if not message:
+        check_same(part, "trl", ours, others)
+        return
+    with pytest.raises(UserError, match=message):
+        check_same(part, "trl", ours, others)
+
+
+def test_answers_must_agree_up_to_the_shorter_limit() -> None:
+    part = parts(Work("", "engine", "m", "d", 8, device="cpu"), ["rollout"], [1])[0]
+    ours = {"losses": [], "found": ["The Hobbit", "Dune", "Am\ufffd", *["Emma"] * 17]}  # the third cut inside a letter
+    theirs = {"losses": [], "found": ["The Hobbit and more", "Dune", "Amélie", *["Emma"] * 17]}
+    check_same(part, "official", ours, theirs)
+    others = theirs | {"found": [*theirs["found"][:17], "Ivanhoe", "Ivanhoe", "Ivanhoe"]}
+    with pytest.raises(UserError, match="15% of the answers are others with official"):
+        check_same(part, "official", ours, others)
+
+
+@pytest.mark.parametrize("negatives", ["1,x", "0", "", "1,,2", "1,-3"])
+def test_negatives_that_are_no_numbers_are_refused(negatives: str) -> None:
+    done = subprocess.run(
+        [*BENCH, "--parts", "dpo", "--negatives", negatives], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--negatives takes whole numbers from 1 on" in done.stderr
 
 
 def test_peers_that_are_left_out_do_not_run() -> None:
@@ -185,7 +223,7 @@ def step(negatives: int, cpu_seconds: float, samples: int) -> dict[str, Any]:
 
 
 def test_the_cost_of_further_negatives_by_hand() -> None:
-    """C = 10. P = 80: the bound is 1.25 * 10 / 100, P = 30: / 50. K=3: (1.2 - 1) / 2; K=5, per example: (1.8 - 1) / 4."""
+    """C = 10: the bound is 12.5 / 100 for P = 80 and 12.5 / 50 for P = 30; K=3: (1.2 - 1) / 2, K=5: (1.8 - 1) / 4."""
     steps = [step(5, 0.9, 8), step(1, 1.0, 16), step(3, 1.2, 16)]
     line = DOCS["further_negatives"](steps)
     assert "costs 10.0% (K=3), 20.0% (K=5) of the step with one" in line

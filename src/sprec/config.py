@@ -67,7 +67,9 @@ class Scratch(Section):
     epochs: Annotated[int, Field(ge=0)] = 5
     """Passes of language modelling over the training and extra sequences."""
     lr: Rate = 1e-3
+    """Learning rate of the pre-training; decays linearly to 0 after the warm-up."""
     batch: Count = 16
+    """Sequences per optimiser step."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
 
     @model_validator(mode="after")
@@ -81,7 +83,9 @@ class Lora(Section):
     """Low-rank adapters; the defaults are those of the authors' code."""
 
     r: Count = 16
+    """Rank."""
     alpha: Count = 32
+    """The adapters' product is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the linear layers that get an adapter; ["all-linear"] for models that name them differently."""
@@ -120,6 +124,7 @@ class Training(Section):
     """One pass of optimisation: AdamW, linear decay to 0 after the warm-up, gradient clipping at 1.0."""
 
     lr: Rate = 3e-4
+    """Peak learning rate."""
     epochs: Count = 1
     batch: Count = 64
     """Prompt groups per optimiser step, whatever the token budget of the device."""
@@ -133,6 +138,7 @@ class Sft(Training):
     samples: Count = 4096
     """Training examples used, drawn by seed when the dataset has more."""
     valid: Annotated[int, Field(ge=0)] = 512
+    """Validation examples that choose the epoch; 0 keeps the last one."""
     epochs: Annotated[int, Field(ge=0)] = 4
     weights: Literal["none", "correct", "ifairlrs", "official"] = "none"
     """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
@@ -157,12 +163,16 @@ class Negatives(Section):
     """Where the rejected answers come from."""
 
     source: Literal["self-play", "uniform", "popularity", "semantic"] = "self-play"
+    """self-play: what the model answers; uniform and popularity: items of the catalog, drawn evenly or as often as they
+    are targets; semantic: similar items (RosePO)."""
     count: Count = 1
     """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
     decode: Literal["greedy", "sample", "beam"] = "greedy"
     """How self-play answers: the mode (official code), samples (the theory), or the best N of 2N beams."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling temperature of negatives.decode=sample."""
     max_new_tokens: Count = 32
+    """Tokens of a generated negative at most."""
     random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases whose negatives are replaced by uniform items (Figure 5)."""
     drop_equal: bool = False
@@ -183,6 +193,7 @@ class Prefer(Training):
     """The preference step."""
 
     objective: Literal["dpo", "dmpo", "sdpo", "smoothed-dpo", "weighted-dpo"] = "dpo"
+    """The loss; weighted-dpo is Eq. 8."""
     lr: Rate = 2e-5
     batch: Count = 32
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -209,7 +220,9 @@ class Recommend(Section):
     encoder: str = "lm"
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
+    """Items per list."""
     max_new_tokens: Count = 32
+    """Tokens of a generated title at most."""
     exclude_history: bool = False
     """Never recommend an item that the history shows."""
     samples: Count = 24
@@ -226,12 +239,16 @@ class Sasrec(Section):
     """The sequential recommender that D3 and RosePO consult (Kang and McAuley, ICDM 2018)."""
 
     hidden: Count = 64
+    """Width of the item embeddings."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     lr: Rate = 4e-3
     batch: Count = 1024
     loss: Literal["bce", "ce"] = "bce"
+    """bce: against one uniform negative, as the original; ce: over the whole catalog."""
     epochs: Count = 200
+    """Epochs at most."""
     patience: Count = 20
+    """Epochs without a better validation NDCG before training stops."""
     augment: bool = True
     """Learn to predict every item of a history, as the original does, not the target alone."""
     blocks: Annotated[Count, LATER] = 1
@@ -262,10 +279,13 @@ class Recipe(Section):
     """All settings of a run."""
 
     description: str = ""
+    """One line for sprec recipes ls."""
     method: MethodName = "sprec"
     """The row of the method table that fills in what the recipe leaves open."""
     seed: int = 0
+    """Seed of everything but the scratch backbone: examples drawn, order, negatives, samples."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs and on CPUs with bf16 instructions, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256)] = 8192

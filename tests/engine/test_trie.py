@@ -50,9 +50,8 @@ def test_every_node_equals_its_twin_in_a_dict_of_dicts(sequences: list[tuple[int
         distinct = {sequences[number] for number in twin["ids"]}
         assert trie.single[node].item() == (len(distinct) == 1)
         if len(distinct) == 1:
-            rest = trie.rest(torch.tensor([node]))
-            assert rest.mask.all()
-            assert tuple(rest.tokens[0].tolist()) == distinct.pop()[depth:]
+            begin, length = trie.begin[trie.start[node]], trie.length[trie.start[node]]
+            assert tuple(trie.tokens[begin : begin + length].tolist()) == distinct.pop()
     assert visited == len(trie)
 
 
@@ -114,17 +113,6 @@ def test_equal_sequences_share_a_leaf_and_keep_all_ids() -> None:
     assert trie.ids_below(node).tolist() == [0, 3]
     assert trie.leaf[0] == trie.leaf[3] == node
     assert trie.single[node]
-    assert trie.rest(torch.tensor([node])).tokens.shape == (1, 0)
-
-
-def test_rest_of_a_batch_is_padded() -> None:
-    trie = Trie.of(TITLES)
-    one, four = trie.children(torch.tensor([[ROOT]])).nodes[0]
-    five, four_end = trie.children(four[None, None]).nodes[0]
-    one_end = trie.children(one[None, None]).nodes[0, 1]
-    rest = trie.rest(torch.stack([one_end, five, four_end]))
-    assert rest.tokens.tolist() == [[0, 0, 0], [6, 7, END], [0, 0, 0]]
-    assert rest.mask.sum(1).tolist() == [0, 3, 0]
 
 
 def test_ids_are_sorted_by_their_sequences() -> None:
@@ -142,9 +130,9 @@ def test_small_masses_beside_large_ones_are_exact() -> None:
 def test_one_title_only() -> None:
     trie = Trie.of([(5, END)])
     assert len(trie) == 3
-    assert trie.height == 2
+    assert trie.depth.tolist() == [0, 1, 2]
     assert trie.single.all()
-    assert trie.rest(torch.tensor([ROOT])).tokens.tolist() == [[5, END]]
+    assert trie.tokens.tolist() == [5, END]
 
 
 @pytest.mark.parametrize(

@@ -95,3 +95,7 @@ def test_a_case_whose_votes_are_all_of_the_history_gets_what_is_near_them(policy
     found = recommend_by_consensus(policy, prompt, all_banned, GROUNDER, settings, 8192, SEED)
     assert found.items.tolist() == [by_hand(sampled, voted, 3)]
     assert not voted & set(found.items[0].tolist())
+
+
+def test_nobody_gets_no_list(policy: Policy) -> None:
+    assert consensus(policy, CASES.take(np.zeros(0, dtype=np.int64)), 3).items.shape == (0, 3)

@@ -1,6 +1,7 @@
 """Recipes resolve by the documented order; every shipped one loads; mistakes name the key."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from sprec.config import Recipe, merge
 from sprec.errors import UserError
 from sprec.methods.table import METHODS
 from sprec.runs.recipes import names, resolve
+from sprec.runs.settings import Setting, settings
 from sprec.storage import digest
 
 
@@ -109,3 +111,37 @@ def test_broken_files_end_in_one_line(content: str, tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_the_shipped_ones() -> None:
     with pytest.raises(UserError, match=r'no recipe "demmo".*demo, goodreads-scratch'):
         resolve("demmo")
+
+
+def test_settings_have_the_defaults_of_the_recipe_and_what_else_they_may_be() -> None:
+    parts = settings()
+    found = {setting.key: setting for title, group in parts.items() for setting in group if "huggingface" not in title}
+    assert found["sft_step.lr"].default == "2.0e-05"  # not that of any training
+    assert found["sft.lr"].default == "0.0003"
+    assert found["recommend.protocol"][1:3] == ("paper", ("exact", "consensus", "d3", "d3-grounded"))
+    assert found["server"].default == "null"
+    assert found["negatives.top"] == Setting(
+        "negatives.top",
+        "null",
+        (),
+        "Draw the semantic negatives from this many most similar items; null takes the most similar ones.",
+    )
+    language_model = {setting.key: setting for setting in parts["backbone, kind: huggingface"]}
+    assert language_model["backbone.path"].default == "REQUIRED"
+    assert language_model["backbone.lora"][1:3] == ("{...}", ("null",))
+    assert language_model["backbone.quantize"][1:3] == ("null", ("nf4",))
+
+
+def test_every_setting_is_listed_and_its_default_is_what_set_takes() -> None:
+    def leaves(content: dict[str, Any], path: str = "") -> set[str]:
+        inner = {key: value for key, value in content.items() if isinstance(value, dict)}
+        return {path + key for key in content if key not in inner}.union(
+            *(leaves(value, f"{path}{key}.") for key, value in inner.items())
+        )
+
+    absent = {"server", "backbone, kind: huggingface", "backbone.lora"}  # from a recipe of defaults
+    listed = {setting.key: setting for title, group in settings().items() for setting in group if title not in absent}
+    whole = leaves(Recipe().model_dump(mode="json"))
+    assert set(listed) == whole
+    changes = [f"{key}={listed[key].default}" for key in sorted(whole)]
+    assert resolve("demo", changes) == Recipe()

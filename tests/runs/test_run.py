@@ -273,6 +273,7 @@ def test_recommend_gives_k_different_items(cli: Cli, toy_run: Path) -> None:
     catalog: Catalog = recommender.catalog
     ids = [catalog.by_title["Alien (1979)"], catalog.by_title["Blade Runner (1982)"]]
     assert recommender.recommend([ids], k=7) == [[entry["item"] for entry in found]]
+    assert recommender.recommend([], k=7) == []
 
 
 def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_data: Path, tmp_path: Path) -> None:

@@ -78,8 +78,15 @@ def dpo(work: Work, policy: Policy | None = None) -> Repetition:
         tokens = sum(2 * len(g.prompt) + len(g.completions[0]) + len(one) for g in groups for one in g.completions[1:])
         prompt, answer = fmean(len(g.prompt) for g in groups), fmean(len(one) for g in groups for one in g.completions)
         own = fmean(own_columns(policy.model, groups)) - fmean(len(g.tree.tokens) for g in groups)
-        lengths = {"prompt_tokens": prompt, "own_prompt_tokens": own, "answer_tokens": answer}
-        return Timed(taken, tokens, losses, flops=useful_flops(policy, groups, 4), **lengths)
+        return Timed(
+            taken,
+            tokens,
+            losses,
+            flops=useful_flops(policy, groups, 4),
+            prompt_tokens=prompt,
+            own_prompt_tokens=own,
+            answer_tokens=answer,
+        )
 
     return repetition
 

@@ -62,8 +62,8 @@ def forget_peak() -> None:
 
 
 def memory() -> tuple[float, float]:
-    """Resident memory of this process in MiB, now and at its peak; on CUDA the allocator's."""
-    if torch.cuda.is_available():
+    """Resident memory of this process in MiB, now and at its peak; the allocator's where something is on a GPU."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.memory_allocated() / _MIB, torch.cuda.max_memory_allocated() / _MIB
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     now, peak = (float(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))

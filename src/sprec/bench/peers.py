@@ -105,7 +105,7 @@ def _pairs(texts: Texts, steps: Sequence[np.ndarray], negatives: int) -> list[di
 
 def _arguments(work: Work, folder: str, pairs: int = 1) -> dict[str, Any]:
     device, step = pick_device(work.device), min(work.batch, work.samples)
-    micro = min(MICRO, step)
+    micro = step if device.type == "cuda" else min(MICRO, step)
     return {
         "output_dir": folder, "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": step // micro * pairs,

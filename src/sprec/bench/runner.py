@@ -11,14 +11,17 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, TextIO
 
+from sprec.bench.measure import precision
 from sprec.bench.work import Work
 from sprec.errors import UserError
 from sprec.progress import Bar
 
 CLOSE = 1e-3
-"""How far the first losses of the two sides may be apart."""
+"""How far the losses of the two sides may be apart."""
 BF16_CLOSE = 5e-3
 """The same in bf16, where a loss of 8 has steps of 3e-2 in single numbers and their mean of about 1e-3."""
+ALIKE = 0.9
+"""Share of the answers that both sides must have in common: rounding breaks ties, and answers part after one."""
 Answer = Mapping[str, Any]
 
 
@@ -88,7 +91,7 @@ def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, A
     answers = measure(part, repeats, log, progress)
     peers = {}
     for name in part.peers:
-        _same(part, name, answers["engine"][0], answers[name][0])
+        check_same(part, name, answers["engine"][0], answers[name][0])
         peers[name] = _versus(answers["engine"], answers[name])
     return {
         "part": part.name,
@@ -137,14 +140,23 @@ def _once(work: Work, log: TextIO) -> Answer:
         return worker.repeat()
 
 
-def _same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
-    """The losses of both sides agree, step by step: after the first one they also compare the gradients."""
-    apart = [abs(one - two) for one, two in zip(ours["losses"], theirs["losses"], strict=bool(theirs["losses"]))]
-    if apart and not apart[0] <= BF16_CLOSE:
-        raise UserError(
-            f"{part.name}: the first loss is {ours['losses'][0]:.5f} here and {theirs['losses'][0]:.5f} with {peer}; "
-            "the sides do not compute the same"
-        )
+def check_same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
+    """The losses of both sides agree, step by step: after the first one they also compare the gradients. So do answers.
+
+    Raises:
+        UserError: they do not.
+    """
+    limit = CLOSE if precision(part.engine.device) == "fp32" else BF16_CLOSE
+    losses = zip(ours["losses"], theirs["losses"], strict=bool(theirs["losses"]))
+    for step, (one, two) in enumerate(losses, 1):
+        if not abs(one - two) <= limit:
+            raise UserError(
+                f"{part.name}: the loss of step {step} is {one:.5f} here and {two:.5f} with {peer}; "
+                "the sides do not compute the same"
+            )
+    share = _share_alike(ours, theirs)
+    if share is not None and share < ALIKE:
+        raise UserError(f"{part.name}: {1 - share:.0%} of the answers are others with {peer}; they should be the same")
 
 
 def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
@@ -166,7 +178,6 @@ def _versus(ours: Sequence[Answer], theirs: Sequence[Answer]) -> dict[str, Any]:
     summary = _summary(theirs)
     pairs = [two["wall"] / one["wall"] for one, two in zip(ours, theirs, strict=True)]
     apart = [abs(one - two) for one, two in zip(ours[0]["losses"], theirs[0]["losses"], strict=False)]
-    same = [_alike(one, two) for one, two in zip(ours[0]["found"], theirs[0]["found"], strict=False)]
     return summary | {
         "ratio": summary["seconds"] / _summary(ours)["seconds"],
         "cpu_ratio": summary["cpu_seconds"] / _summary(ours)["cpu_seconds"],
@@ -175,14 +186,22 @@ def _versus(ours: Sequence[Answer], theirs: Sequence[Answer]) -> dict[str, Any]:
         "peak_share": _summary(ours)["peak_mib"] / summary["peak_mib"],
         "first_loss_apart": apart[0] if apart else None,
         "largest_loss_apart": max(apart) if apart else None,
-        "same_results": sum(same) / len(same) if same and not apart else None,
+        "same_results": _share_alike(ours[0], theirs[0]),
     }
 
 
+def _share_alike(ours: Answer, theirs: Answer) -> float | None:
+    """Share of the answers that are the same on both sides; None where there are none."""
+    same = [_alike(one, two) for one, two in zip(ours["found"], theirs["found"], strict=bool(theirs["found"]))]
+    return sum(same) / len(same) if same else None
+
+
 def _alike(one: Any, two: Any) -> bool:
-    """Equal texts or items; log-probabilities that bf16 cannot tell apart."""
+    """Equal items, texts up to where the shorter limit cut ours, log-probabilities that bf16 cannot tell apart."""
     if isinstance(one, float):
         return bool(abs(one - two) <= BF16_CLOSE * abs(two))
+    if isinstance(one, str):
+        return bool(two.startswith(one.rstrip("\ufffd")))  # what is left of a letter of which some bytes were cut off
     return bool(one == two)
 
 

@@ -26,7 +26,7 @@ NEW_TOKENS = 16
 """A fitting limit: a title and the end take about 10 tokens."""
 BETA = 0.1
 MICRO = 8
-"""Rows of a peer's micro-batch."""
+"""Rows of a peer's micro-batch on CPUs, where larger ones are slower; a GPU gets a whole step."""
 _TEMPLATES = 4  # copies of the template that the tokenizer learns from: about as many tokens as with Llama's
 _PARTS_OF_WORDS = ("30m", "1b")  # 8,000 tokens that may reach over spaces would swallow the whole template
 

@@ -30,7 +30,8 @@ def bench(
     from sprec.bench.report import run
     from sprec.bench.work import Work
 
-    counts = [int(count) for count in negatives.split(",") if count.strip().isdigit() and int(count)]
+    given = [count.strip() for count in negatives.split(",")]
+    counts = [int(count) for count in given] if all(count.isdecimal() and int(count) for count in given) else []
     base = Work("", "engine", "", "", samples, batch=batch, tokens=tokens, device=device)
     found = run(size, parts.split(","), data, repeats, base, counts, log, peers.split(",") if peers else ())
     if not json:

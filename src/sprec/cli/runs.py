@@ -178,6 +178,26 @@ def list_recipes() -> None:
         typer.echo(f"{name:<26} {text(name).splitlines()[0].removeprefix('# ')}")
 
 
+@recipes.command("settings")
+def list_settings(
+    part: Annotated[str, typer.Argument(help="Only what begins so: sft, backbone.lora, recommend.protocol.")] = "",
+) -> None:
+    """List what a recipe can say and --set can change: keys, defaults, values, and what they do."""
+    from sprec.errors import UserError
+    from sprec.runs.settings import settings
+
+    wanted = {title: [one for one in group if one.key.startswith(part)] for title, group in settings().items()}
+    if not any(wanted.values()):
+        raise UserError(f'no setting begins with "{part}"; sprec recipes settings lists all')
+    for title, group in wanted.items():
+        if group and "kind" in title:
+            typer.echo(f"# {title}")
+        for key, default, others, about in group:
+            typer.echo(f"{key}={default}" + (f"  (or {', '.join(others)})" if others else ""))
+            if about:
+                typer.echo(f"    {about}")
+
+
 @recipes.command("cp")
 def copy_recipe(
     name: Annotated[str, typer.Argument(help="A shipped recipe.")],

@@ -23,6 +23,8 @@ from sprec.engine.unpadded import layout_of
 from sprec.errors import UserError
 
 PLAIN, FUSED, FLEX = "sprec_plain", "sprec_fused", "sprec_flex"
+_WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Kinds of layers that see a part of the columns, and the setting that says how many."""
 
 
 class Parts(NamedTuple):
@@ -220,17 +222,34 @@ def takes_prefix_row(model: nn.Module) -> bool:
 def unpads(model: nn.Module) -> bool:
     """Whether a model, possibly wrapped, reads all tokens of a batch in one row (:mod:`sprec.engine.unpadded`).
 
-    Not where a layer other than attention looks at neighbours in a row, as convolutions and recurrent layers do.
+    Not where a layer other than attention looks at neighbours in a row (:func:`attends`).
     """
     inner = _inner(model)
-    config: Any = inner.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    return bool(
-        inner.config._attn_implementation == PLAIN
-        and inner._supports_sdpa
-        and not inner._is_stateful
-        and kinds <= {"full_attention", "sliding_attention", "chunked_attention"}
-    )
+    return bool(inner.config._attn_implementation == PLAIN and inner._supports_sdpa and attends(inner))
+
+
+def attends(model: nn.Module) -> bool:
+    """Whether all layers of a model mix columns by attention alone, in a function that can be replaced.
+
+    Convolutional and recurrent layers would read padding, other completions and other groups; attention of a model's
+    own does not know where the common prefix stands.
+    """
+    inner = _inner(model)
+    kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
+    return bool(inner._supports_attention_backend and not inner._is_stateful and kinds <= {"full_attention", *_WINDOWS})
+
+
+def window(config: Any) -> int | None:
+    """Tokens that every layer sees at once; None without a limit.
+
+    Args:
+        config: of the decoder (``get_text_config()``).
+    """
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:  # older architectures slide in all layers or in none
+        kinds = ["sliding_attention"] if getattr(config, "use_sliding_window", True) else []
+    found = (getattr(config, _WINDOWS[kind], None) for kind in set(kinds) & set(_WINDOWS))
+    return min(filter(None, found), default=None)
 
 
 def packs(model: nn.Module, precision: torch.dtype) -> bool:

@@ -26,12 +26,13 @@ from transformers import (
 
 from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine import processes
-from sprec.engine.attention import implementation, packs
+from sprec.engine.attention import attends, implementation, packs, window
 from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.memory import Pieces, free, out_of_memory
 from sprec.engine.origin import commit
 from sprec.engine.sharding import laid_out, sharded, whole
 from sprec.errors import UserError
-from sprec.progress import bar
+from sprec.progress import bar, say
 
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
 _TEXTS = 4096  # tokenised in one call, which keeps about 2.5 KiB a title (offsets, token strings) until it returns
@@ -53,8 +54,13 @@ class Policy:
 
     @property
     def context(self) -> int:
-        """Positions that the model was made for; unlimited for architectures that name no number."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
+        """Tokens of a prompt and its answer that the model can read: its positions, and the window of its layers.
+
+        Within the window sliding attention is full attention, which is what the layouts of batches suppose. Unlimited
+        for architectures that name no number.
+        """
+        config: Any = self.model.config.get_text_config()
+        return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, window(config) or sys.maxsize)
 
     @property
     def head(self) -> torch.nn.Module:
@@ -86,15 +92,26 @@ class Policy:
     def inference(self) -> Iterator[CausalLM]:
         """The model for generating: its weights in the precision of the policy, adapters merged.
 
-        fp32 weights are copied to bf16 once instead of at every step; with fp32 precision it is the model itself.
+        fp32 weights are copied to bf16 once instead of at every step; with fp32 precision, and where there is no room
+        for a copy, it is the model itself.
         """
-        if self.precision is torch.float32 or self.quantized:
-            yield self.model
-            return
-        model = copy.deepcopy(self.model)
-        if isinstance(model, PeftModel):
-            model = cast("CausalLM", model.merge_and_unload())
-        yield torch.nn.Module.to(model, self.precision)
+        plain = self.precision is torch.float32 or self.quantized
+        yield self.model if plain else self._copy() or self.model
+
+    def _copy(self) -> CausalLM | None:
+        try:
+            model = copy.deepcopy(self.model)
+            if isinstance(model, PeftModel):
+                model = cast("CausalLM", model.merge_and_unload())
+            for value in model.parameters():  # not the buffers: the frequencies of rotary positions stay exact
+                value.data = value.data.to(self.precision)
+            return model
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        say("! no room for a copy of the model to generate with: going on without one, slower")
+        free()
+        return None
 
     @cached_property
     def end(self) -> int:
@@ -126,19 +143,25 @@ class Policy:
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Texts of generated token ids."""
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        return [str(text) for text in self.tokenizer.batch_decode([list(ids) for ids in tokens], **plain)]
+        rows = [list(ids) for ids in tokens]
+        return [str(text) for text in self.tokenizer.batch_decode(rows, **plain)] if rows else []  # one text for none
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str], budget: int = 16384) -> Tensor:
         """Last-layer hidden state at the last token of each text, (n, hidden) float32 on the CPU (BIGRec's grounding).
 
         Adapters are off: the base model reads.
+
+        Args:
+            texts: any.
+            budget: tokens read at once, padding included; fewer once they did not fit in memory.
         """
         encoded = self.encode_prompts(texts)
-        output = torch.empty(len(encoded), self.model.config.hidden_size)
+        output = torch.empty(len(encoded), self.model.config.get_text_config().hidden_size)
+        work = Pieces(lambda rows: list(self._last_states([encoded[row] for row in rows])), "embedding titles")
         with self.evaluating(), bar("embed titles", len(encoded)) as progress:
             for rows in token_budget_batches(map(len, encoded), budget):
-                output[rows] = self._last_states([encoded[row] for row in rows])
+                output[rows] = torch.stack(work(rows))
                 progress.advance(len(rows))
         return output
 
@@ -315,10 +338,21 @@ def _load(path: str, settings: HuggingFace, device: torch.device, precision: tor
     try:
         model = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if options["attn_implementation"] in str(error):  # looked up where the architecture keeps its own
+            raise UserError(_unsupported(path)) from error
         raise UserError(f"no causal language model could be loaded from {path}: {_first_line(error)}") from error
+    if not attends(model):
+        raise UserError(_unsupported(path))
     if not settings.quantize:
         _moved(model, device)
     return Policy(model, tokenizer, precision, quantized=settings.quantize is not None)
+
+
+def _unsupported(path: str) -> str:
+    return (
+        f"not all layers of {path} compute attention in the way that transformers lets others replace (recurrent or "
+        "convolutional layers, attention of their own); take another backbone, such as a Llama, Qwen, Gemma or GPT-2"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -74,7 +74,6 @@ class GroupBatch:
         token: (N,) long: the completion tokens; N is rounded up, the last ones count for nothing.
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
-        lengths: (B, K) long: tokens of each completion.
         real: (B, T) bool: which columns hold tokens.
         prefix: number of leading columns that are the same in all rows, and seen by all that follow; 0 for none.
         extra: further tensors of shape (B, ...) that an objective needs (weights, smoothing).
@@ -89,7 +88,6 @@ class GroupBatch:
     token: Tensor
     slot: Tensor
     mask: Tensor
-    lengths: Tensor
     real: Tensor
     extra: dict[str, Tensor]
     prefix: int = 0
@@ -261,7 +259,6 @@ class _Rows:
             token=_rounded(self._token, 0, multiple),
             slot=_rounded(np.repeat(np.arange(lengths.size), lengths.flatten()), lengths.size, multiple),
             mask=torch.from_numpy(lengths > 0),
-            lengths=torch.from_numpy(lengths),
             real=torch.from_numpy(self.real),
             extra=extra,
             prefix=prefix,

@@ -14,6 +14,7 @@ from sprec.engine.groups import GroupBatch, PromptGroup, collate, common_prefix,
 from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
 from sprec.engine.unpadded import laid_out
+from sprec.errors import UserError
 
 
 def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
@@ -32,7 +33,7 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
         if unpads(model):
             batch, layout = batch.in_one_row(prefix)
             stack.enter_context(laid_out(layout))
-        stack.enter_context(_rows_of_head(head, batch.source))
+        stack.enter_context(_rows_of_head(head, batch.source, batch.kept))
         stack.enter_context(last_columns(model, batch.kept, batch.input_ids.shape[1]))
         logits: Tensor = model(
             input_ids=batch.input_ids,
@@ -46,10 +47,14 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
 
 
 @contextmanager
-def _rows_of_head(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Inside the block the head sees only these rows of its flattened input: (B, T, H) becomes (1, N, H)."""
+def _rows_of_head(head: nn.Module, rows: Tensor, kept: int) -> Iterator[None]:
+    """Inside the block the head sees only these rows of its flattened input: (B, kept, H) becomes (1, N, H)."""
 
     def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if inputs[0].shape[1] != kept:  # a wrong number is worse than none
+            raise UserError(
+                "the model does not take logits_to_keep, as those of transformers do; take another backbone"
+            )
         return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)

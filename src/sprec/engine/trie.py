@@ -33,13 +33,6 @@ class Children(NamedTuple):
     mask: Tensor
 
 
-class Rest(NamedTuple):
-    """The tokens that remain below B nodes of one sequence each, shape (B, L), with their mask."""
-
-    tokens: Tensor
-    mask: Tensor
-
-
 @dataclass(frozen=True)
 class Trie:
     """N nodes over n token sequences. The sequences carry ids 0..n-1; equal sequences share a leaf.
@@ -101,11 +94,6 @@ class Trie:
     def __len__(self) -> int:
         return len(self.token)
 
-    @property
-    def height(self) -> int:
-        """Tokens of the longest sequence."""
-        return int(self.depth[-1])
-
     def to(self, device: torch.device | str) -> "Trie":
         """The same trie on another device."""
         return Trie(*(getattr(self, field.name).to(device) for field in fields(self)))
@@ -122,15 +110,6 @@ class Trie:
         first = _taken(self.first_child, nodes) - (ends - branching)
         child = torch.where(mask, first.gather(1, parents) + place, ROOT)
         return Children(parents, child, _taken(self.token, child), mask)
-
-    def rest(self, nodes: Tensor) -> Rest:
-        """The tokens from nodes to the leaf of their one sequence; for nodes that are ``single``."""
-        entry, depth = self.start[nodes].long(), self.depth[nodes]
-        remaining = self.length[entry] - depth
-        place = torch.arange(int(remaining.max()) if len(nodes) else 0, device=nodes.device)
-        mask = place < remaining[:, None]
-        at = torch.where(mask, (self.begin[entry] + depth)[:, None] + place, 0)
-        return Rest(torch.where(mask, self.tokens[at].long(), 0), mask)
 
     def ids_below(self, node: int) -> Tensor:
         """All ids below a node; at a leaf, the ids that share its sequence, ascending."""

@@ -82,6 +82,7 @@ def micro_batch_means(weights: Tensor, lengths: Tensor, size: int = MICRO_BATCH)
 
     Its loss of a micro-batch is mean(w) * mean(CE), where the second mean runs over all positions, padding included. So
     every sample weighs the mean weight of its micro-batch, and its tokens are divided by the length of the longest one.
+    There the samples are shuffled; here those of a step are about equally long, so that its divisors are larger.
 
     Args:
         weights: of the samples of the step, in their order, (B,).

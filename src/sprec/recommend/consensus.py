@@ -48,7 +48,7 @@ def recommend_by_consensus(
     answers = generate(policy, asked, decoding, budget=budget, description="consensus", journal=journal)
     flat = [completion for answer in answers for completion in answer]
     titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
-    voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), -1)
+    voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), settings.samples)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
     exclude = [np.array(example.history if settings.exclude_history else (), dtype=np.int64) for example in examples]
     ranked = [

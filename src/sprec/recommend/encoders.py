@@ -47,8 +47,12 @@ def tfidf(titles: Sequence[str], width: int = 512) -> Encoder:
     return Encoder(f"tfidf-{width}", encode)
 
 
-def sentence_transformers(name_or_path: str) -> Encoder:
+def sentence_transformers(name_or_path: str, device: str | None = None) -> Encoder:
     """A sentence-transformers model, embeddings as they come (the research code of SPRec does not normalise).
+
+    Args:
+        name_or_path: of the hub, or an absolute path.
+        device: where it runs; a GPU if there is one by default.
 
     Raises:
         UserError: the extra is not installed, or the model cannot be loaded.
@@ -61,7 +65,8 @@ def sentence_transformers(name_or_path: str) -> Encoder:
         raise UserError(f"the grounding encoder {name_or_path} is not a folder")
     try:
         pinned = commit(name_or_path)
-        model = SentenceTransformer(name_or_path, revision=pinned, model_kwargs={"use_safetensors": True})
+        weights = {"use_safetensors": True}
+        model = SentenceTransformer(name_or_path, device=device, revision=pinned, model_kwargs=weights)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"cannot load the grounding encoder {name_or_path}: {reason}") from error

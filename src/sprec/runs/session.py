@@ -1,11 +1,13 @@
 """What a run holds in memory: recipe, data, the store, and the one policy whose weights follow the current stage."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sprec.config import HuggingFace, Recipe, Scratch
 from sprec.data import Dataset, Split
@@ -20,7 +22,10 @@ from sprec.runs.store import Stage, Store
 
 @dataclass
 class Session:
-    """The context of one run. At most one policy is in memory; loading a stage that it already holds is free."""
+    """The context of one run. Loading a stage whose weights are in memory is free.
+
+    One policy is in memory, and besides, where all parameters are trained, the backbone that reads titles.
+    """
 
     recipe: Recipe
     dataset: Dataset
@@ -116,8 +121,23 @@ class Session:
         if name == "tfidf":
             return tfidf(self.dataset.catalog.titles)
         if name != "lm":
-            return sentence_transformers(name.removeprefix("sentence-transformers:"))
+            return sentence_transformers(name.removeprefix("sentence-transformers:"), str(self.device))
+        compact = self.builder.style == "compact"
+        write = self.builder.respond if compact else str
+        budget = 2 * self.recipe.tokens_per_batch  # without gradients
+
+        def encode(titles: Sequence[str]) -> Tensor:
+            return self._reader(backbone).embed([write(title) for title in titles], budget)
+
+        return Encoder(f"lm-{backbone.key}-{self.precision}{'-compact' * compact}", encode)
+
+    def _reader(self, backbone: Stage) -> Policy:
+        """The model before any fine-tuning: the policy in memory without its adapters where it has some."""
         adapted = isinstance(self.recipe.backbone, HuggingFace) and self.recipe.backbone.lora is not None
-        reader = self._policy if adapted and self._policy is not None else self._load(backbone)
-        write = self.builder.respond if self.builder.style == "compact" else str
-        return Encoder(f"lm-{backbone.key}", lambda titles: reader.embed([write(title) for title in titles]))
+        if adapted and self._policy is not None:
+            return self._policy
+        if self._backbone is None:
+            self._backbone = self._load(backbone)
+        return self._backbone
+
+    _backbone: Policy | None = field(default=None, init=False)

@@ -1,0 +1,70 @@
+"""All settings of a recipe as text: what ``sprec recipes settings`` and the page of settings show."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from sprec.config import Recipe, Section
+
+
+class Setting(NamedTuple):
+    """A setting as ``--set key=value`` takes it.
+
+    Attributes:
+        key: the dotted name.
+        default: in YAML.
+        others: the values that it may have besides, where they are few.
+        about: what it does.
+    """
+
+    key: str
+    default: str
+    others: tuple[str, ...]
+    about: str
+
+
+def settings() -> dict[str, list[Setting]]:
+    """All settings in the order of the schema, by the part of the recipe that they belong to; "" for the recipe itself.
+
+    The two kinds of backbone are parts of their own: ``backbone, kind: scratch``.
+    """
+    return dict(_parts("", Recipe(), ()))
+
+
+def _parts(title: str, section: Section, path: tuple[str, ...]) -> Iterator[tuple[str, list[Setting]]]:
+    """A part of the recipe with its defaults, then the parts inside of it."""
+    fields = type(section).model_fields
+    kinds = {name: _sections(field.annotation) for name, field in fields.items()}
+    own = [name for name, field in fields.items() if not kinds[name] or type(None) in get_args(field.annotation)]
+    yield title, [_setting((*path, name), fields[name], getattr(section, name, None)) for name in own]
+    for name, sections in kinds.items():
+        for kind in sections:
+            default = getattr(section, name)
+            filled = default if isinstance(default, kind) else kind.model_construct()
+            apart = f", kind: {kind.model_fields['kind'].default}" if len(sections) > 1 else ""
+            yield from _parts(".".join((*path, name)) + apart, filled, (*path, name))
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """The parts of a recipe among the types that a value may have."""
+    kinds = get_args(annotation) or (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+
+
+def _setting(path: tuple[str, ...], field: FieldInfo, default: Any) -> Setting:
+    kinds = get_args(field.annotation) if get_origin(field.annotation) is not Literal else (field.annotation,)
+    values = [_yaml(value) for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+    if type(None) in kinds:
+        values.append("null")
+    shown = "REQUIRED" if field.is_required() else "{...}" if isinstance(default, Section) else _yaml(default)
+    others = tuple(value for value in values if value != shown)
+    return Setting(".".join(path), shown, others, " ".join((field.description or "").split()))
+
+
+def _yaml(value: Any) -> str:
+    """A value on one line, as a recipe would have it."""
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=1000)
+    return text.removesuffix("\n").removesuffix("\n...")

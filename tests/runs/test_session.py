@@ -1,0 +1,50 @@
+"""What a session keeps in memory, and what it may take from its cache."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sprec.data import Dataset
+from sprec.runs.recipes import resolve
+from sprec.runs.recommender import backbone_of
+from sprec.runs.session import Session
+from sprec.runs.store import Store
+
+Make = Callable[..., Session]
+
+
+@pytest.fixture
+def make(checkpoint: Callable[[str], Path], toy_dataset: Dataset, tmp_path: Path) -> Make:
+    def session(*changes: str) -> Session:
+        backbone = f"backbone={{kind: huggingface, path: {checkpoint('llama')}}}"
+        return Session(resolve("llama-3.2-1b", [backbone, *changes]), toy_dataset, Store(tmp_path / "run"))
+
+    return session
+
+
+def test_embeddings_in_another_style_or_precision_are_made_anew(make: Make) -> None:
+    """The same titles are read as other tokens in the compact style: the folder of a run may hold both."""
+    names = []
+    for changes in (["precision=fp32"], ["precision=bf16"], ["precision=fp32", "prompt.style=compact"]):
+        session = make(*changes)
+        names.append(session.grounder(backbone_of(session)).encoder.name)
+    assert len(set(names)) == 3
+    again = make("precision=fp32", "prompt.style=official")  # reads titles as unified does
+    assert again.grounder(backbone_of(again)).encoder.name == names[0]
+
+
+def test_the_grounder_keeps_no_policy_alive(make: Make) -> None:
+    session = make("precision=fp32")
+    backbone = backbone_of(session)
+    policy = weakref.ref(session.policy(backbone))
+    grounder = session.grounder(backbone)
+    before = grounder.top_k(["Alien", "Dune"], 3)
+    session.holds("other weights")
+    session.policy(backbone)  # loaded again
+    gc.collect()
+    assert policy() is None
+    np.testing.assert_array_equal(grounder.top_k(["Alien", "Dune"], 3), before)
