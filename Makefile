@@ -43,13 +43,13 @@ test: setup-dev lint ## lint, types and all tests
 	@echo "== tests, two files at a time"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-results: setup ## rebuild everything under results/ and the tables in the docs from it
+results: setup-dev ## rebuild everything under results/ and the tables in the docs from it
 	results/make.sh
 
 docs: setup ## fill the tables of the docs from results/
 	$(BIN)/python docs/build.py
 
-bench: setup-dev ## compare with the peers on this machine, and with the committed ratios
+bench: setup-dev ## compare with the peers, and with the committed ratios (DATA=data/goodreads)
 	@echo "== the same work through the engine and its peers, about 15 minutes on two cores"
 	@mkdir -p build
 	$(BIN)/sprec bench --size 2m $(if $(DATA),--data $(DATA)) --samples 32 --batch 16 --repeats 3 --log build/bench.log --json > build/bench-2m.json

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything under results/ but the chaos table (make chaos) comes from here: make results. Hours on two CPU cores; it
-# resumes, and what is on record under results/scratch/records is not run again.
-#   DATA   the authors' files (data/ and eval/), default ../shared/data/sprec
+# resumes, and what is on record under results/scratch/records is not run again. To make everything anew, remove that folder
+# first: your backbones are others, and the rows of a table must descend from one.
+#   DATA   the authors' files (data/ and eval/, see docs/data.md), default authors/
 #   WORK   where datasets and runs are kept, default runs/
 #   JOBS   processes that divide the runs of a table among them, default 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA=${DATA:-../shared/data/sprec}
+DATA=${DATA:-authors}
 WORK=${WORK:-runs}
 JOBS=${JOBS:-2}
 export PATH="$PWD/.venv/bin:$PATH"

@@ -72,7 +72,7 @@ def test_the_commands_of_the_readme_run(shared_data: Path, tmp_path: Path) -> No
     lines = commands(README)
     assert len(lines) > 8
     for line in lines:
-        ready = [str(shared_data / "sprec") if part == "../shared/data/sprec" else part for part in line]
+        ready = [str(shared_data / "sprec") if part == "authors" else part for part in line]
         if line[0] == "run" and "--dry-run" not in line:
             ready += [part for change in TOY for part in ("--set", change)]
         done = subprocess.run(
