@@ -27,25 +27,39 @@ _X_LABELS = {"figure4": "iteration", "figure5": "share of random negatives", "fi
 _BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
-def before_and_after(folder: Path) -> str:
-    """The model before self-play and after it: means over seeds, paired difference with its 95% interval."""
-    compared = json.loads((folder / "compare.json").read_text("utf-8"))
-    values = {row["method"]: row["metrics"] for row in compared["metrics"]["rows"]}
+def before_and_after(differences: Path) -> str:
+    """SPRec and the BIGRec before it on Goodreads: means over seeds, paired difference with its 95% interval."""
     found: dict[str, Mapping[str, Any]] = {}
-    for row in compared["differences"]["rows"]:
-        if row["method"] == "sprec":
-            found[row["metric"].split()[0]] = row["metrics"]
+    for row in json.loads(differences.read_text("utf-8"))["rows"]:
+        if (row["dataset"], row["source"], row["method"]) == ("Goodreads", "ours, paper's protocol", "SPRec"):
+            found[row["measure"].split()[0]] = row["metrics"]
     lines = ["| metric | BIGRec | SPRec | change | difference, 95% interval |", "|---|---:|---:|---:|---:|"]
     for metric in _METRICS:
         change = found[metric]
-        difference = change["difference"]
+        after, difference = change["value"]["value"], change["difference"]
         real = "**" if difference["mark"] else ""
         lines.append(
-            f"| {metric} | {values['bigrec'][metric]['value']:.4f} | {values['sprec'][metric]['value']:.4f} "
-            f"| {change['relative']['value']:+.1%} "
+            f"| {metric} | {after - difference['value']:.4f} | {after:.4f} | {change['relative']['value']:+.1%} "
             f"| {real}{difference['value']:+.4f}{real} [{difference['low']:+.4f}, {difference['high']:+.4f}] |"
         )
     return "\n".join([*lines, "", "Bold: the interval excludes zero.", ""])
+
+
+def real_differences(*files: Path) -> str:
+    """How many differences of the tables are real, and how many would be if nothing differed."""
+    rows = [row for file in files for row in json.loads(file.read_text("utf-8"))["rows"]]
+    found = {tuple(row[key] for key in ("dataset", "source", "method", "reference", "measure")): row for row in rows}
+    metrics = [row["metrics"] for row in found.values() if row["metrics"]["p"]["value"] is not None]
+    values, real = sorted(own["p"]["value"] for own in metrics), sum(bool(own["difference"]["mark"]) for own in metrics)
+    count = len(values)
+    # Benjamini and Hochberg (1995): the largest p that keeps its place's share of 5%, and all smaller ones
+    kept = max((place for place, value in enumerate(values, 1) if value <= 0.05 * place / count), default=0)
+    doubtful = sum(0.04 < value <= 0.06 for value in values)
+    return (
+        f"{real} of the {count} differences in Tables 2 and 3 are real; chance alone would make about "
+        f"{count / 20:.0f} so. {kept} keep the share of false ones below 5% (Benjamini and Hochberg). {doubtful} have a "
+        "p between .04 and .06: other resamples may decide otherwise.\n"
+    )
 
 
 def markdown_file(file: Path) -> Callable[[], str]:
@@ -237,7 +251,9 @@ def curves(file: Path) -> str:
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
-    found: dict[str, Callable[[], str]] = {"goodreads-scratch": lambda: before_and_after(results / "goodreads-scratch")}
+    differences = [results / "scratch" / f"table{number}-differences.json" for number in (2, 3)]
+    found: dict[str, Callable[[], str]] = {"goodreads-scratch": partial(before_and_after, differences[0])}
+    found["real-differences"] = partial(real_differences, *differences)
     found["cost"] = costs
     found["settings"] = all_settings
     found["scratch-times"] = partial(times, results / "scratch" / "records")

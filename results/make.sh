@@ -23,7 +23,7 @@ for seed in 0 1 2; do
     cp "$run/metrics.json" "$run/recipe.json" "results/goodreads-scratch/seed$seed/"
     runs+=("$run")
 done
-sprec compare "${runs[@]}" --json > results/goodreads-scratch/compare.json
+sprec compare "${runs[@]}"
 
 for name in MovieLens CDs_and_Vinyl Steam; do
     test -d "$WORK/data/$name" || sprec data import sprec "$DATA" --name "$name" -o "$WORK/data/$name"

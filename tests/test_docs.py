@@ -115,6 +115,24 @@ def test_times_add_up_what_the_runs_of_the_tables_took(tmp_path: Path) -> None:
     assert rows == ["| Steam | 0 | 2 | 2 | bf16 and fp32 |", "| Steam | 1 | 1 | 10 | bf16 |"]
 
 
+def test_real_differences_are_counted_once_and_by_benjamini_and_hochberg(tmp_path: Path) -> None:
+    """p = .001, .015, .02, .05, .9 against .01, .02, .03, .04, .05: three keep; the first one stands in both files."""
+
+    def row(measure: str, p: float | None) -> dict[str, object]:
+        real = p is not None and p <= 0.05
+        key = {"dataset": "D", "source": "ours", "method": "A", "reference": "B", "measure": measure}
+        return key | {"metrics": {"p": {"value": p}, "difference": {"mark": "better" if real else ""}}}
+
+    first, second = tmp_path / "one.json", tmp_path / "two.json"
+    first.write_text(json.dumps({"rows": [row("HR@1", 0.001), row("HR@5", 0.02), row("MGU@1", None)]}))
+    second.write_text(json.dumps({"rows": [row("HR@1", 0.001), *(row(f"k{p}", p) for p in (0.015, 0.05, 0.9))]}))
+    text = BUILD["real_differences"](first, second)
+    assert text.startswith(
+        "4 of the 5 differences in Tables 2 and 3 are real; chance alone would make about 0 so. 3 keep "
+    )
+    assert "1 have a p between .04 and .06" in text
+
+
 def test_a_block_of_one_dataset_has_its_rows_alone(tmp_path: Path) -> None:
     table = tmp_path / "table2.md"
     table.write_text("| dataset | method |\n| --- | --- |\n| Steam | RW |\n| MovieLens | RW |\n| Steam | D3 |\n")

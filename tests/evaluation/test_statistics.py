@@ -21,7 +21,7 @@ from sprec.evaluation import (
     shared_seeds,
     t_interval,
 )
-from sprec.evaluation.statistics import t_quantile
+from sprec.evaluation.statistics import flip_p, t_quantile
 
 ITEMS = 80
 POPULARITY = 1 / np.arange(1, ITEMS + 1)
@@ -142,8 +142,10 @@ def test_equal_seeds_add_nothing_and_unequal_ones_widen() -> None:
 
 def test_a_method_does_not_differ_from_itself() -> None:
     sample = bootstrap([cases_of(draw_lists(np.random.default_rng(5), 100))] * 2, resamples=100)
-    for difference in compare(sample, sample).values():
-        assert (difference.value, difference.low, difference.high, difference.effect) == (0, 0, 0, 0)
+    for name, difference in compare(sample, sample).items():
+        unseen = 1 - 0.025 ** (1 / 100) if name.startswith(("HR", "NDCG")) else 0  # a case of another run may differ
+        assert (difference.value, difference.effect) == (0, 0)
+        assert (difference.low, difference.high) == pytest.approx((-unseen, unseen))
         assert difference.p == 1
         assert not difference.real
 
@@ -160,6 +162,32 @@ def test_difference_of_accuracies_by_hand() -> None:
     assert difference.high - difference.low == pytest.approx(2 * 1.96 * deviation / 20, rel=0.05)
     assert difference.real
     assert 0.0005 < difference.p < 0.005  # z = 3.2
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "p"),
+    [(4, 0, 2 / 16), (5, 0, 2 / 32), (6, 0, 2 / 64), (7, 1, 2 * (1 + 8) / 256), (3, 3, 1), (12, 2, 0.0129)],
+)
+def test_few_hits_are_judged_by_the_sign_test(wins: int, losses: int, p: float) -> None:
+    """The share of coins, tossed as often as cases differ, that fall as unevenly; 12:2 by draws, as there are many."""
+    ids = np.arange(1000)
+    ours, theirs = (
+        bootstrap([hits_of((ids >= low) & (ids < high))]) for low, high in ((0, 10 + wins), (wins, 10 + wins + losses))
+    )
+    difference = compare(ours, theirs)["HR@1"]
+    assert difference.value == pytest.approx((wins - losses) / 1000)
+    assert difference.p == pytest.approx(p, rel=1e-9 if wins + losses <= 12 else 0.2)
+    assert difference.real == (p < 0.05)
+    assert (difference.low <= 0 <= difference.high) == (p > 0.05)
+
+
+def test_many_flips_are_normal_and_a_shared_size_does_not_matter() -> None:
+    rng = np.random.default_rng(12)
+    contributions = rng.normal(0.05, 1, 900)
+    drawn, normal = flip_p(contributions), flip_p(np.concatenate([contributions, np.full(200, 1e-9)]))
+    assert drawn == pytest.approx(normal, abs=0.02)
+    assert flip_p(3 * contributions) == drawn
+    assert flip_p(np.zeros(5)) == 1
 
 
 def test_pairing_removes_what_methods_share() -> None:
@@ -229,6 +257,7 @@ def test_datasets_count_alike_and_their_cases_are_drawn_independently() -> None:
     together = mean_over_datasets(parts)
     assert together.per_seed["HR@1"] == pytest.approx([(0.5 + 0.2) / 2])
     assert together.n == 125
+    assert together.gains["HR@1"].mean(axis=1) == pytest.approx([0.35])
     spread = np.sqrt(0.5 * 0.5 / 100 + 0.2 * 0.8 / 25) / 2
     assert together.replicates["HR@1"].std() == pytest.approx(spread, rel=0.02)
     twice = mean_over_datasets([bootstrap([hits_of(np.arange(100) < 50)], 20_000, seed) for seed in (0, 1)])
@@ -247,10 +276,11 @@ def test_datasets_that_cannot_be_averaged_are_refused() -> None:
 
 def test_swapping_the_methods_negates_the_difference() -> None:
     rng = np.random.default_rng(7)
-    a, b = (bootstrap([cases_of(draw_lists(rng, 100), ks=(1, 2))], 300) for _ in range(2))
+    a, b = (bootstrap([cases_of(draw_lists(rng, 100), ks=(1, 2)) for _ in range(3)], 300) for _ in range(2))
     forth, back = compare(a, b), compare(b, a)
     for name in forth:
         assert (forth[name].value, forth[name].low) == pytest.approx((-back[name].value, -back[name].high))
+        assert forth[name].p == pytest.approx(back[name].p)
 
 
 def test_methods_must_be_resampled_alike() -> None:
@@ -310,6 +340,15 @@ def shares(*hits: int) -> dict[str, Bootstrap]:
 def test_marks_only_where_the_difference_is_real() -> None:
     assert marks(shares(100, 300, 500), "HR@1") == {"m100": "", "m300": "second", "m500": "best"}
     assert marks(shares(100), "HR@1") == {"m100": ""}
+
+
+def test_who_leads_by_other_seeds_and_is_really_worse_gets_no_mark() -> None:
+    """Hits of 1,000 by seed: 100, 400, 400 (mean 300) against 200 on seed 0, the only one that both have."""
+    ids = np.arange(1000)
+    leader = bootstrap([hits_of(ids < h) for h in (100, 400, 400)], training_seeds=[0, 1, 2])
+    other = bootstrap([hits_of(ids < 200)], training_seeds=[0])
+    assert compare(leader, other)["HR@1"].high < 0
+    assert marks({"leader": leader, "other": other}, "HR@1") == {"leader": "", "other": ""}
 
 
 def test_one_case_of_a_thousand_is_no_real_difference() -> None:

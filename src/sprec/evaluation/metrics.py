@@ -131,16 +131,25 @@ def replicates(cases: Cases, weights: ArrayLike | None = None) -> dict[str, Floa
     """
     w = np.ones((1, len(cases))) if weights is None else np.asarray(weights, np.float64)
     values: dict[str, Floats] = {}
+    each = gains(cases)
     for k, recommended in zip(cases.ks, cases.recommended, strict=True):
-        hit = cases.ranks < k
-        values[f"HR@{k}"] = w @ hit / w.sum(axis=1)
-        values[f"NDCG@{k}"] = w @ (hit / np.log2(cases.ranks + 2)) / w.sum(axis=1)
+        for name in (f"HR@{k}", f"NDCG@{k}"):
+            values[name] = w @ each[name] / w.sum(axis=1)
         distinct, largest = _concentration(cases.lists[:, :k], w)
         slots = np.where(w @ cases.known > 0, k * (w @ cases.known), np.nan)
         values[f"DivRatio@{k}"], values[f"ORRatio@{k}"] = distinct / slots, largest / slots
         unfairness = _normalised(w @ recommended) - _normalised(w @ cases.histories)
         values[f"MGU@{k}"], values[f"DGU@{k}"] = summarise_unfairness(unfairness)
     return values
+
+
+def gains(cases: Cases) -> dict[str, Floats]:
+    """What every case contributes to HR and NDCG, metric name to (n,): the metric is the mean."""
+    found: dict[str, Floats] = {}
+    for k in cases.ks:
+        hit = cases.ranks < k
+        found[f"HR@{k}"], found[f"NDCG@{k}"] = hit.astype(np.float64), hit / np.log2(cases.ranks + 2)
+    return found
 
 
 def genre_unfairness(cases: Cases, k: int) -> Floats:

@@ -17,21 +17,31 @@ Two corrections make this right for the set-level metrics:
   mean is off beyond its Monte Carlo error: an error-sized move would turn ties with zero into differences.
 
 *Seeds* are too few (3, usually) to be resampled: three values underestimate their own spread. Instead each
-replicate adds a draw from Student's t with S-1 degrees of freedom times the standard error of the mean over seeds.
+replicate is spread over Student's t with S-1 degrees of freedom times the standard error of the mean over seeds.
 With one seed the interval speaks about the test cases only.
 
 Methods are compared over the training seeds that both have, each seed with itself.
+
+*Hits are few.* Where one method finds 4 targets that the other misses, and misses none, only 2% of the resamples hold
+none of the four, and the bootstrap would call the difference real; a coin falls four times on one side in 12% of all
+tries. So a difference of HR or NDCG must also pass the exact test that flips the sign of what each case contributes
+(Fisher's randomisation test, jointly over seeds), and one without any case that differs may be anything below the
+binomial bound.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 import numpy as np
 
-from sprec.evaluation.metrics import Cases, Floats, Ints, direction, replicates
+from sprec.evaluation.metrics import Cases, Floats, Ints, direction, gains, replicates
 
 LEVEL = 0.95
+_GRID = 401  # quantiles of Student's t that stand for it
+_ENUMERATED, _FLIPS, _MANY = 12, 10_000, 1000  # cases that differ: all flips, draws of them, the normal distribution
 
 
 @dataclass(frozen=True)
@@ -48,10 +58,11 @@ class Difference:
     """One method minus another on the same cases and seeds.
 
     Attributes:
-        value: the difference of the metric, with the bounds ``low`` and ``high`` of its 95% interval.
+        value: the difference of the metric, with the bounds ``low`` and ``high`` of its 95% interval. It holds zero
+            wherever p is above 5%.
         relative: the difference divided by the other method's value.
         effect: the difference in standard deviations of what one case contributes to it (Cohen's d_z).
-        p: two-sided bootstrap p-value of no difference.
+        p: two-sided p-value of no difference, of the bootstrap; for HR and NDCG, if that is larger, of the exact test.
     """
 
     value: float
@@ -77,6 +88,8 @@ class Bootstrap:
         training_seeds: the S training seeds, by which methods are paired as well.
         per_seed: metric name to its value for every training seed, shape (S,).
         replicates: metric name to its value for every training seed in every resample, shape (S, B).
+        gains: for HR and NDCG what every case contributes under every training seed, shape (S, n): their mean is the
+            metric.
     """
 
     n: int
@@ -84,13 +97,14 @@ class Bootstrap:
     training_seeds: tuple[int, ...]
     per_seed: Mapping[str, Floats]
     replicates: Mapping[str, Floats]
+    gains: Mapping[str, Floats]
 
     def interval(self, name: str) -> Interval:
         """The 95% interval of a metric."""
-        value, samples = _samples(self.per_seed[name], self.replicates[name].mean(axis=0), self.seed)
+        value, samples = _samples(self.per_seed[name], self.replicates[name].mean(axis=0))
         low, high = _bounds(samples)
-        if name.startswith(("HR@", "NDCG@")) and not self.per_seed[name].any():
-            high = 1 - ((1 - LEVEL) / 2) ** (1 / self.n)  # no hit at all: the exact binomial bound
+        if name in self.gains and not self.per_seed[name].any():
+            high = _never_seen(self.n)
         largest = 2.0 if name.startswith("DGU@") else 1.0
         return Interval(value, max(low, 0.0), min(high, largest))
 
@@ -118,7 +132,8 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     chunks = [_chunk(runs, rng.multinomial(n, np.full(n, 1 / n), size)) for size in _chunk_sizes(resamples, n)]
     drawn = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in per_seed}
-    return Bootstrap(n, seed, own, per_seed, drawn)
+    each = [gains(cases) for cases in runs]
+    return Bootstrap(n, seed, own, per_seed, drawn, {name: np.array([one[name] for one in each]) for name in each[0]})
 
 
 def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
@@ -138,7 +153,13 @@ def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
     shared = [name for name in first.per_seed if all(name in sample.per_seed for sample in samples)]
     per_seed = {name: np.mean([sample.per_seed[name] for sample in samples], axis=0) for name in shared}
     drawn = {name: np.mean([sample.replicates[name] for sample in samples], axis=0) for name in shared}
-    return Bootstrap(sum(sample.n for sample in samples), first.seed, first.training_seeds, per_seed, drawn)
+    n = sum(sample.n for sample in samples)
+    contributed = {
+        name: np.concatenate([sample.gains[name] * n / (len(samples) * sample.n) for sample in samples], axis=1)
+        for name in first.gains
+        if name in shared
+    }
+    return Bootstrap(n, first.seed, first.training_seeds, per_seed, drawn, contributed)
 
 
 def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
@@ -189,7 +210,7 @@ def marks(methods: Mapping[str, Bootstrap], name: str) -> dict[str, str]:
     given = dict.fromkeys(methods, "")
     for place, mark in enumerate(("best", "second")):
         leader, rest = order[place : place + 1], order[place + 1 :]
-        if not rest or not all(_really_differ(methods[leader[0]], methods[other], name) for other in rest):
+        if not rest or not all(_really_better(methods[leader[0]], methods[other], name) for other in rest):
             break
         given[leader[0]] = mark
     return given
@@ -312,9 +333,10 @@ def _check_paired(a: Bootstrap, b: Bootstrap) -> None:
         raise ValueError(f"no training seed in common: {list(a.training_seeds)} and {list(b.training_seeds)}")
 
 
-def _really_differ(method: Bootstrap, other: Bootstrap, name: str) -> bool:
-    """Whether the interval of the difference excludes zero; never where no training seed is shared."""
-    return bool(shared_seeds(method, other)) and _difference(method, other, name).real
+def _really_better(method: Bootstrap, other: Bootstrap, name: str) -> bool:
+    """Whether the first method is really better; never where no training seed is shared."""
+    found = _difference(method, other, name) if shared_seeds(method, other) else None
+    return found is not None and found.real and found.value * direction(name) > 0
 
 
 def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
@@ -322,8 +344,15 @@ def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
     ours, theirs = ([sample.training_seeds.index(seed) for seed in seeds] for sample in (method, other))
     per_seed = method.per_seed[name][ours] - other.per_seed[name][theirs]
     drawn = method.replicates[name][ours].mean(axis=0) - other.replicates[name][theirs].mean(axis=0)
-    value, samples = _samples(per_seed, drawn, method.seed)
-    low, high = _bounds(samples)
+    value, samples = _samples(per_seed, drawn)
+    low, high, p = *_bounds(samples), _two_sided(samples, len(drawn))
+    if name in method.gains:
+        each = method.gains[name][ours].mean(axis=0) - other.gains[name][theirs].mean(axis=0)
+        p = max(p, flip_p(each))
+        if not each.any():  # no case differs
+            low, high = min(low, -_never_seen(method.n)), max(high, _never_seen(method.n))
+    if p > 1 - LEVEL:  # not where p is undefined
+        low, high = min(low, 0.0), max(high, 0.0)
     reference = float(other.per_seed[name][theirs].mean())
     spread = float(np.std(drawn) * np.sqrt(method.n))
     return Difference(
@@ -332,30 +361,60 @@ def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
         high,
         relative=value / reference if reference else float("nan"),
         effect=value / spread if spread else 0.0,
-        p=_two_sided(samples),
+        p=p,
     )
 
 
-def _samples(per_seed: Floats, drawn: Floats, seed: int) -> tuple[float, Floats]:
-    """The mean over training seeds, and draws of what it could have been, shape (B,); undefined ones left out."""
+def flip_p(contributions: Floats) -> float:
+    """Two-sided p-value of "each case might as well have contributed the opposite" (Fisher's randomisation test).
+
+    Exact for up to 12 cases that differ, by 10,000 draws for up to 1,000, by the normal distribution beyond.
+
+    Args:
+        contributions: of the cases to a difference of two methods, (n,).
+    """
+    sizes = np.abs(contributions[np.abs(contributions) > 1e-12])
+    observed = abs(float(contributions.sum())) - 1e-12
+    if len(sizes) > _MANY:
+        return math.erfc(observed / math.sqrt(2 * float(sizes @ sizes)))
+    if len(sizes) <= _ENUMERATED:
+        signs = np.array(list(product((-1, 1), repeat=len(sizes))))
+        return float(np.mean(np.abs(signs @ sizes) >= observed))
+    signs = np.random.default_rng(0).integers(0, 2, (_FLIPS, len(sizes)), dtype=np.int8) * 2 - 1
+    return (1 + np.count_nonzero(np.abs(signs @ sizes) >= observed)) / (1 + _FLIPS)
+
+
+def _never_seen(n: int) -> float:
+    """The share that something may have and still not occur in n cases in 2.5% of all tries: about 3.7/n."""
+    return float(1 - ((1 - LEVEL) / 2) ** (1 / n))
+
+
+def _samples(per_seed: Floats, drawn: Floats) -> tuple[float, Floats]:
+    """The mean over training seeds, and what it could have been, shape (B grid,); undefined ones left out."""
     value = float(per_seed.mean())
     defined = drawn[~np.isnan(drawn)]
     if np.isnan(value) or not len(defined):
         return float("nan"), np.empty(0)
     bias, error = defined.mean() - value, 3 * defined.std() / np.sqrt(len(defined))
     centred = defined - np.sign(bias) * max(abs(bias) - error, 0.0)
-    noise = _seed_noise(per_seed, len(defined), seed)
-    return value, np.round(centred + noise, 12)  # equal methods differ by exactly 0
+    spread = np.add.outer(centred, _seed_noise(per_seed)).ravel()
+    return value, np.round(spread, 12)  # equal methods differ by exactly 0
 
 
-def _seed_noise(per_seed: Floats, size: int, seed: int) -> Floats:
-    """Draws of the error that a mean over few training seeds carries, shape (size,)."""
+def _seed_noise(per_seed: Floats) -> Floats:
+    """Quantiles of the error that a mean over few training seeds carries; 0 alone for one seed."""
     count = len(per_seed)
     if count < 2:
-        return np.zeros(size)
-    draws = np.random.default_rng([seed, count]).standard_t(count - 1, size)
-    noise: Floats = draws * per_seed.std(ddof=1) / np.sqrt(count)
+        return np.zeros(1)
+    noise: Floats = _t_grid(count - 1) * per_seed.std(ddof=1) / np.sqrt(count)
     return noise
+
+
+@cache
+def _t_grid(freedom: int) -> Floats:
+    """Student's t as its quantiles in the middle of 401 equal parts: no draws, so that A - B mirrors B - A."""
+    upper = [t_quantile(freedom, 2 * place / _GRID) for place in range(1, _GRID // 2 + 1)]
+    return np.array([*(-value for value in reversed(upper)), 0.0, *upper])
 
 
 def _bounds(samples: Floats) -> tuple[float, float]:
@@ -365,8 +424,9 @@ def _bounds(samples: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _two_sided(samples: Floats) -> float:
+def _two_sided(samples: Floats, drawn: int) -> float:
+    """Two-sided p-value of zero among samples that stand for this many draws."""
     if not len(samples):
         return float("nan")
-    tail = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
-    return min(1.0, 2 * (tail + 1) / (len(samples) + 1))
+    tail = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0)) / len(samples)
+    return min(1.0, 2 * (tail * drawn + 1) / (drawn + 1))
