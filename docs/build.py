@@ -57,8 +57,8 @@ def real_differences(*files: Path) -> str:
     doubtful = sum(0.04 < value <= 0.06 for value in values)
     return (
         f"{real} of the {count} differences in Tables 2 and 3 are real; chance alone would make about "
-        f"{count / 20:.0f} so. {kept} keep the share of false ones below 5% (Benjamini and Hochberg). {doubtful} have a "
-        "p between .04 and .06: other resamples may decide otherwise.\n"
+        f"{count / 20:.0f} so. {kept} keep the share of false ones below 5% (Benjamini and Hochberg). {doubtful} have "
+        "a p between .04 and .06: other resamples may decide otherwise.\n"
     )
 
 
