@@ -12,29 +12,35 @@ RESULTS = Path(__file__).parent / "results"
 SLACK = 0.75
 
 
-def ratios(file: Path) -> dict[tuple[str, str, str, str], float]:
-    """(size, precision, part, peer) to ratio; the JSON stands in the last line of the file, or is all of it."""
+Key = tuple[str, str, str, str]
+
+
+def ratios(file: Path) -> dict[Key, tuple[int, float]]:
+    """(size, precision, part, peer) to samples and ratio; the JSON is the last line of the file, or all of it."""
     text = file.read_text("utf-8").strip()
     record = json.loads(text if text.startswith("{") else text.splitlines()[-1])
+    if "batch" not in record:  # made before there was more than one setting of TRL: another peer under its name
+        return {}
     return {
-        (record["size"], record.get("precision", "bf16"), part["part"], peer): values["ratio"]
+        (record["size"], record["precision"], part["part"], peer): (part["samples"], values["ratio"])
         for part in record["parts"]
         for peer, values in part["peers"].items()
     }
 
 
 def main(files: list[str], results: Path = RESULTS) -> int:
-    """Print the comparison; 1 when something regressed."""
-    committed: dict[tuple[str, str, str, str], float] = {}
+    """Print the comparison, with the committed run of about as many samples; 1 when something regressed."""
+    committed: dict[Key, list[tuple[int, float]]] = {}
     for file in sorted(results.glob("*-*.json")):
-        committed |= ratios(file)
+        for key, measured in ratios(file).items():
+            committed.setdefault(key, []).append(measured)
     fallen = False
     for file in map(Path, files):
-        for key, ratio in ratios(file).items():
-            before = committed.get(key)
-            bad = before is not None and ratio < SLACK * before
+        for key, (samples, ratio) in ratios(file).items():
+            before = min(committed.get(key, []), key=lambda one: abs(one[0] - samples), default=None)
+            bad = before is not None and ratio < SLACK * before[1]
             fallen |= bad
-            was = "new" if before is None else f"was {before:.2f}x"
+            was = "new" if before is None else f"was {before[1]:.2f}x with {before[0]:,} samples"
             print(f"{'✗' if bad else '✓'} {' '.join(key):<28} {ratio:8.2f}x  {was}")
     return int(fallen)
 

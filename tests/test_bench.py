@@ -274,17 +274,20 @@ def test_the_table_shows_memory_targets_precision_and_parts_without_peers(tmp_pa
     assert "2048^3 bf16 and fp32 product" in DOCS["benchmark"]([old, tmp_path / "new.json"])
 
 
-def saved(path: Path, ratio: float) -> Path:
-    part = {"part": "sft", "peers": {"trl": {"ratio": ratio}}}
-    path.write_text(json.dumps({"size": "2m", "parts": [part], "machine": {"device": "x"}}))
+def saved(path: Path, ratio: float, samples: int = 64, **more: Any) -> Path:
+    part = {"part": "sft", "samples": samples, "peers": {"trl": {"ratio": ratio}}}
+    path.write_text(json.dumps({"size": "2m", "precision": "fp32", "parts": [part], **more}))
     return path
 
 
 @pytest.mark.parametrize(("ratio", "code"), [(3.9, 0), (3.1, 0), (2.9, 1)])
 def test_the_regression_check_compares_ratios(tmp_path: Path, ratio: float, code: int) -> None:
+    """With the run of about as many samples; older ones had another peer under the same name."""
     (tmp_path / "results").mkdir()
-    saved(tmp_path / "results" / "2m-sft.json", 4.0)
-    new = saved(tmp_path / "new.json", ratio)
+    saved(tmp_path / "results" / "2m-a.json", 4.0, batch=32)
+    saved(tmp_path / "results" / "2m-b.json", 9.0, samples=512, batch=32)
+    saved(tmp_path / "results" / "2m-c.json", 9.0)
+    new = saved(tmp_path / "new.json", ratio, samples=32, batch=16)
     main = runpy.run_path(str(CHECK))["main"]
     assert main([str(new)], tmp_path / "results") == code
 

@@ -64,7 +64,10 @@ def test_the_most_recent_items_are_shown() -> None:
         ('"Dune", "Red Rising"\n', "Dune"),
         ('I say "Dune" to you', "Dune"),
         ('"The "Quoted" One"\n', 'The "Quoted" One'),
+        ('""Great Performances" Cats (1998)"\n', '"Great Performances" Cats (1998)'),  # quotes of the title stay
+        ('Sure!\n"Dune"\n', "Dune"),
         ('"Dune', "Dune"),
+        ('"Dune\n"Emma"', "Dune"),
         ("Dune\nRed Rising", "Dune"),
         ("", "NAN"),
         ('""', "NAN"),
@@ -77,7 +80,15 @@ def test_titles_are_read_from_generated_text(text: str, title: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "title"),
-    [('"Dune"\n', "Dune"), ('"The "Quoted" One"\n', 'The "Quoted" One'), ('"Dune', None), ("Dune", None), ('""', None)],
+    [
+        ('"Dune"\n', "Dune"),
+        ('Sure!\n"Dune"', "Dune"),
+        ('"Dune\n"Emma"', None),
+        ('"The "Quoted" One"\n', 'The "Quoted" One'),
+        ('"Dune', None),
+        ("Dune", None),
+        ('""', None),
+    ],
 )
 def test_negatives_need_a_quoted_title(text: str, title: str | None) -> None:
     assert parse_negative(text) == title

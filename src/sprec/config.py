@@ -24,6 +24,7 @@ MethodName = Literal[
 ]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LATER = "came after results were recorded"
 """Marks a setting whose default does what was done before there was the setting (:meth:`Section.decisive`)."""
 
@@ -53,7 +54,7 @@ class Scratch(Section):
     """A small Llama made here: tokenizer from the catalog's titles, pre-trained on the training sequences."""
 
     kind: Literal["scratch"] = "scratch"
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights and pre-training, apart from the run's: the runs of a study share their backbone."""
     hidden: Annotated[int, Field(ge=16)] = 192
     """Width of the residual stream; a multiple of 16 x heads."""
@@ -164,7 +165,7 @@ class Negatives(Section):
 
     source: Literal["self-play", "uniform", "popularity", "semantic"] = "self-play"
     """self-play: what the model answers; uniform and popularity: items of the catalog, drawn evenly or as often as they
-    are targets; semantic: similar items (RosePO)."""
+    occur in the training data; semantic: similar items (RosePO)."""
     count: Count = 1
     """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
     decode: Literal["greedy", "sample", "beam"] = "greedy"
@@ -217,7 +218,7 @@ class Recommend(Section):
     """paper: a greedy title and its nearest neighbours; exact: the most probable titles of the catalog; consensus:
     votes of samples; d3: beams guided by SASRec; d3-grounded: the best of these and its nearest neighbours.
     """
-    encoder: str = "lm"
+    encoder: Annotated[str, Field(pattern="^(lm|tfidf|sentence-transformers:.+)$")] = "lm"
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
     """Items per list."""
@@ -281,8 +282,8 @@ class Recipe(Section):
     description: str = ""
     """One line for sprec recipes ls."""
     method: MethodName = "sprec"
-    """The row of the method table that fills in what the recipe leaves open."""
-    seed: int = 0
+    """The row of the method table that lies over the recipe: it says what the method is."""
+    seed: Seed = 0
     """Seed of everything but the scratch backbone: examples drawn, order, negatives, samples."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
@@ -368,9 +369,13 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in update.items():
         below = merged.get(key)
-        changes_kind = isinstance(value, dict) and "kind" in value  # settings of another backbone do not apply
-        if isinstance(value, dict) and isinstance(below, dict) and not changes_kind:
+        if isinstance(value, dict) and isinstance(below, dict) and not _changes_kind(below, value):
             merged[key] = merge(below, value)
         else:
             merged[key] = value
     return merged
+
+
+def _changes_kind(below: dict[str, Any], value: dict[str, Any]) -> bool:
+    """Whether ``value`` is of another kind: settings of another backbone do not apply to it."""
+    return "kind" in value and "kind" in below and value["kind"] != below["kind"]

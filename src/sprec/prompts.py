@@ -77,18 +77,24 @@ def parse_title(text: str) -> str:
     """The title in a generated text, for evaluation: what stands between the first double quote and its closing one.
 
     The closing quote is the first one that ends the line or precedes a comma (so that titles that contain quotes
-    survive), else simply the next one. Without a closing quote everything after the first quote counts, without any
-    quote the first line; an empty answer becomes ``NAN`` (methods of the official evaluation).
+    survive), else simply the next one. Without a closing quote the rest of the line counts, without any quote the first
+    line; an empty answer becomes ``NAN`` (methods of the official evaluation).
     """
-    line = text.strip().split("\n", 1)[0]
-    _, quote, after = line.partition('"')
-    return (_quoted(after) or (after if quote else line)).strip(' "') or EMPTY_TITLE
+    after = _after_quote(text)
+    if after is None:
+        return text.strip().split("\n", 1)[0].strip() or EMPTY_TITLE
+    return _quoted(after) or after.strip(' "') or EMPTY_TITLE
 
 
 def parse_negative(text: str) -> str | None:
     """The title in a rollout, or None when it has no quoted one (the pair is then left out)."""
-    after = text.strip().split("\n", 1)[0].partition('"')[2]
-    return _quoted(after) or None
+    return _quoted(_after_quote(text) or "") or None
+
+
+def _after_quote(text: str) -> str | None:
+    """The rest of the line behind the first double quote of a text; None without one."""
+    _, quote, after = text.partition('"')
+    return after.split("\n", 1)[0] if quote else None
 
 
 def _quoted(after: str) -> str:

@@ -145,11 +145,21 @@ def lock(file: Path, held: ExitStack) -> str:
             return handle.read().strip() or "unknown"
         except OSError:  # no locks here
             pass
+        if not _is_at(handle.fileno(), file):  # its last holder removed it before this lock was taken
+            return lock(file, held)
         handle.truncate(0)
         handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         handle.flush()
         held.push(opened.pop_all())
     return ""
+
+
+def _is_at(handle: int, file: Path) -> bool:
+    """Whether an open file is the one that is found by this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int) -> bool:

@@ -98,6 +98,8 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--shares", "8:2"], "--shares takes train:valid:test like 8:1:1, got '8:2'"),
+        (["--split", "leave-one-out", "--shares", "8:1:1"], "--shares does not apply to --split leave-one-out"),
+        (["--core", "2", "--unseen"], "a core has no items that nobody chose"),
         (["--columns", "buyer=customer"], "--columns takes detail, genres, item, .* got buyer=customer"),
         (["--columns", "user=buyer,item=sku,time=at"], 'has no column "buyer"; columns: customer, sku, at, stars'),
     ],
@@ -112,6 +114,43 @@ def test_options_of_logs_are_refused_for_records(tmp_path: Path) -> None:
     command = ["import", "sprec", str(tmp_path), "-o", str(tmp_path / "out"), "--history", "5"]
     with pytest.raises(UserError, match="--history does not apply to sprec"):
         run.invoke(app, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--repeats first", "--repeats does not apply to RecBole's benchmark files: their rows are windows already"),
+        ("--train 4096", "--train does not apply to RecBole"),
+        ("--max-title 9 --distinguish id", "--distinguish does not apply to RecBole"),
+        ("--items x.csv", "--items does not apply to RecBole"),
+    ],
+)
+def test_options_of_logs_are_refused_for_windows(tmp_path: Path, options: str, message: str) -> None:
+    run.invoke(app, ["demo", "-o", str(tmp_path / "demo")], catch_exceptions=False)
+    source, output = str(tmp_path / "windows"), tmp_path / "out"
+    run.invoke(app, ["export", str(tmp_path / "demo"), "-o", source, "--format", "recbole"], catch_exceptions=False)
+    command = ["import", "recbole", source, "-o", str(output)]
+    with pytest.raises(UserError, match=message):
+        run.invoke(app, [*command, *options.split()], catch_exceptions=False)
+    assert not output.exists()
+    done = run.invoke(app, [*command, "--top-genres", "3", "--noun", "films", "--name", "x"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(Dataset.load(output).genres) == 3
+
+
+@pytest.mark.parametrize("option", ["--items", "--columns", "--genre-separator"])
+@pytest.mark.parametrize("format", ["movielens", "goodreads", "amazon", "steam", "recbole"])
+def test_options_of_tables_are_refused_for_other_formats(tmp_path: Path, format: str, option: str) -> None:
+    command = ["import", format, str(tmp_path), "-o", str(tmp_path / "out"), option, "x"]
+    with pytest.raises(UserError, match=f"{option} does not apply to {format}, only to table"):
+        run.invoke(app, command, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [["demo"], ["import", "table", "log.csv"]])
+def test_a_negative_seed_is_refused(tmp_path: Path, command: list[str]) -> None:
+    done = run.invoke(app, [*command, "-o", str(tmp_path / "out"), "--seed", "-1"])
+    assert done.exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_looking_at_data_never_imports_torch(tmp_path: Path) -> None:

@@ -32,7 +32,21 @@ NOON = 1_500_000_000_000
     ],
 )
 def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: list[int | None]) -> None:
-    assert to_time(pl.Series("time", values), "log").to_list() == expected
+    assert to_time(pl.Series("time", values)).to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1_500_000_000, 1_500_000_000_500, 0, -5], [NOON, NOON + 500, 0, -5000]),
+        ([1.5e9, 1e19, float("inf"), float("nan"), 1.5e15], [NOON, None, None, None, NOON]),
+        (["1500000000", "1e19", "inf", "1500000000000000000"], [NOON, None, None, NOON]),
+        (pl.Series([2**64 - 1, 1_500_000_000], dtype=pl.UInt64), [None, NOON]),
+        (pl.Series([1_500_000_000], dtype=pl.Int32), [NOON]),
+    ],
+)
+def test_each_number_has_a_unit_of_its_own(values: Any, expected: list[int | None]) -> None:
+    assert to_time(pl.Series("time", values)).to_list() == expected
 
 
 @given(st.datetimes(min_value=dt.datetime(1975, 1, 1), max_value=dt.datetime(2100, 1, 1)))
@@ -40,16 +54,33 @@ def test_a_date_and_its_number_are_the_same_time(moment: dt.datetime) -> None:
     moment = moment.replace(microsecond=0)
     seconds = int(moment.replace(tzinfo=dt.UTC).timestamp())
     forms = [pl.Series([moment.isoformat()]), pl.Series([moment]), pl.Series([seconds]), pl.Series([seconds * 1000])]
-    assert {to_time(values, "log")[0] for values in forms} == {seconds * 1000}
+    assert {to_time(values)[0] for values in forms} == {seconds * 1000}
 
 
 def test_times_that_nobody_can_read_are_one_line() -> None:
     with pytest.raises(UserError, match="log: cannot read the time 'soon'; use numbers"):
-        to_time(pl.Series("time", ["soon", "later"]), "log")
+        next(to_events([events_at("soon", "later")], "log", Faults()))
+
+
+def events_at(*times: str | None) -> pl.DataFrame:
+    return pl.DataFrame({"user": "a", "item": "1", "time": pl.Series(times, dtype=pl.String)})
+
+
+def test_a_late_batch_of_malformed_times_is_counted() -> None:
+    faults = Faults()
+    batches = [events_at("5", "soon"), events_at("soon", None), events_at("6")]
+    assert [batch["time"].to_list() for batch in to_events(batches, "log", faults)] == [[5000], [], [6000]]
+    assert faults.counts == {"malformed_lines": 3}
+
+
+def test_a_rating_that_is_no_number_is_no_rating() -> None:
+    frame = pl.concat([events_at("5")] * 3).with_columns(rating=pl.Series([4.5, float("nan"), None]))
+    assert next(to_events([frame], "log", Faults()))["rating"].to_list() == [4.5, None, None]
 
 
 def test_ids_are_whole_numbers_or_text() -> None:
     assert to_id(pl.Series("user", [1.0, 2.5, None]), "log").to_list() == [1, None, None]
+    assert to_id(pl.Series("user", [2**64 - 1, 5], dtype=pl.UInt64), "log").to_list() == [2**64 - 1, 5]
     assert to_id(pl.Series("user", [" a ", "", None]), "log").to_list() == ["a", None, None]
     with pytest.raises(UserError, match="log: item id -3 is negative"):
         to_id(pl.Series("item", [1, -3]), "log")
@@ -66,7 +97,7 @@ def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
         }
     )
     faults = Faults()
-    events = to_events(frame, "log.csv", faults)
+    events = next(to_events([frame], "log.csv", faults))
     assert events.rows() == [("a", "1", 5000, 1.0)]
     assert faults.counts == {"malformed_lines": 3}
     assert faults.examples["malformed_lines"][0] == "log.csv:3: user='', item='2', time='6'"

@@ -72,6 +72,27 @@ def test_unknown_recbole_items_are_dropped_and_counted(tmp_path: Path) -> None:
     assert back.warnings == {"history_items_dropped_unknown": 1, "rows_dropped_unknown_target": 1}
 
 
+def test_recbole_items_without_a_title_are_dropped_and_counted(tmp_path: Path) -> None:
+    folder = export(ODD, tmp_path / "out", "recbole")
+    items = (folder / "odd.item").read_text("utf-8")
+    (folder / "odd.item").write_text(items.replace("Amélie", "").replace("R&B", "R&amp;B R&B"), "utf-8")
+    back = import_log("recbole", folder)
+    assert back.catalog.source_ids == ("10", "2", "x", "y", "31")
+    assert back.catalog.genres == ODD.catalog.genres[:4] + ODD.catalog.genres[5:]
+    assert back.warnings == {
+        "history_items_dropped_unknown": 2,
+        "items_dropped_without_title": 1,
+        "rows_dropped_unknown_target": 1,
+    }
+
+
+def test_recbole_windows_that_are_not_utf_8_are_one_line(tmp_path: Path) -> None:
+    folder = export(ODD, tmp_path / "out", "recbole")
+    (folder / "odd.train.inter").write_bytes("item_id_list:token_seq\titem_id:token\té:float\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"odd.train.inter is not UTF-8; save it as UTF-8"):
+        import_log("recbole", folder)
+
+
 @BOTH
 def test_parquet_has_ids_and_titles_side_by_side(dataset: Dataset, tmp_path: Path) -> None:
     folder = export(dataset, tmp_path / "out", "parquet")

@@ -39,8 +39,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             return self.send_error(404)
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.server.knows_ranges else 0
-        if start > len(CONTENT):
-            return self.send_error(416)
+        if start >= len(CONTENT):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
@@ -84,6 +87,13 @@ def test_a_broken_download_is_resumed(server: Server, tmp_path: Path, knows_rang
 def test_a_part_of_something_longer_is_thrown_away(server: Server, tmp_path: Path) -> None:
     (tmp_path / "log.zip.part").write_bytes(b"x" * (len(CONTENT) + 1))
     fetch_files([File.at(server.url, MD5)], tmp_path)
+    assert (tmp_path / "log.zip").read_bytes() == CONTENT
+
+
+def test_a_part_that_is_whole_is_taken(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "log.zip.part").write_bytes(CONTENT)
+    fetch_files([File.at(server.url, MD5)], tmp_path)
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
     assert (tmp_path / "log.zip").read_bytes() == CONTENT
 
 

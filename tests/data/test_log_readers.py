@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from sprec.data.logs import READERS
+from sprec.data.logs import READERS, import_log
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
+from sprec.data.windows import Protocol
 from sprec.errors import UserError
 
 Event = tuple[Any, ...]
@@ -197,6 +198,17 @@ def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
     assert faults.counts == {"malformed_lines": 2}
 
 
+def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
+    steam_games(tmp_path)
+    libraries = [{"user_id": user, "items": [{"item_id": id_} for id_ in ("20", "10") * 2]} for user in "uv"]
+    write_gz(tmp_path / "australian_users_items.json.gz", libraries, repr)
+    with pytest.raises(UserError, match="lib has no times, only an order per user; use --split leave-one-out or --spl"):
+        import_log("steam", tmp_path, "lib", Protocol(1, min_length=1))
+    dataset = import_log("steam", tmp_path, "lib", Protocol(1, min_length=1, split="leave-one-out"))
+    assert list(dataset.test) == [((1,), 0), ((1,), 0)]
+    assert dataset.warnings == {}
+
+
 # RecBole and tables --------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +270,53 @@ def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
     assert events(log) == [("7", "1", 5250)]
     assert items(log) == [("1", "Tea", [], None)]
     assert faults.counts == {"malformed_lines": 2}
+
+
+def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user": 7.0, "item": 1.0, "time": 5}\n{"user": 7.5, "item": 1, "time": 6}\n')
+    faults = Faults()
+    log = read_table(tmp_path / "log.jsonl", None, faults)
+    assert (events(log), items(log)) == ([("7", "1", 5000)], [("1", "1", [], None)])
+    assert faults.counts == {"malformed_lines": 1}
+    pl.DataFrame({"user": [7.0], "item": [1.0], "time": [5]}).write_parquet(tmp_path / "log.parquet")
+    log = read_table(tmp_path / "log.parquet", None, Faults())
+    assert (events(log), items(log)) == ([(7, 1, 5000)], [("1", "1", [], None)])
+
+
+def test_large_unsigned_ids_of_parquet_are_kept(tmp_path: Path) -> None:
+    ids = pl.Series([2**64 - 1, 2**63], dtype=pl.UInt64)
+    pl.DataFrame({"user": ids, "item": ids, "time": [5, 6]}).write_parquet(tmp_path / "log.parquet")
+    log = read_table(tmp_path / "log.parquet", None, Faults())
+    large, small = (2**64 - 1, 2**63)
+    assert events(log) == [(large, large, 5000), (small, small, 6000)]
+    assert {title: item for item, title, _, _ in items(log)} == {str(large): str(large), str(small): str(small)}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_of_several_titles_in_a_log_the_most_frequent_counts(tmp_path: Path, suffix: str) -> None:
+    told = [("1", "Tea", "Food"), ("1", "Tea", "Drink"), ("1", "tea?", "Food"), ("1", None, None), ("1", None, None)]
+    told += [("1", None, None), ("2", "Pot", "B"), ("2", "Mug", "A"), ("3", "Cup", "A"), ("3", "Cup", "B")]
+    frame = pl.DataFrame(told, schema=["sku", "name", "kind"], orient="row").with_columns(customer=pl.lit("a"), at=5)
+    for seed in range(5):
+        faults = Faults()
+        path = write_table(frame.sample(fraction=1, shuffle=True, seed=seed), tmp_path / f"log{suffix}")
+        found = items(read_table(path, None, faults, NAMES))
+        assert sorted(found) == [("1", "Tea", ["Drink"], None), ("2", "Mug", ["A"], None), ("3", "Cup", ["A"], None)]
+        assert faults.counts == {"items_with_several_titles": 2}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_row_with_too_many_fields_is_one_line(tmp_path: Path, suffix: str) -> None:
+    rows = gzip.compress if suffix.endswith(".gz") else bytes
+    (tmp_path / f"items{suffix}").write_bytes(rows(b"sku,name,kind,price\n1,Pot,Ware,2\n12,Tea, green,Food,3\n"))
+    log = write_table(SHOP, tmp_path / "log.csv")
+    with pytest.raises(
+        UserError, match=rf"cannot read .*items{suffix}: a row has more fields than the header; put quo"
+    ):
+        read_table(log, tmp_path / f"items{suffix}", Faults(), NAMES)
+    (tmp_path / f"log{suffix}").write_bytes(rows(b"sku,customer,at,note\n1,a,5,x\n1,b,6,x, y\n"))
+    with pytest.raises(UserError, match=rf"cannot read .*log{suffix}: a row has more fields"):
+        events(read_table(tmp_path / f"log{suffix}", log, Faults(), Columns("customer", "sku", "at", title="sku")))
 
 
 def test_a_log_can_carry_its_titles_or_use_ids_as_titles(tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def test_titles_are_repaired_counted_and_told_apart(shop: Callable[..., Dataset]
     assert shop(ROWS, items).catalog.items_of_title["Pot"] == (1, 2)
 
 
+def test_genres_are_cleaned_as_titles_are(shop: Callable[..., Dataset]) -> None:
+    items = [("1", "Tea", "Food&amp;Drink Food&Drink &nbsp; Hot"), *ITEMS[1:]]
+    assert shop(ROWS, items).catalog.genres[0] == ("Food&Drink", "Hot")
+
+
 def test_items_without_title_leave_the_log_before_windows_are_made(shop: Callable[..., Dataset]) -> None:
     dataset = shop(ROWS, [("1", "Tea"), ("2", "..."), ("3", "Cup"), ("4", "Gift")])
     assert dataset.catalog.titles == ("Tea", "Cup", "Gift")
@@ -101,11 +106,13 @@ def test_items_without_title_leave_the_log_before_windows_are_made(shop: Callabl
 def test_what_the_protocol_drops_is_counted(shop: Callable[..., Dataset]) -> None:
     rows = [*ROWS, ("a", "4", 3), ("a", "4", 4), ("d", "5", 0), ("d", "1", 1)]
     protocol = Protocol(3, 1, min_length=2, core=2, repeats="consecutive", sizes=ALL.sizes)
-    dataset = shop(rows, ITEMS, protocol, unseen_items=True)
+    dataset = shop(rows, ITEMS, protocol)
     # of 11 rows 2 repeat item 4; c, 4 and 5 occur once; without them d and 3 do; left are 1 and 2 of a and b
     assert dataset.catalog.titles == ("Tea", "Pot")
     assert dataset.warnings == {"interactions_dropped_outside_core": 5, "interactions_dropped_repeated": 2}
     assert dataset.meta["log"]["users"] == 2
+    with pytest.raises(UserError, match="a core has no items that nobody chose; leave out --unseen or --core"):
+        shop(rows, ITEMS, protocol, unseen_items=True)
 
 
 def test_a_split_that_leaks_time_says_so(shop: Callable[..., Dataset]) -> None:

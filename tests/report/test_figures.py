@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from sprec.errors import UserError
-from sprec.report.figures import Series, _legend_columns, curves, genre_bars, sharpening_and_self_play
+from sprec.report.figures import (
+    COLORS,
+    HATCHES,
+    MARKERS,
+    Series,
+    _legend_columns,
+    _pick,
+    curves,
+    genre_bars,
+    sharpening_and_self_play,
+)
 
 Draw = Callable[[Path], list[Path]]
 
@@ -95,6 +105,12 @@ def test_a_legend_gets_as_many_columns_as_fit() -> None:
 def test_nine_methods_still_have_a_look_each(tmp_path: Path) -> None:
     series = {f"m{i}": Series([0, 1], [i, i]) for i in range(9)}
     assert {f"m{i}" for i in range(9)} <= texts(curves({"HR@5": series}, "r", tmp_path / "f")[0])
+
+
+def test_no_two_of_fifty_lines_look_alike() -> None:
+    looks = [(_pick(COLORS, number), _pick(MARKERS, number)) for number in range(50)]
+    assert len(set(looks)) == 50
+    assert len({(_pick(COLORS, number), _pick(HATCHES, number)) for number in range(14)}) == 14
 
 
 def test_a_folder_that_is_a_file_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -93,3 +93,11 @@ def test_the_table_counts_the_checks(dataset: Dataset) -> None:
     assert "SPRec > BIGRec: DivRatio@1; SPRec > BIGRec: DivRatio@5" in labels[2]
     assert sum(cell.value for cell in cells.values()) == len(PAPER_METRICS)
     assert cells["holds"].value >= 4, "both DivRatios, both ORRatios"
+
+
+def test_without_a_common_seed_a_claim_is_open(dataset: Dataset) -> None:
+    record = Record("k", lists(80, 1), [], 0.0, "fp32")
+    samples = {
+        name: bootstrap([record.cases(dataset)], training_seeds=[seed]) for name, seed in (("SPRec", 0), ("BIGRec", 1))
+    }
+    assert Check("SPRec", "<=", "BIGRec", "DivRatio@5").verdict(samples) == "open"

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from runs.conftest import toy_changes
 from sprec.cli import app
+from sprec.data import Dataset
 from sprec.errors import UserError
 from sprec.runs import load_results
-from sprec.runs.compare import compare_runs
+from sprec.runs.compare import compare_runs, score_lists
 
 Run = Callable[..., Path]
 
@@ -25,7 +26,8 @@ def run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     def call(method: str, seed: int, **settings: Any) -> Path:
         out = root / "-".join([method, str(seed), *(f"{key}={value}" for key, value in settings.items())])
         if not out.exists():
-            changes = toy_changes(method=method, seed=seed, loop__iterations=0, backbone__epochs=1, **settings)
+            common = {"loop__iterations": 0, "backbone__epochs": 1, "loop__samples": 8, "sft__samples": 16}
+            changes = toy_changes(method=method, seed=seed, **(common | settings))
             arguments = ["run", "demo", "--data", toy_data, "-o", out, "--shared", root / "shared", *changes]
             done = CliRunner().invoke(app, [str(argument) for argument in arguments])
             assert done.exit_code == 0, (done.output, done.exception)
@@ -90,10 +92,37 @@ def test_other_settings_are_another_method(run: Run) -> None:
 
 def test_titles_say_the_protocol(run: Run, toy_data: Path) -> None:
     out = run("bigrec", 0, recommend__protocol="exact")
-    changes = toy_changes(method="bigrec", seed=0, loop__iterations=0, backbone__epochs=1, recommend__protocol="exact")
+    settings = {"loop__iterations": 0, "backbone__epochs": 1, "loop__samples": 8, "sft__samples": 16}
+    changes = toy_changes(method="bigrec", seed=0, recommend__protocol="exact", **settings)
     shown = CliRunner().invoke(app, ["run", "demo", "--data", str(toy_data), "-o", str(out), *changes])
     assert "demo (simulated users), exact, " in shown.stdout
     evaluated = CliRunner().invoke(
         app, ["evaluate", str(out), "--set", "recommend.protocol=d3", "--set", "sasrec.epochs=1"]
     )
     assert "SASRec-guided" in evaluated.stdout
+
+
+def test_models_that_started_otherwise_are_not_pooled_as_bigrec(run: Run) -> None:
+    """Self-play of two seeds with other SFT rates: both begin with a "bigrec", but not with seeds of one."""
+    one = run("sprec", 0, loop__iterations=1, sft__lr=0.001)
+    other = run("dpo", 1, loop__iterations=1, sft__lr=0.002)
+    with pytest.raises(UserError, match=r"have bigrec .* in common but differ in sft\.lr"):
+        compare_runs([one, other], 200)
+
+
+def test_lists_shorter_than_five_are_compared_where_they_can_be(run: Run) -> None:
+    table, differences = compare_runs(
+        [run("random", 0, recommend__top_k=1), run("popularity", 0, recommend__top_k=1)], 200
+    )
+    assert set(table.metrics) == {"DivRatio@1", "ORRatio@1", "MGU@1"}
+    assert {labels[2].split()[0] for labels, _ in differences.rows} == set(table.metrics)
+
+
+def test_lists_of_some_cases_say_so(toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, file = Dataset.load(toy_data), tmp_path / "lists.jsonl"
+    file.write_text('{"case": 3, "items": [1]}\n')
+    assert score_lists(file, dataset)["DivRatio@1"] == 1
+    assert "1 of the 20 cases of test are covered" in capsys.readouterr().err
+    file.write_text('{"case": 12, "items": [1]}\n')
+    with pytest.raises(UserError, match=r"case 12 is not a row of the valid split \(0 to 11\)"):
+        score_lists(file, dataset, "valid")

@@ -193,3 +193,13 @@ def test_the_table_has_all_sizes() -> None:
 def test_costs_add() -> None:
     assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
     assert Cost(flops=3600e12).hours(1e12, devices=2, utilisation=0.5) == 1.0
+
+
+def test_only_self_play_that_is_used_generates_negatives() -> None:
+    model = Model(LLAMA_1B, Lengths(prompt=200, completion=15))
+    costs = {name: run_cost(model, resolve("llama-3.2-1b", [f"method={name}"])).flops for name in ("sprec", "sprec-rn")}
+    rollouts = 5 * model.generating(2048).flops
+    assert costs["sprec"] - costs["sprec-rn"] == pytest.approx(rollouts, rel=1e-9)
+    with_dpo = 5 * (model.scoring(2048, 2).flops + model.training(2048, 2).flops + model.generating(1000).flops)
+    without = run_cost(model, resolve("llama-3.2-1b", ["method=sprec-nodpo"])).flops
+    assert costs["sprec"] - without == pytest.approx(rollouts + with_dpo, rel=1e-9)

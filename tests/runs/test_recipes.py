@@ -40,6 +40,11 @@ def test_another_kind_of_backbone_replaces_all_of_its_settings() -> None:
     base = {"backbone": {"kind": "scratch", "hidden": 64}}
     changed = merge(base, {"backbone": {"kind": "huggingface", "path": "x"}})
     assert changed == {"backbone": {"kind": "huggingface", "path": "x"}}
+    assert merge(base, {"backbone": {"kind": "scratch", "layers": 2}})["backbone"]["hidden"] == 64, "the same kind"
+    settings = ["backbone.path=gpt2", "backbone.kind=huggingface"]
+    for order in (settings, settings[::-1]):
+        backbone = resolve("demo", order).backbone
+        assert (backbone.kind, getattr(backbone, "path", "")) == ("huggingface", "gpt2")
 
 
 def test_a_resolved_recipe_survives_json() -> None:
@@ -73,6 +78,9 @@ def test_a_resolved_recipe_survives_json() -> None:
         ),
         (["method=sprec-weighted", "negatives.source=popularity"], "not negatives.source=popularity"),
         (["method=sprec-weighted", "negatives.source=semantic"], "not negatives.source=semantic"),
+        (["recommend.encoder=tfdif"], "recommend.encoder"),
+        (["seed=-1"], "seed: "),
+        (["backbone.seed=4294967296"], "backbone.seed: "),
         (["negatives.top=3"], "negatives.top is for negatives.source=semantic"),
         (["method=rosepo", "negatives.redraw_equal=true"], "negatives.redraw_equal is for negatives.source=self-play"),
     ],

@@ -33,6 +33,7 @@ from sprec.runs.reproduce import (
     check_fits,
     default_protocols,
     plan,
+    recipe_for,
 )
 
 Reproduce = Callable[..., Result]
@@ -419,3 +420,31 @@ def test_rates_are_judged_on_all_datasets_together(reproduce: Reproduce, out: Pa
     assert record["results"][-1]["metrics"]["NDCG@5"] == pytest.approx(found["sasrec.lr=0.001"])
     assert [row["metrics"]["NDCG@5"]["mark"] for row in together].count("best") == 1, "one rate for all"
     assert found[next(row["rate"] for row in alone[:3] if row["metrics"]["NDCG@5"]["mark"])] == max(found.values())
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        ("figure6", "negatives.count=3", "figure6 sets negatives.count itself"),
+        ("figure5", "negatives={random_ratio: 0.3}", "figure5 sets negatives itself"),
+        ("table3", "method=dmpo", "table3 sets method itself"),
+        ("figure4", "evaluate=last", "figure4 sets evaluate itself"),
+        ("table2", "recommend.protocol=exact", "table2 sets recommend.protocol itself"),
+        ("rates", "split=test", "rates sets split itself"),
+        ("rates", "prefer.lr=0.1", "rates sets prefer.lr itself"),
+    ],
+)
+def test_what_an_experiment_varies_or_fixes_cannot_be_set(
+    reproduce: Reproduce, what: str, change: str, message: str
+) -> None:
+    assert message in refused(reproduce(what, "--set", change))
+
+
+def test_rates_have_no_recorded_form(reproduce: Reproduce) -> None:
+    assert "leave out --recorded" in refused(reproduce("rates", "--recorded"))
+
+
+@pytest.mark.parametrize("name", ["_orders", " ", "_"])
+def test_a_dataset_with_an_odd_name_has_no_recipe(name: str, toy_dataset: Dataset) -> None:
+    with pytest.raises(UserError, match=r"no recipe .* is shipped"):
+        recipe_for(replace(toy_dataset, name=name), None)

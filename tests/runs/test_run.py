@@ -313,3 +313,18 @@ def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_d
         assert lines[0].startswith("sprec: ")
         assert message in lines[0]
         assert not list(run.rglob("MANIFEST.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("prefer.lr=0.1", "--set prefer.lr=0.1 would train another model; a finished run takes recommend"),
+        ("backbone.layers=8", "would train another model"),
+        ("recommend.top_k=5000", "recommend.top_k=5000, but the catalog of"),
+        ("recommend.encoder=tfdif", "recommend.encoder"),
+    ],
+)
+def test_a_finished_run_takes_settings_of_recommending_only(cli: Cli, toy_run: Path, change: str, message: str) -> None:
+    done = cli("evaluate", toy_run, "--set", change, code=2)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

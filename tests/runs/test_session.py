@@ -3,12 +3,17 @@
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sprec.data import Dataset
+from sprec.data.demo import demo
+from sprec.errors import UserError
+from sprec.runs import run
+from sprec.runs.oracle import load_oracle
 from sprec.runs.recipes import resolve
 from sprec.runs.recommender import backbone_of
 from sprec.runs.session import Session
@@ -48,3 +53,21 @@ def test_the_grounder_keeps_no_policy_alive(make: Make) -> None:
     gc.collect()
     assert policy() is None
     np.testing.assert_array_equal(grounder.top_k(["Alien", "Dune"], 3), before)
+
+
+def test_data_in_memory_only_are_refused(toy_dataset: Dataset, tmp_path: Path) -> None:
+    """Runs know data by their hash: two datasets without one would share stages."""
+    for dataset in (demo(0, train=20, valid=4, test=4, extra=0), replace(toy_dataset, genres=())):
+        assert dataset.hash == ""
+        with pytest.raises(UserError, match=r"is not on the disk.*dataset\.save"):
+            run(resolve("demo"), dataset, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert toy_dataset.hash
+
+
+def test_the_oracle_is_trained_once(toy_dataset: Dataset, tmp_path: Path) -> None:
+    session = Session(resolve("demo", ["sasrec.epochs=1"]), toy_dataset, Store(tmp_path / "run"))
+    first = load_oracle(session)
+    assert load_oracle(session) is first
+    session.recipe = resolve("demo", ["sasrec.epochs=2"])
+    assert load_oracle(session) is not first

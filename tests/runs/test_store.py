@@ -1,6 +1,7 @@
 """The run directory: whole stages or none, verified, redone when stale, one process at a time."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -295,6 +296,25 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
         pass
     with Store(tmp_path).lock():
         pass
+
+
+def test_a_lock_on_a_file_that_was_just_removed_is_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last holder removes the file between our opening and our locking it: a third process would make a new one."""
+    file, flock = tmp_path / "lock", fcntl.flock
+    calls: list[int] = []
+
+    def slow(handle: int, how: int) -> None:
+        if not calls:
+            file.unlink()
+        calls.append(how)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with ExitStack() as held:
+        assert storage.lock(file, held) == ""
+        assert len(calls) == 2
+        with ExitStack() as other:
+            assert f"pid {os.getpid()}" in storage.lock(file, other)
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Make datasets and look at them.", no_args_is_help=True)
 
-_FOR_RECORDS = {"format", "source", "output", "overwrite", "name", "genre", "repeats", "drop_seen_targets"}
+_FOR_ALL = {"format", "source", "output", "overwrite", "name", "genre"}
+_FOR_RECORDS = _FOR_ALL | {"repeats", "drop_seen_targets"}
+_FOR_WINDOWS = _FOR_ALL | {"top_genres", "exclude_genre", "keep_parents", "noun", "verb"}
+_FOR_TABLES = {"items", "columns", "genre_separator"}
 
 
 @app.command("import")
@@ -57,21 +60,34 @@ def import_(
 
     sprec are the records of the SPRec repository, windows already; all other formats are logs of interactions.
     """
-    if format == "sprec":
-        _save(_records(context), output, overwrite)
-    else:
-        _save(_log(context.params), output, overwrite)
+    _refuse_useless(context)
+    _save(_records(context.params) if format == "sprec" else _log(context.params), output, overwrite)
 
 
-def _records(context: typer.Context) -> "Dataset":
-    from sprec.data.readers.sprec import read
+def _refuse_useless(context: typer.Context) -> None:
+    """Raise a UserError that names an option which was given and would be ignored."""
+    from sprec.data.logs import READERS
+    from sprec.data.readers.recbole import has_windows
     from sprec.errors import UserError
 
     options = context.params
-    for name in options:
-        given = context.get_parameter_source(name)
-        if given is not None and given.name == "COMMANDLINE" and name not in _FOR_RECORDS:
-            raise UserError(f"--{name.replace('_', '-')} does not apply to sprec: its records are windows already")
+    format, sources = options["format"], {name: context.get_parameter_source(name) for name in options}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    windows = format == "recbole" and has_windows(options["source"])
+    for applies, useless, why in (
+        (format == "sprec", given - _FOR_RECORDS, "sprec: its records are windows already"),
+        (windows, given - _FOR_WINDOWS, "RecBole's benchmark files: their rows are windows already"),
+        (format in READERS, given & _FOR_TABLES, f"{format}, only to table"),
+        (options["split"] == "leave-one-out", given & {"shares"}, "--split leave-one-out"),
+    ):
+        if applies and useless:
+            raise UserError(f"--{min(useless).replace('_', '-')} does not apply to {why}")
+
+
+def _records(options: dict[str, Any]) -> "Dataset":
+    from sprec.data.readers.sprec import read
+    from sprec.errors import UserError
+
     if options["repeats"] == "first":
         raise UserError("--repeats first does not apply to sprec; use consecutive")
     return read(
@@ -170,7 +186,7 @@ def fetch(
 @app.command()
 def demo(
     output: opt.Output,
-    seed: Annotated[int, typer.Option(help="Another seed simulates other users.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed simulates other users.")] = 0,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Write the demo dataset: real film titles, simulated users."""

@@ -40,7 +40,7 @@ Train = Annotated[int, _option(panel=_SPLIT, help="Training examples to draw.")]
 Valid = Annotated[int, _option(panel=_SPLIT, help="Validation examples to draw.")]
 Test = Annotated[int, _option(panel=_SPLIT, help="Test cases to draw.")]
 Extra = Annotated[int, _option(panel=_SPLIT, help="Further training examples, for pre-training and SASRec.")]
-Seed = Annotated[int, _option(panel=_SPLIT, help="Seed of the draws.")]
+Seed = Annotated[int, Option(min=0, help="Seed of the draws.", rich_help_panel=_SPLIT)]
 
 Genre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre of the fairness metrics; repeat it.")]
 TopGenres = Annotated[int, _option(panel=_TITLES, help="How many genres to select where none are given.")]

@@ -56,6 +56,8 @@ def reproduce(
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     quiet()
     if what == "rates":
+        if recorded:
+            raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")
         _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
     from sprec.runs.reproduce import check_fits, check_records, execute, on_record, plan

@@ -17,6 +17,7 @@ def theory(
     """Check the theory by computation: tables, largest deviations, and Figure 2 with --out."""
     from sprec.progress import bar, say
     from sprec.report.theory import CHECKS, draw
+    from sprec.storage import write_text, writing
 
     files = [] if out is None else draw(out)  # first, so that a missing extra or a bad folder shows at once
     found = []
@@ -31,7 +32,8 @@ def theory(
         _print(found)
     if out is not None:
         files.append(out / "theory.json")
-        files[-1].write_text(text + "\n", "utf-8")
+        with writing(out, "choose another -o"):
+            write_text(files[-1], text + "\n")
         say(f"wrote {', '.join(map(str, files))}")
     if not all(finding.holds for finding in found):
         raise typer.Exit(1)

@@ -124,6 +124,7 @@ class Dataset:
         genres: the selected genres G of the fairness metrics, possibly none.
         warnings: what the reader repaired or dropped, with counts.
         meta: anything else worth keeping (source, options, counts of the full log).
+        hash: of the files that it was loaded from; empty for one that is in memory only, changed copies included.
     """
 
     name: str
@@ -133,7 +134,7 @@ class Dataset:
     wording: Wording
     warnings: Mapping[str, int] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
-    hash: str = ""
+    hash: str = field(default="", init=False)
 
     @property
     def train(self) -> Split:
@@ -204,7 +205,7 @@ class Dataset:
         catalog = Catalog.load(path / "items.parquet")
         frame = pl.read_parquet(path / "sequences.parquet")
         splits = {name: _split_of(frame.filter(pl.col("split") == name)) for name in SPLITS}
-        return cls(
+        loaded = cls(
             name=about["name"],
             catalog=catalog,
             splits=splits,
@@ -212,8 +213,9 @@ class Dataset:
             wording=Wording(**about["wording"]),
             warnings=about["warnings"],
             meta=about["meta"],
-            hash=digest.hexdigest(),
         )
+        object.__setattr__(loaded, "hash", digest.hexdigest())  # no argument, so that replace() drops it
+        return loaded
 
 
 _TABLES = ("items.parquet", "sequences.parquet")

@@ -157,6 +157,8 @@ def _download(url: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":
+            return  # whole already: the process was stopped before it was checked
         part.unlink()  # longer than the file: it is another one by now
         have, answer = 0, _ask(url, 0)
     with answer:

@@ -16,7 +16,7 @@ from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
-from sprec.data.titles import clean_title, distinguish, is_junk, repair_scraped, shorten
+from sprec.data.titles import clean_genres, clean_title, distinguish, is_junk, repair_scraped, shorten
 from sprec.data.windows import Protocol, assign, draw, examples, find_windows, late_training_targets
 from sprec.errors import UserError
 
@@ -71,8 +71,8 @@ def import_log(
         format: a key of :data:`READERS`, or ``table``.
         source: file or folder.
         name: of the dataset; by default that of the source.
-        protocol: from log to windows and splits.
-        cleaning: of titles and genres.
+        protocol: from log to windows and splits; not for RecBole's benchmark files, which are windows already.
+        cleaning: of titles and genres (of RecBole's benchmark files: the genres to select only).
         items: the list of items (``table`` only).
         columns: names of columns (``table`` only).
         noun: what prompts call the items, if not as the format does.
@@ -108,8 +108,13 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
     log (``log``: rows read, users, items, interactions, windows = ``sequences``), of its parts, and the settings.
 
     Raises:
-        UserError: nothing is left at some step, the log and the items do not fit together, or a genre is unknown.
+        UserError: nothing is left at some step, the log and the items do not fit together, a genre is unknown, or
+            settings do not fit together or to the log.
     """
+    if protocol.core and cleaning.unseen_items:
+        raise UserError("a core has no items that nobody chose; leave out --unseen or --core")
+    if protocol.split == "time" and not log.timed:
+        raise UserError(f"{name} has no times, only an order per user; use --split leave-one-out or --split user")
     events, rows = collect(log.events, protocol.min_rating)
     faults.add("interactions_dropped_low_rating", count=rows - len(events))
     keep_unseen = log.whole_catalog if cleaning.unseen_items is None else cleaning.unseen_items
@@ -118,9 +123,8 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
     catalog, item_ids = _catalog(items, events, keep_unseen and not protocol.core)
     windows = find_windows(events, protocol)
     parts = assign(events, windows, protocol)
-    late = late_training_targets(events, parts)
-    if late:
-        faults.add("training_targets_later_than_first_test_target", count=late)
+    if log.timed:
+        faults.add("training_targets_later_than_first_test_target", count=late_training_targets(events, parts))
     targets = draw(events, parts, protocol)
     splits = {split: examples(events, chosen, protocol.history, item_ids) for split, chosen in targets.items()}
     return Dataset(
@@ -208,7 +212,7 @@ def _catalog(items: pl.DataFrame, events: Events, keep_unseen: bool) -> tuple[Ca
     ids = pl.DataFrame({"item": events.items.cast(pl.String)}).join(
         numbered, on="item", how="left", maintain_order="left"
     )
-    genres = tuple(tuple(own or ()) for own in kept["genres"].to_list())
+    genres = tuple(clean_genres(own or ()) for own in kept["genres"].to_list())
     catalog = Catalog(tuple(kept["title"].to_list()), genres, tuple(kept["item"].to_list()))
     return catalog, ids["id"].cast(pl.Int64).fill_null(-1).to_numpy()
 

@@ -3,7 +3,7 @@
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _SCRAPED_TAIL = '" />'
 _FIELD = re.compile(",(?! )")
@@ -12,6 +12,11 @@ _FIELD = re.compile(",(?! )")
 def clean_title(title: str) -> str:
     """Decode HTML entities and fold runs of white space, so that a title is one clean line."""
     return " ".join(html.unescape(title).split())
+
+
+def clean_genres(genres: Iterable[str]) -> tuple[str, ...]:
+    """Genres cleaned as titles are, each once, in their order."""
+    return tuple(dict.fromkeys(filter(None, map(clean_title, genres))))
 
 
 def is_junk(title: str) -> bool:

@@ -153,6 +153,7 @@ def table_of_differences(
         Value, difference with its interval (marked "better" or "worse" where it is real), relative difference, effect
         size and p; the reference itself has its value alone.
     """
+    metrics = [name for name in metrics if all(name in sample.per_seed for sample in methods.values())]
     rows = []
     for method, sample in methods.items():
         other = reference if isinstance(reference, str) else reference.get(method, method)
@@ -215,7 +216,8 @@ def table_of_values(
 def table_of_methods(
     methods: Mapping[str, Bootstrap], title: str = "", metrics: Sequence[str] = PAPER_METRICS
 ) -> Table:
-    """Methods by metrics with 95% intervals; only real differences are marked."""
+    """Methods by metrics with 95% intervals, those that all methods have; only real differences are marked."""
+    metrics = [name for name in metrics if all(name in sample.per_seed for sample in methods.values())]
     given = {name: marks(methods, name) for name in metrics}
     rows = []
     for method, sample in methods.items():

@@ -49,7 +49,8 @@ def importance_weighted_dpo(
 ) -> Tensor:
     """Mean over the negatives of w times the DPO loss, w = pi_t(y_l|x) / q(y_l|x) (SPRec, Eq. 8).
 
-    With y_l drawn from q, this has the expectation of the DPO loss with y_l drawn from the policy pi_t.
+    With y_l drawn from q, this has the expectation of the DPO loss with y_l drawn from the policy pi_t, as far as q
+    reaches: negatives that q never draws (the target, the history) are left out on both sides.
 
     Args:
         policy: log-probabilities of the policy, shape (B, 1+K).

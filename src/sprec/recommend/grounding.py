@@ -15,11 +15,10 @@ from sprec.data import Catalog
 from sprec.engine import processes
 from sprec.errors import UserError
 from sprec.progress import bar, say
+from sprec.prompts import EMPTY_TITLE
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.nearest import nearest
 
-NO_TEXT = "NAN"
-"""What an empty generated text is grounded as (methods of the research code)."""
 _BATCH = 4096
 
 
@@ -69,7 +68,7 @@ class Grounder:
         if k + most > items:
             without = f" without the {most} excluded ones" if most else ""
             raise UserError(f"cannot recommend {k} items from a catalog of {items}{without}; ask for fewer")
-        distinct, row = _distinct([text.strip() or NO_TEXT for text in texts])
+        distinct, row = _distinct([text.strip() or EMPTY_TITLE for text in texts])
         return _first_allowed(self._ranked(distinct, k + most)[row], excluded, k)
 
     def _ranked(self, texts: Sequence[str], k: int) -> np.ndarray:

@@ -195,7 +195,9 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def _pick(values: Sequence[str], number: int) -> str:
-    return values[number % len(values)]
+    """A colour; markers and hatches move on by one when the colours begin again, so that no two lines look alike."""
+    shift = 0 if values is COLORS else number // len(COLORS)
+    return values[(number + shift) % len(values)]
 
 
 def _wrapped(genre: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sprec.data import Dataset
-from sprec.evaluation import PAPER_METRICS, Bootstrap, Cell, Table, compare
+from sprec.evaluation import PAPER_METRICS, Bootstrap, Cell, Table, compare, shared_seeds
 from sprec.evaluation.metrics import direction
 from sprec.runs.paper import sampled
 from sprec.runs.records import Record
@@ -80,6 +80,8 @@ class Check:
 
     def verdict(self, samples: Mapping[str, Bootstrap]) -> str:
         """``holds``, ``fails`` or ``open``, by the paired difference."""
+        if not shared_seeds(samples[self.method], samples[self.other]):
+            return "open"
         found = compare(samples[self.method], samples[self.other])[self.metric]
         margin = MARGIN * abs(samples[self.other].interval(self.metric).value)
         return decide(self.relation, found.low, found.high, margin)

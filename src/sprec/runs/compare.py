@@ -24,6 +24,7 @@ from sprec.evaluation import (
     table_of_differences,
     table_of_methods,
 )
+from sprec.progress import say
 from sprec.runs.labels import protocol_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
@@ -108,15 +109,19 @@ _NOT_PART_OF_A_METHOD = {"seed", "description", "track", "device", "checkpoint_s
                          "evaluate", "server", "stop_below_exact_share"}  # fmt: skip
 
 
+_BEFORE_SELF_PLAY = {"backbone", "prompt", "sft", "cases", "split", "precision"}
+
+
 def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
     """Runs of one method count as its seeds; with other settings they are another method.
 
-    The first evaluation of a run does not depend on all of its settings: its key decides, for the same seed.
+    The first evaluation of a run depends on what made the model that self-play begins with; its key decides, for the
+    same seed.
     """
-    what = ""
-    if one.method == one.recipe.method and one.method == other.recipe.method:
-        ours, theirs = (e.recipe.model_dump(mode="json", exclude=_NOT_PART_OF_A_METHOD) for e in (one, other))
-        what = f"in {_first_difference(ours, theirs)}" if ours != theirs else ""
+    whole = one.method == one.recipe.method and one.method == other.recipe.method
+    parts: dict[str, Any] = {"exclude": _NOT_PART_OF_A_METHOD} if whole else {"include": _BEFORE_SELF_PLAY}
+    ours, theirs = (e.recipe.model_dump(mode="json", **parts) for e in (one, other))
+    what = f"in {_first_difference(ours, theirs)}" if ours != theirs else ""
     if not what and one.recipe.seed == other.recipe.seed and one.key != other.key:
         what = f"with the same seed {one.recipe.seed}"
     if what:
@@ -191,15 +196,19 @@ def score_lists(file: Path, dataset: Dataset, split: str = "test") -> dict[str, 
     if split not in dataset.splits or not len(dataset.splits[split]):
         raise UserError(f"{dataset.name} has no examples in a split {split!r}")
     catalog, rows = dataset.catalog, dataset.splits[split]
-    cases, lists = read_lists(file, catalog, len(rows))
+    cases, lists = read_lists(file, catalog, len(rows), split)
+    if len(cases) < len(rows):
+        say(
+            f"{len(cases):,} of the {len(rows):,} cases of {split} are covered; DivRatio and ORRatio depend on how many"
+        )
     chosen = rows.take(cases)
     ks = tuple(k for k in (1, 5, 10) if k <= lists.shape[1])
     genres = catalog.genre_matrix(dataset.genres)
     return evaluate(lists, chosen.targets, chosen.items, chosen.offsets, genres, ks)
 
 
-def read_lists(file: Path, catalog: Catalog, cases: int) -> tuple[np.ndarray, np.ndarray]:
-    """Anyone's top-k lists: JSON lines with ``case`` (row of the test split) and ``items`` (ids or titles).
+def read_lists(file: Path, catalog: Catalog, cases: int, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
+    """Anyone's top-k lists: JSON lines with ``case`` (row of the split) and ``items`` (ids or titles).
 
     Returns:
         The cases that the file covers, ascending, (n,), and their lists, (n, k), filled with -1.
@@ -214,7 +223,7 @@ def read_lists(file: Path, catalog: Catalog, cases: int) -> tuple[np.ndarray, np
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            case, items = _read_line(line, f"{file}, line {number}", catalog, cases)
+            case, items = _read_line(line, f"{file}, line {number}", catalog, cases, split)
             if case in lists:
                 raise UserError(f"{file}, line {number}: case {case} occurs twice")
             lists[case] = items
@@ -225,14 +234,14 @@ def read_lists(file: Path, catalog: Catalog, cases: int) -> tuple[np.ndarray, np
     return rows, np.array([lists[row] + [-1] * (width - len(lists[row])) for row in rows.tolist()])
 
 
-def _read_line(line: str, where: str, catalog: Catalog, cases: int) -> tuple[int, list[int]]:
+def _read_line(line: str, where: str, catalog: Catalog, cases: int, split: str) -> tuple[int, list[int]]:
     try:
         entry = json.loads(line)
         case, items = entry["case"], entry["items"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f'{where}: not a JSON object with "case" and "items"') from error
     if type(case) is not int or not 0 <= case < cases:
-        raise UserError(f"{where}: case {case!r} is not a row of the test split (0 to {cases - 1})")
+        raise UserError(f"{where}: case {case!r} is not a row of the {split} split (0 to {cases - 1})")
     if not isinstance(items, list) or not items:
         raise UserError(f'{where}: "items" must be a list of ids or titles')
     found = []

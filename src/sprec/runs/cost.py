@@ -183,8 +183,10 @@ def run_cost(model: Model, recipe: Recipe, samples: float | None = None) -> Cost
     total = model.training(recipe.sft.epochs * (recipe.sft.samples if samples is None else samples))
     total += model.generating(recipe.cases)
     pairs = 1 + recipe.negatives.count
+    plays = recipe.loop.dpo_step and recipe.negatives.source == "self-play"
     for _ in range(recipe.loop.iterations):
-        total += model.generating(drawn, recipe.negatives.count)
+        if plays:
+            total += model.generating(drawn, recipe.negatives.count)
         if recipe.loop.sft_step:
             total += model.training(drawn * recipe.sft_step.epochs) + model.generating(recipe.cases)
         if recipe.loop.dpo_step:

@@ -112,7 +112,7 @@ def of_evaluations(metrics: Sequence[Mapping[str, float]], preferred: bool = Tru
     if last.get("Entropy@1", math.inf) < 0.8 * first.get("Entropy@1", -math.inf):
         warnings.append(
             f"the recommendations concentrate (entropy {first['Entropy@1']:.2f}, now {last['Entropy@1']:.2f}); "
-            "lower sft_step.lr or loop.iterations"
+            "lower the rates (prefer.lr, sft_step.lr) or loop.iterations"
         )
     return warnings
 

@@ -1,6 +1,6 @@
 """SASRec as a stage of a run: a recommender of its own, the assistant of D3, the oracle of RosePO's smoothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,17 @@ def oracle(session: Session) -> Stage:
 
 def load_oracle(session: Session) -> SASRec:
     """The SASRec of this run; trained now where it has none (evaluating a run by another protocol than its own)."""
+    depends = _depends(session)
+    if session.oracle is None or session.oracle[0] != depends:
+        session.oracle = depends, _find(session, depends) or _train(session)
+    return session.oracle[1]
+
+
+def _find(session: Session, depends: Mapping[str, Any]) -> SASRec | None:
     for folder in session.store.stages.glob(f"[0-9]*-{_NAME}"):
-        if not storage.verify(folder) and storage.read_manifest(folder)["depends"] == _depends(session):
+        if not storage.verify(folder) and storage.read_manifest(folder)["depends"] == depends:
             return SASRec.load(folder).to(session.device)
-    return _train(session)
+    return None
 
 
 def _depends(session: Session) -> dict[str, Any]:

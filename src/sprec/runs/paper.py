@@ -1,6 +1,5 @@
 """Finished experiments as the paper's tables and figures, beside the paper's numbers."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sprec import storage
 from sprec.data import Dataset
 from sprec.data.stats import stats
 from sprec.evaluation import (
@@ -47,11 +47,16 @@ Samples = Mapping[tuple[str, str], Bootstrap]
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
-    """Write a table as CSV, JSON, Markdown and LaTeX."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+    """Write a table as CSV, JSON, Markdown and LaTeX.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     forms = {"csv": table.csv(), "json": table.json(), "md": table.markdown(), "tex": table.latex()}
-    for suffix, content in forms.items():
-        stem.with_suffix(f".{suffix}").write_text(content, "utf-8")
+    with storage.writing(stem.parent, "choose another -o"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, content in forms.items():
+            storage.write_text(stem.with_suffix(f".{suffix}"), content)
     return [stem.with_suffix(f".{suffix}") for suffix in forms]
 
 
@@ -259,6 +264,6 @@ def _bounds(interval: Interval) -> dict[str, float | None]:
 
 
 def _write_json(stem: Path, record: Mapping[str, Any]) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    file = stem.with_name(f"{stem.name}.json")
-    file.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    with storage.writing(stem.parent, "choose another -o"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        storage.write_json(stem.with_name(f"{stem.name}.json"), record)

@@ -48,7 +48,7 @@ def run(
 
     Args:
         recipe: all settings.
-        dataset: the data; its test split must not be empty.
+        dataset: the data, as it was loaded or saved; its test split must not be empty.
         out: the run directory.
         shared: a folder where runs share stages that they have in common.
         strict: refuse damaged stages instead of redoing them.
@@ -58,9 +58,11 @@ def run(
         The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
 
     Raises:
-        UserError: the recipe does not fit the data.
+        UserError: the recipe does not fit the data, or these are in memory only.
         BusyError: another process works in the directory.
     """
+    if not dataset.hash:
+        raise UserError(f"{dataset.name} is not on the disk, where runs know data by: dataset = dataset.save(FOLDER)")
     check_fit(recipe, dataset)
     check_installed(recipe)
     store = Store(Path(out), shared, strict, patient)
@@ -213,11 +215,14 @@ def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def check_installed(recipe: Recipe) -> None:
-    """Refuse trackers that are not installed before any work is done.
+    """Refuse trackers and encoders that are not installed before any work is done.
 
     Raises:
         UserError: names the package.
     """
+    encodes = recipe.method not in WITHOUT_MODEL and recipe.recommend.encoder.startswith("sentence-transformers:")
+    if encodes and find_spec("sentence_transformers") is None:
+        raise UserError("recommend.encoder needs sentence-transformers: pip install 'sprec[ground]'")
     for tracker in recipe.track:
         if find_spec(tracker) is None:
             raise UserError(f"track=[{tracker}] needs the package {tracker}: pip install {tracker}")

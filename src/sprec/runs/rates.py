@@ -19,7 +19,7 @@ from sprec.evaluation import Bootstrap, Cell, Table, bootstrap, change_mark, com
 from sprec.progress import say
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record
-from sprec.runs.reproduce import Job, check_fits, execute, recipe_for
+from sprec.runs.reproduce import Job, check_fits, execute, recipe_for, refuse_changes
 
 EXACT = 0.9
 """Share of the generated titles that must exist."""
@@ -126,11 +126,13 @@ def plan_search(
     """The runs of :func:`search` as far as they are known: methods after BIGRec will start from the rate chosen for it.
 
     Raises:
-        UserError: an unknown method, or a dataset without a recipe.
+        UserError: an unknown method, a dataset without a recipe, or a change of what is searched.
     """
     unknown = set(variants) - set(grid)
     if unknown:
         raise UserError(f"no rates are searched for {', '.join(sorted(unknown))}; methods: {', '.join(grid)}")
+    tried = {grid[variant][1] for variant in variants or grid}
+    refuse_changes(changes, {"method", "seed", "evaluate", "split", "recommend.protocol", *tried}, "rates")
     return [
         job
         for variant in variants or grid

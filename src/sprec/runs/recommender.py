@@ -11,6 +11,7 @@ from sprec.errors import UserError
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.recommend.recommender import Recommendations
 from sprec.runs import protocols
+from sprec.runs.pipeline import check_fit, check_installed
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
 from sprec.runs.stages import given, metrics_of
@@ -37,11 +38,11 @@ class Recommender:
             changes: other settings of recommending, as in ``sprec run --set``: ``recommend.protocol=exact``.
 
         Raises:
-            UserError: there is no finished run, or a setting does not exist.
+            UserError: there is no finished run, or a setting does not exist or is none of recommending.
         """
         root = Path(run)
         session = open_run(root)
-        session.recipe = changed(session.recipe, changes)
+        session.recipe = _asked_otherwise(session, changes)
         return cls(session, backbone_of(session), Stage(root, "model"))
 
     def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> list[list[int]]:
@@ -85,6 +86,20 @@ class Recommender:
         return entry
 
 
+_AFTERWARDS = ("recommend", "cases", "split", "sasrec", "seed", "device", "precision", "tokens_per_batch")
+"""Settings that mean something to a model that is trained."""
+
+
+def _asked_otherwise(session: Session, changes: Sequence[str]) -> Recipe:
+    """The recipe of a run with changes that do not need another run."""
+    for change in changes:
+        if change.partition("=")[0].partition(".")[0] not in _AFTERWARDS:
+            raise UserError(
+                f"--set {change} would train another model; a finished run takes {', '.join(_AFTERWARDS)} only"
+            )
+    return changed(session.recipe, changes)
+
+
 def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
     """Metrics of the last model of a run, with other settings of recommending or evaluating.
 
@@ -93,10 +108,13 @@ def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
         changes: ``section.key=value`` strings as in ``sprec run --set``.
 
     Raises:
-        UserError: there is no finished run, or a setting does not exist.
+        UserError: there is no finished run, a setting does not exist or is none of recommending or evaluating, or does
+            not fit the data.
     """
     session = open_run(Path(run))
-    session.recipe = changed(session.recipe, changes)
+    session.recipe = _asked_otherwise(session, changes)
+    check_fit(session.recipe, session.dataset)
+    check_installed(session.recipe)
     final = Stage(Path(run), "model")
     return metrics_of(session, protocols.recommend(session, final, backbone_of(session), session.cases))
 

@@ -15,14 +15,16 @@ import numpy as np
 import polars as pl
 
 from sprec import storage
-from sprec.config import Recipe
+from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.errors import UserError
 from sprec.evaluation import Cases, accumulate
+from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
-from sprec.runs.stages import RECOMMENDATIONS
+from sprec.runs.recommender import read_run
+from sprec.runs.stages import RECOMMENDATIONS, given
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Record:
         head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
         head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
         text = json.dumps(head, ensure_ascii=False, indent=1)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
+        with storage.writing(file, "the run itself is complete, the same command goes on"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
 
     @classmethod
     def read(cls, file: Path) -> "Record":
@@ -114,10 +117,13 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
 
 
 def backbone_of(run: Path) -> str:
-    """Digest of the weights of a run's backbone, empty where the run made none."""
+    """Digest of a run's backbone: of the weights that it made, or of the model that was given; empty without one."""
     folder = next((run / "stages").glob("*-backbone"), None)
     if folder is None:
-        return ""
+        recipe, _ = read_run(run)
+        if recipe.method in WITHOUT_MODEL or not isinstance(recipe.backbone, HuggingFace):
+            return ""
+        return given(recipe.backbone).key[:16]
     files = storage.read_manifest(folder)["files"]
     weights = {name: about["sha256"] for name, about in files.items() if name.startswith("model/")}
     return storage.digest(weights)[:16]

@@ -1,7 +1,8 @@
 """The paper's experiments as lists of runs: planned together, sharing stages, resumed by the same command."""
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def recipe_for(dataset: Dataset, backbone: str | None) -> str:
     """
     if backbone is not None:
         return backbone
-    wanted = f"{dataset.name.split('_')[0].split()[0].lower()}-scratch"
+    wanted = f"{(re.findall('[^_ ]+', dataset.name) or [''])[0].lower()}-scratch"
     if wanted not in names():
         raise UserError(f"no recipe {wanted} is shipped for {dataset.name}; name one with --backbone")
     return wanted
@@ -154,7 +155,8 @@ def plan(
         variants: only these rows; all by default.
 
     Raises:
-        UserError: an unknown experiment or variant, a dataset without a recipe, or a figure that would be empty.
+        UserError: an unknown experiment or variant, a dataset without a recipe, a figure that would be empty, or a
+            change of what the experiment itself sets.
     """
     if experiment not in EXPERIMENTS:
         raise UserError(f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, rates")
@@ -162,6 +164,7 @@ def plan(
     unknown = set(variants) - set(rows)
     if unknown:
         raise UserError(f"{experiment} has no rows {', '.join(sorted(unknown))}; it has {', '.join(rows)}")
+    refuse_changes(changes, {"method", "seed", "evaluate", "recommend.protocol", *_varied(rows)}, experiment)
     evaluate = "stages" if experiment in ("figure4", "figure5", "figure6") else "last"
     jobs = []
     for dataset in datasets:
@@ -178,6 +181,26 @@ def plan(
                     _check_drawable(experiment, recipe, dataset)
                     jobs.append(Job(dataset.name, variant, protocol, seed, recipe))
     return jobs
+
+
+def _varied(rows: Mapping[str, Sequence[str]]) -> set[str]:
+    """The settings in which the rows of an experiment differ."""
+    whole = set(rows.values())
+    return {
+        setting.partition("=")[0] for settings in whole for setting in settings if any(setting not in o for o in whole)
+    }
+
+
+def refuse_changes(changes: Sequence[str], own: Collection[str], experiment: str) -> None:
+    """Refuse ``--set`` for what an experiment varies or fixes: its labels would be wrong.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for change in changes:
+        key = change.partition("=")[0]
+        if any(key == name or name.startswith(f"{key}.") for name in own):
+            raise UserError(f"--set {change}: {experiment} sets {key} itself; leave it out (see --seeds, --protocols)")
 
 
 def _check_drawable(experiment: str, recipe: Recipe, dataset: Dataset) -> None:

@@ -14,6 +14,7 @@ from sprec.data import Dataset, Split
 from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
 from sprec.engine.origin import origin
 from sprec.engine.sharding import sharded
+from sprec.methods.sasrec import SASRec
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.grounding import Grounder
@@ -32,6 +33,8 @@ class Session:
     store: Store
     _policy: Policy | None = None
     _holds: str = field(default="", init=False)
+    oracle: tuple[dict[str, Any], SASRec] | None = field(default=None, init=False)
+    """The SASRec that was consulted last, and what it depends on."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -98,6 +101,11 @@ class Session:
             "precision": str(self.precision),
             "quantize": quantize,
         }
+
+    @property
+    def generation_settings(self) -> dict[str, Any]:
+        """What else changes generated tokens: in bf16 rotary frequencies were rounded, and are exact now."""
+        return {"positions": "exact"} if self.precision is torch.bfloat16 else {}
 
     @property
     def encoder_settings(self) -> dict[str, Any]:

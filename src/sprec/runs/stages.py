@@ -154,6 +154,8 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
         "seed": recipe.seed,
         **session.prompt_settings,
     }
+    if recipe.negatives.source == "self-play":
+        depends |= session.generation_settings
     if recipe.server and recipe.negatives.source == "self-play":
         depends["server"] = True  # other draws than those made here; which server it was does not matter
 
@@ -309,6 +311,7 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         "seed": recipe.seed if recipe.method == "random" or protocol in ("consensus", "d3", "d3-grounded") else None,
         "sasrec": recipe.sasrec.decisive() if protocol.startswith("d3") else None,
         **session.prompt_settings,
+        **session.generation_settings,
     }
 
     def make(folder: Path) -> str:

@@ -1,5 +1,7 @@
 """Columns as they come, made uniform: ids, times, genres; and rows that lack one of them, counted and dropped."""
 
+from collections.abc import Iterable, Iterator
+
 import polars as pl
 
 from sprec.data.readers.log import LINE, Faults
@@ -16,17 +18,26 @@ _DATES = (
 _DATES_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%a %b %d %H:%M:%S %z %Y")
 
 
-def to_events(frame: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
-    """Make a batch with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers what ``Log.events`` promises.
+def to_events(frames: Iterable[pl.DataFrame], source: str, faults: Faults) -> Iterator[pl.DataFrame]:
+    """Make batches with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers what ``Log.events`` promises.
 
     Rows without a user, an item or a time are counted, the first few shown by line, and dropped.
 
     Raises:
-        UserError: negative ids, or no time of the batch can be read.
+        UserError: negative ids, or no time of the first batch can be read.
     """
-    columns = [to_id(frame["user"], source), to_id(frame["item"], source), to_time(frame["time"], source)]
+    for number, frame in enumerate(frames):
+        times = to_time(frame["time"])
+        if number == 0 and len(times) and times.null_count() == len(times):
+            found = frame["time"][0]
+            raise UserError(f"{source}: cannot read the time {found!r}; use numbers (Unix time) or ISO dates")
+        yield _complete_rows(frame, times, source, faults)
+
+
+def _complete_rows(frame: pl.DataFrame, times: pl.Series, source: str, faults: Faults) -> pl.DataFrame:
+    columns = [to_id(frame["user"], source), to_id(frame["item"], source), times]
     if "rating" in frame.columns:
-        columns.append(frame["rating"].cast(pl.Float64, strict=False))
+        columns.append(frame["rating"].cast(pl.Float64, strict=False).fill_nan(None))
     events = pl.DataFrame(columns)
     good = events.select(pl.all_horizontal(pl.col("user", "item", "time").is_not_null())).to_series()
     if good.all():
@@ -52,39 +63,39 @@ def to_id(values: pl.Series, source: str) -> pl.Series:
     if not values.dtype.is_integer():
         texts = values.cast(pl.String).str.strip_chars()
         values = texts.set(texts == "", None)
-    numbers = values.cast(pl.Int64, strict=False)
+    numbers = values if values.dtype.is_integer() else values.cast(pl.Int64, strict=False)
     lowest = numbers.min() if numbers.null_count() == values.null_count() else 0
     if isinstance(lowest, int) and lowest < 0:
         raise UserError(f"{source}: {values.name} id {lowest} is negative; ids count from 0 or are text")
-    return numbers if values.dtype.is_integer() else values
+    return values
 
 
-def to_time(values: pl.Series, source: str) -> pl.Series:
+def to_time(values: pl.Series) -> pl.Series:
     """Times as milliseconds since 1970, shape as given, null where unreadable.
 
-    Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood; of numbers the unit (s, ms,
-    us, ns) is the one in which the largest falls before the year 5138.
-
-    Raises:
-        UserError: no value can be read.
+    Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood; the unit of each number is
+    the first of s, ms, us and ns in which it falls before the year 5138.
     """
     if values.dtype.is_temporal():
         return values.dt.epoch("ms")
     numbers = values.cast(pl.Float64, strict=False) if values.dtype == pl.String else values
     mostly_numbers = 2 * numbers.count() >= values.count()
-    times = _scale(numbers) if mostly_numbers else _parse_dates(values)
-    if len(times) and times.null_count() == len(times):
-        raise UserError(f"{source}: cannot read the time {values[0]!r}; use numbers (Unix time) or ISO dates")
-    return times
+    return _scale(numbers) if mostly_numbers else _parse_dates(values)
 
 
 def _scale(numbers: pl.Series) -> pl.Series:
-    largest = numbers.abs().max()
-    magnitude = float(largest) if isinstance(largest, int | float) else 0.0
-    if magnitude < 1e11:
-        return (numbers * 1000).round().cast(pl.Int64, strict=False)
-    divisor = 1 if magnitude < 1e14 else 1000 if magnitude < 1e17 else 1_000_000
-    return numbers.cast(pl.Int64, strict=False) // divisor
+    value = pl.col(numbers.name).cast(pl.Float64, strict=False)
+    whole = pl.col(numbers.name).cast(pl.Int64, strict=False)  # null for what is too large, infinite or NaN
+    times = (
+        pl.when(value.abs() < 1e11)
+        .then((value * 1000).round().cast(pl.Int64, strict=False))
+        .when(value.abs() < 1e14)
+        .then(whole)
+        .when(value.abs() < 1e17)
+        .then(whole // 1000)
+        .otherwise(whole // 1_000_000)
+    )
+    return numbers.to_frame().select(times.alias(numbers.name)).to_series()
 
 
 def _parse_dates(texts: pl.Series) -> pl.Series:

@@ -52,6 +52,7 @@ class Log:
         verb: what users did with them ("The user has watched ...").
         whole_catalog: whether ``items`` is the catalog of a platform, kept whole although nobody chose some of the
             items (MovieLens), or a larger dump of metadata of which only the items in the log count (Amazon).
+        timed: whether the times are such, or only number the events of each user.
     """
 
     events: Iterator[pl.DataFrame]
@@ -59,3 +60,4 @@ class Log:
     noun: str = "items"
     verb: str = "chosen"
     whole_catalog: bool = False
+    timed: bool = True

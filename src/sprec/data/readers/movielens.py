@@ -75,8 +75,7 @@ def _log(events: Iterator[pl.DataFrame], items: pl.DataFrame) -> Log:
 
 
 def _events(table: pl.LazyFrame, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
-    for batch in batches(table, name, {column: column for column in _INTEGERS}):
-        yield to_events(batch, name, faults)
+    return to_events(batches(table, name, {column: column for column in _INTEGERS}), name, faults)
 
 
 class _Files:

@@ -21,13 +21,16 @@ BATCH = 200_000
 
 def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     """Batches of events from rows whose values are what the file holds (None where it holds nothing)."""
-    rows = iter(rows)
+    return to_events(_frames(iter(rows)), source.name, faults)
+
+
+def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
     while batch := list(itertools.islice(rows, BATCH)):
         line, user, item, *numbers = zip(*batch, strict=True)
         time, rating = ([value if isinstance(value, int | float | str) else None for value in c] for c in numbers)
         kinds = set(map(type, time))
         time_type = pl.String if str in kinds else pl.Float64 if float in kinds else pl.Int64
-        frame = pl.DataFrame(
+        yield pl.DataFrame(
             {
                 LINE: pl.Series(line, dtype=pl.Int64),
                 "user": pl.Series(user, dtype=pl.String, strict=False),
@@ -36,7 +39,6 @@ def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator
                 "rating": pl.Series(rating, dtype=pl.Float64, strict=False),
             }
         )
-        yield to_events(frame, source.name, faults)
 
 
 def item_table(rows: Iterable[Item]) -> pl.DataFrame:
@@ -64,5 +66,7 @@ def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
 
 
 def as_text(value: Any) -> str | None:
-    """A number or a text as text; None for anything else and for the empty text."""
+    """A whole number or a text as text; None for anything else and for the empty text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return (str(value).strip() or None) if isinstance(value, str | int) and not isinstance(value, bool) else None

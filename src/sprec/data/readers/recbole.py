@@ -1,5 +1,6 @@
 """RecBole's atomic files: ``NAME.inter`` and ``NAME.item``, tab-separated with typed headers (``item_id:token``)."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import find_file
 from sprec.data.readers.tables import batches, names_of, require_columns, scan
 from sprec.data.readers.tables import read as read_table
-from sprec.data.titles import clean_title
+from sprec.data.titles import clean_genres, clean_title, is_junk
 from sprec.errors import UserError
 
 _TITLES = ("title", "movie_title", "book_title", "item_title", "name", "item_name")
@@ -33,14 +34,27 @@ def read(source: Path, faults: Faults) -> Log:
 
 
 def has_windows(source: Path) -> bool:
-    """Whether a folder holds RecBole's benchmark files, whose rows are windows already (``item_id_list``)."""
-    return any("item_id_list" in path.open().readline() for path in source.glob("*.train.inter"))
+    """Whether a folder holds RecBole's benchmark files, whose rows are windows already (``item_id_list``).
+
+    Raises:
+        UserError: a file that is not UTF-8.
+    """
+    return any("item_id_list" in _header(path) for path in source.glob("*.train.inter"))
+
+
+def _header(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8; save it as UTF-8") from error
 
 
 def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split]]:
     """Read a folder with ``NAME.item`` and ``NAME.{train,valid,test,extra}.inter`` whose rows are windows.
 
-    Rows with an unknown target are dropped and counted, unknown items leave the histories.
+    Items without a usable title and rows with an unknown target are dropped and counted, unknown items leave the
+    histories.
 
     Raises:
         UserError: a file or a needed column is missing.
@@ -50,8 +64,12 @@ def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split
     items = _items(find_file(source, [f"{stem}.item"], "RecBole items")).unique(
         "item", keep="first", maintain_order=True
     )
-    genres = tuple(tuple(map(clean_title, own or ())) for own in items["genres"].to_list())
-    catalog = Catalog(tuple(map(clean_title, items["title"].to_list())), genres, tuple(items["item"].to_list()))
+    titles = [clean_title(title or "") for title in items["title"].to_list()]
+    good = [not is_junk(title) for title in titles]
+    faults.add("items_dropped_without_title", count=good.count(False))
+    items = items.filter(pl.Series(good, dtype=pl.Boolean))
+    genres = tuple(clean_genres(own or ()) for own in items["genres"].to_list())
+    catalog = Catalog(tuple(itertools.compress(titles, good)), genres, tuple(items["item"].to_list()))
     number = {item: row for row, item in enumerate(catalog.source_ids)}
     paths = {split: source / f"{stem}.{split}.inter" for split in SPLITS}
     return catalog, {split: _windows(path, number, faults) for split, path in paths.items() if path.exists()}
@@ -87,8 +105,9 @@ def _events(path: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     require_columns(list(columns), wanted.values(), path)
     if "rating" in columns:
         wanted["rating"] = "rating"
-    for batch in batches(table, path, {ours: columns[theirs] for ours, theirs in wanted.items()}):
-        yield to_events(batch, path.name, faults)
+    return to_events(
+        batches(table, path, {ours: columns[theirs] for ours, theirs in wanted.items()}), path.name, faults
+    )
 
 
 def _items(path: Path) -> pl.DataFrame:

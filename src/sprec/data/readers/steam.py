@@ -16,7 +16,7 @@ def read(source: Path, faults: Faults) -> Log:
     """Open a folder of UCSD Steam files.
 
     Reviews have dates (days). The Australian libraries have no times: the order in which a user's games are listed
-    stands for it, one day apart.
+    stands for it, one day apart, and says nothing about other users.
 
     Raises:
         UserError: no reviews and no libraries, or no games.
@@ -25,8 +25,9 @@ def read(source: Path, faults: Faults) -> Log:
     games = find_file(source, [f"*steam_games*{suffix}" for suffix in suffixes], "Steam games")
     patterns = [f"{name}{suffix}" for name in ("steam_reviews*", "*users_items*") for suffix in suffixes]
     log = find_file(source, patterns, "Steam reviews or libraries")
-    rows = _libraries(log, faults) if "users_items" in log.name else _reviews(log, faults)
-    return Log(event_batches(rows, log, faults), item_table(_games(games, faults)), noun="games", verb="played")
+    timed = "users_items" not in log.name
+    events = event_batches((_reviews if timed else _libraries)(log, faults), log, faults)
+    return Log(events, item_table(_games(games, faults)), noun="games", verb="played", timed=timed)
 
 
 def _reviews(path: Path, faults: Faults) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """Anyone's tables: a log with columns for user, item and time, and a list of items with columns for item and title."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from sprec.data.readers.tables import batches, names_of, require_columns, scan
 from sprec.data.readers.tables import read as read_table
 from sprec.errors import UserError
 
+_ROWS = "#rows"
 _OBJECTS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 
 
@@ -54,7 +56,7 @@ def read(source: Path, items: Path | None, faults: Faults, columns: Columns | No
     listed = items or source
     if listed.name.endswith(_OBJECTS):
         return Log(events, _items_of_objects(listed, names, faults, from_log=items is None))
-    return Log(events, _items(listed, names, from_log=items is None))
+    return Log(events, _items(listed, names, faults, from_log=items is None))
 
 
 def _events(path: Path, names: Columns, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -64,21 +66,49 @@ def _events(path: Path, names: Columns, faults: Faults) -> Iterator[pl.DataFrame
     require_columns(known, wanted.values(), path)
     if names.rating in known:
         wanted["rating"] = names.rating
-    return (to_events(batch, path.name, faults) for batch in batches(table, path, wanted))
+    return to_events(batches(table, path, wanted), path.name, faults)
 
 
-def _items(path: Path, names: Columns, *, from_log: bool) -> pl.DataFrame:
+def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
     table = scan(path)
     known = names_of(table, path)
     title = names.item if from_log and names.title not in known else names.title
     require_columns(known, (names.item, title), path)
     wanted = {"item": names.item, "title": title}
     wanted |= {ours: theirs for ours, theirs in (("genres", names.genres), ("detail", names.detail)) if theirs in known}
-    frame = read_table(table.unique(subset=[names.item], keep="any") if from_log else table, path, wanted)
+    if from_log:
+        table, wanted = table.group_by(set(wanted.values())).agg(pl.len().alias(_ROWS)), wanted | {_ROWS: _ROWS}
+    frame = read_table(table, path, wanted)
     kinds = to_genres(frame["genres"], names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail").cast(pl.String) if "detail" in wanted else pl.lit(None, pl.String)
     texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
-    return frame.with_columns(texts, genres=kinds, detail=detail).select(list(ITEMS))
+    if frame["item"].dtype.is_float():
+        frame = frame.with_columns(pl.col("item").cast(pl.Int64, strict=False))  # as the ids of the log
+    if title == names.item:
+        frame = frame.with_columns(title="item")
+    frame = frame.with_columns(texts, genres=kinds, detail=detail).drop_nulls("item")
+    return _most_frequent(frame, faults) if from_log else frame.select(list(ITEMS))
+
+
+def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
+    """One row per item of a log, with its most frequent title (of several the first in the alphabet), else its id.
+
+    Args:
+        frame: what the log says of items, with the number of rows that say so.
+        faults: where items with several titles are counted.
+    """
+    frame = frame.with_columns(pl.col("title").fill_null(""), pl.col(_ROWS).cast(pl.Int64))
+    titled = (pl.col("title") != "") & (pl.col("title") != pl.col("item"))
+    titles = frame.filter(titled).group_by("item").agg(pl.col("title").n_unique())
+    faults.add("items_with_several_titles", count=titles.filter(pl.col("title") > 1).height)
+    ranked = frame.sort(
+        titled,
+        pl.col(_ROWS).sum().over("item", "title"),
+        *("title", _ROWS, "detail", "genres"),
+        descending=[True, True, False, True, False, False],
+        nulls_last=True,
+    )
+    return ranked.unique("item", keep="first", maintain_order=True).select(list(ITEMS))
 
 
 def _records(path: Path, wanted: Iterable[str], faults: Faults) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -99,13 +129,14 @@ def _rows(path: Path, names: Columns, faults: Faults) -> Iterator[tuple[int, Any
 
 def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
     needed = (names.item,) if from_log else (names.item, names.title)
-    rows = {}
+    rows: Counter[tuple[str, str, tuple[str, ...], str | None]] = Counter()
     for _, record in _records(path, needed, Faults() if from_log else faults):
         item = as_text(record.get(names.item))
         title = as_text(record.get(names.title, item if from_log else None))
         kinds = record.get(names.genres) or []
         genres = kinds if isinstance(kinds, list) else str(kinds).split(names.separator)
-        if item and item not in rows:
-            detail = as_text(record.get(names.detail))
-            rows[item] = (item, title or "", [str(genre).strip() for genre in genres if str(genre).strip()], detail)
-    return item_table(rows.values())
+        if item:
+            kept = tuple(str(genre).strip() for genre in genres if str(genre).strip())
+            rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
+    frame = item_table((item, title, list(kept), detail) for item, title, kept, detail in rows)
+    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()))), faults) if from_log else frame

@@ -53,7 +53,11 @@ def scan_text(
     header: bool = True,
     columns: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
 ) -> pl.LazyFrame:
-    """Open delimited text; fields that do not fit ``columns`` become null, further fields are ignored."""
+    """Open delimited text.
+
+    Where ``columns`` are given, fields that do not fit them become null and further fields are ignored; else a row with
+    more fields than the header is an error when it is read.
+    """
     return pl.scan_csv(
         source,
         separator=separator,
@@ -62,7 +66,7 @@ def scan_text(
         schema=dict(columns) if columns else None,
         infer_schema=False,
         ignore_errors=columns is not None,
-        truncate_ragged_lines=True,
+        truncate_ragged_lines=columns is not None,
         row_index_name=LINE,
         row_index_offset=2 if header else 1,
     )
@@ -80,8 +84,12 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
         chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
         chosen += [pl.col(LINE)] if LINE in names else []
         rows = table.select(pl.len()).collect().item() if console.is_terminal else None  # for the ETA only
+        # text is read with all its columns: else polars does not notice rows with too many fields
+        flags = pl.QueryOptFlags(projection_pushdown=LINE not in names)
         with bar(f"reading {Path(str(source)).name}", rows) as progress:
-            for batch in table.select(chosen).collect_batches(chunk_size=BATCH, maintain_order=True):
+            for batch in table.select(chosen).collect_batches(
+                chunk_size=BATCH, maintain_order=True, optimizations=flags
+            ):
                 yield batch
                 progress.advance(len(batch))
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -116,4 +124,6 @@ def require_columns(names: Iterable[str], wanted: Iterable[str], source: object)
 
 def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
+    if lines and "found more fields" in lines[0]:
+        return "a row has more fields than the header; put quotes around fields that hold the separator"
     return lines[0] if lines else type(error).__name__
