@@ -192,9 +192,9 @@ def randomisation_p(
     n = _common_length([*method, *other])
     both = [_stack(a, b) for a, b in zip(method, other, strict=True)]
     rng = np.random.default_rng(seed)
-    swaps = np.concatenate([np.zeros((1, n), np.int64), rng.integers(0, 2, (resamples, n))])
-    sides = [_mean_over(both, np.concatenate(pair, axis=1)) for pair in ((1 - swaps, swaps), (swaps, 1 - swaps))]
-    return {name: _share_as_extreme(sides[0][name] - sides[1][name]) for name in sides[0]}
+    chunks = [_swapped(both, np.zeros((1, n), np.int64))]
+    chunks += [_swapped(both, rng.integers(0, 2, (size, n))) for size in _chunk_sizes(resamples, 2 * n)]
+    return {name: _share_as_extreme(np.concatenate([chunk[name] for chunk in chunks])) for name in chunks[0]}
 
 
 def marks(methods: Mapping[str, Bootstrap], name: str) -> dict[str, str]:
@@ -316,6 +316,12 @@ def _stack(a: Cases, b: Cases) -> Cases:
         np.concatenate([a.histories, b.histories]),
         tuple(np.concatenate(pair) for pair in zip(a.recommended, b.recommended, strict=True)),
     )
+
+
+def _swapped(both: Sequence[Cases], swaps: Ints) -> dict[str, Floats]:
+    """Differences of two methods where the lists of some cases are swapped, (B, n) of 0 and 1; metric name to (B,)."""
+    ours, theirs = (_mean_over(both, np.concatenate(pair, axis=1)) for pair in ((1 - swaps, swaps), (swaps, 1 - swaps)))
+    return {name: ours[name] - theirs[name] for name in ours}
 
 
 def _share_as_extreme(differences: Floats) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.engine import processes
@@ -376,7 +377,7 @@ def _attempt(
         return record
     if job not in spent:
         say(f"{number} {job.title}  {outlook}".rstrip())
-    began = time.monotonic()
+    began, complete = time.monotonic(), (job.folder(out) / storage.MANIFEST).exists()
     alone = processes.launched() == 1  # several processes of one run wait together
     try:
         run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone)
@@ -385,7 +386,7 @@ def _attempt(
             raise
         return None
     finally:
-        spent[job] = spent.get(job, 0.0) + time.monotonic() - began
+        spent[job] = spent.get(job, 0.0) + (0.0 if complete else time.monotonic() - began)
     key = key_of(job.recipe, named[job.dataset])
     record = of_run(job.folder(out), key, spent[job], precision_of(job.recipe))
     already = _find(job, named, out)  # by who has finished the run while this process waited for its lock
