@@ -125,7 +125,7 @@ def test_a_folder_without_a_model_ends_in_one_line(
 
 def test_a_run_has_the_same_rollouts(transformers_serve: str, tmp_path: Path) -> None:
     """All weights of a stage reach the server, and nothing but who answers differs."""
-    dataset = demo(0, train=160, valid=4, test=8, extra=0, history=3)
+    dataset = demo(0, train=160, valid=4, test=8, extra=0, history=3).save(tmp_path / "data")
     small = {"hidden": 64, "layers": 1, "heads": 2, "vocabulary": 600, "epochs": 10, "batch": 16, "lr": 0.02}
     toy = ["precision=fp32", "device=cpu", "sft.epochs=0", "loop.iterations=1", "loop.samples=12", "cases=8"]
     toy += ["loop.sft_step=false", "backbone.warmup_steps=5", *(f"backbone.{key}={small[key]}" for key in small)]
@@ -277,7 +277,7 @@ def test_adapters_are_loaded_where_the_server_has_a_place_for_them(policy: Polic
 
 
 def test_a_run_loads_the_adapters_of_each_stage(policy: Policy, tmp_path: Path) -> None:
-    dataset = demo(0, train=40, valid=4, test=4, extra=0, history=3)
+    dataset = demo(0, train=40, valid=4, test=4, extra=0, history=3).save(tmp_path / "data")
     loaded: dict[str, str] = {}
 
     def answer(path: str, fields: dict[str, Any]) -> tuple[int, dict[str, Any]]:
