@@ -41,10 +41,8 @@ def reproduce(
 ) -> None:
     """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
     from sprec.cli.runs import quiet
-    from sprec.errors import UserError
 
-    if marks not in ("real", "paper"):
-        raise UserError(f"--marks is real or paper, not {marks}")
+    _check_options(what, marks, protocols, recorded)
     if what == "figure2":
         _figure2(output, dry_run)
         return
@@ -52,12 +50,8 @@ def reproduce(
     if what == "table1":
         _table1(loaded, output, dry_run)
         return
-    if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
-        raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     quiet()
     if what == "rates":
-        if recorded:
-            raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")
         _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
     from sprec.runs.reproduce import check_fits, check_records, execute, on_record, plan
@@ -75,6 +69,18 @@ def reproduce(
     if what.startswith("figure"):
         import sprec.report.figures  # noqa: F401  # a missing extra shows before hours of runs
     _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks))
+
+
+def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recorded: bool) -> None:
+    """Refuse options that what is asked for does not have."""
+    from sprec.errors import UserError
+
+    if marks not in ("real", "paper"):
+        raise UserError(f"--marks is real or paper, not {marks}")
+    if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
+        raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
+    if what == "rates" and recorded:
+        raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")
 
 
 def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
