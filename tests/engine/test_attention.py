@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_scoring import alone, load, ragged_groups
+from test_scoring import alone, assert_same_gradients, load, ragged_groups
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sprec.config import Training
@@ -54,10 +54,7 @@ def test_a_prefix_row_has_the_same_gradients(style: str, checkpoint: Callable[[s
     weights = torch.linspace(-1, 1, batch.mask.numel()).view(batch.mask.shape)
     for policy in (shared, whole):
         (completion_log_probs(policy.model, batch, policy.head) * weights).sum().backward()  # type: ignore[no-untyped-call]
-    for (name, one), (_, two) in zip(shared.trainable(), whole.trainable(), strict=True):
-        assert one.grad is not None
-        assert two.grad is not None
-        assert (one.grad - two.grad).norm() <= 1e-4 * max(two.grad.norm().item(), 1e-3), name
+    assert_same_gradients(shared, whole)
 
 
 def test_fifty_steps_have_the_same_losses(checkpoint: Callable[[str], Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_attention import use, with_template
-from test_scoring import alone, load, ragged_groups
+from test_scoring import alone, assert_same_gradients, load, ragged_groups
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -119,10 +119,7 @@ def test_gradients(style: str, template: int, checkpoint: Callable[[str], Path])
         batch = collate(groups, packed=policy.packed)
         weights = torch.linspace(-1, 1, batch.mask.numel()).view(batch.mask.shape)
         (completion_log_probs(policy.model, batch, policy.head) * weights).sum().backward()  # type: ignore[no-untyped-call]
-    for (name, one), (_, two) in zip(packed.trainable(), padded.trainable(), strict=True):
-        assert one.grad is not None
-        assert two.grad is not None
-        assert (one.grad - two.grad).norm() <= 1e-4 * max(two.grad.norm().item(), 1e-3), name
+    assert_same_gradients(packed, padded)
 
 
 def test_fifty_steps_have_the_same_losses(checkpoint: Callable[[str], Path]) -> None:

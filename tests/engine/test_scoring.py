@@ -21,6 +21,13 @@ def load(path: Path, precision: torch.dtype = torch.float32) -> Policy:
     return load_huggingface(HuggingFace(path=str(path), lora=None), CPU, precision)
 
 
+def assert_same_gradients(fast: Policy, plain: Policy) -> None:
+    for (name, one), (_, two) in zip(fast.trainable(), plain.trainable(), strict=True):
+        assert one.grad is not None
+        assert two.grad is not None
+        assert (one.grad - two.grad).norm() <= 1e-4 * max(two.grad.norm().item(), 1e-3), name
+
+
 def ragged_groups(seed: int, count: int, completions: int) -> list[PromptGroup]:
     rng = np.random.default_rng(seed)
 
