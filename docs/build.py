@@ -117,9 +117,10 @@ def benchmark(files: Sequence[Path]) -> str:
     rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
     repeats = ", ".join(str(r["repeats"]) for r in records)
     precisions = " and ".join(sorted({r.get("precision", "bf16") for r in records}))  # bf16 until it was recorded
+    size = first.get("matmul_size", 2048)
     steps = ", ".join(f"{r['batch']} prompts and {r['tokens']:,} tokens" for r in records if "batch" in r)
     lines += ["", f"{first['parameters']:,} parameters; prompts of {first['data']}; {machine}; {first['date']}; "
-              f"medians of {repeats} repetitions; 2048^3 {precisions} product: {rates} GFLOP/s"
+              f"medians of {repeats} repetitions; {size}^3 {precisions} product: {rates} GFLOP/s"
               f"{f'; at most so much at once here: {steps}' if steps else ''}.", ""]  # fmt: skip
     return "\n".join(lines)
 

@@ -1,54 +1,45 @@
 #!/usr/bin/env bash
 # Everything under results/ but the chaos table (make chaos) comes from here: make results. Hours on two CPU cores; it
-# resumes, and what is on record under results/scratch/records is not run again. To make everything anew, remove that folder
-# first: your backbones are others, and the rows of a table must descend from one.
-#   DATA   the authors' files (data/ and eval/, see docs/data.md), default authors/
+# resumes, and what is on record under $OUT/records is not run again. To make everything anew, take another folder: your
+# backbones are others, and the rows of a table must descend from one.
+#   OUT    where tables, figures and records are kept, default results/scratch/
+#   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets and runs are kept, default runs/
 #   JOBS   processes that divide the runs of a table among them, default 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
+OUT=${OUT:-results/scratch}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
 JOBS=${JOBS:-2}
 export PATH="$PWD/.venv/bin:$PATH"
 
-# The main job: a model made from scratch on the paper's Goodreads data, before and after self-play, three seeds.
-# The backbone is made once (its seed is its own); each seed has its own SFT and self-play.
-test -d "$WORK/data/goodreads" || sprec data import sprec "$DATA" --name Goodreads -o "$WORK/data/goodreads"
-runs=()
-for seed in 0 1 2; do
-    run="$WORK/goodreads-scratch/seed$seed"
-    sprec run goodreads-scratch --data "$WORK/data/goodreads" -o "$run" --set seed="$seed" --shared results/scratch/stages
-    mkdir -p "results/goodreads-scratch/seed$seed"
-    cp "$run/metrics.json" "$run/recipe.json" "results/goodreads-scratch/seed$seed/"
-    runs+=("$run")
-done
-sprec compare "${runs[@]}"
-
-for name in MovieLens CDs_and_Vinyl Steam; do
+mkdir -p "$WORK/data"
+for name in Goodreads MovieLens CDs_and_Vinyl Steam; do
     test -d "$WORK/data/$name" || sprec data import sprec "$DATA" --name "$name" -o "$WORK/data/$name"
 done
-three=(--datasets "$WORK/data/goodreads" --datasets "$WORK/data/MovieLens")
+three=(--datasets "$WORK/data/Goodreads" --datasets "$WORK/data/MovieLens")
 one=(--datasets "$WORK/data/CDs_and_Vinyl" --datasets "$WORK/data/Steam")
 
 # Learning rates, three for each method, judged on the validation cases of all datasets. The recipes carry what was chosen.
-sprec reproduce rates "${three[@]}" "${one[@]}" -o results/scratch --jobs "$JOBS"
+sprec reproduce rates "${three[@]}" "${one[@]}" -o "$OUT" --jobs "$JOBS"
 
-# Tables 2 and 3: three seeds on Goodreads and MovieLens, one on CDs and Steam, which takes hours less. What is on record
-# is not run again.
-for table in table2 table3; do
-    sprec reproduce $table "${three[@]}" -o results/scratch --jobs "$JOBS"
-    sprec reproduce $table "${one[@]}" --seeds 0 -o results/scratch --jobs "$JOBS"
-done
+# Tables 2 and 3: three seeds on Goodreads and MovieLens; one on CDs and Steam, and there the ablations by the paper's
+# protocol only, which takes hours less.
+sprec reproduce table2 "${three[@]}" -o "$OUT" --jobs "$JOBS"
+sprec reproduce table2 "${one[@]}" --seeds 0 -o "$OUT" --jobs "$JOBS"
+sprec reproduce table3 "${three[@]}" -o "$OUT" --jobs "$JOBS"
+sprec reproduce table3 "${one[@]}" --seeds 0 --protocols paper -o "$OUT" --jobs "$JOBS"
 
-# From the records alone: the tables of all datasets together, the unfairness of each genre, what the paper claims.
-for what in table1 table2 table3 figure3 claims; do
-    sprec reproduce $what "${three[@]}" "${one[@]}" -o results/scratch --recorded
+# From the records alone: the tables of all datasets together, accuracy against diversity, the unfairness of each genre,
+# what the paper claims.
+for what in table1 table2 table3 tradeoff figure3 claims; do
+    sprec reproduce $what "${three[@]}" "${one[@]}" -o "$OUT" --recorded
 done
 
 # Figures 4 to 6 with one seed.
-sprec reproduce figure4 --datasets "$WORK/data/MovieLens" --seeds 0 -o results/scratch --jobs "$JOBS"
-sprec reproduce figure5 --datasets "$WORK/data/goodreads" --seeds 0 -o results/scratch --jobs "$JOBS"
-sprec reproduce figure6 --datasets "$WORK/data/goodreads" --only 1 --only 3 --only 5 --seeds 0 -o results/scratch --jobs "$JOBS"
+sprec reproduce figure4 --datasets "$WORK/data/MovieLens" --seeds 0 -o "$OUT" --jobs "$JOBS"
+sprec reproduce figure5 --datasets "$WORK/data/Goodreads" --seeds 0 -o "$OUT" --jobs "$JOBS"
+sprec reproduce figure6 --datasets "$WORK/data/Goodreads" --only 1 --only 3 --only 5 --seeds 0 -o "$OUT" --jobs "$JOBS"
 
-python docs/build.py
+if [ "$OUT" = results/scratch ]; then python docs/build.py; fi

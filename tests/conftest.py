@@ -11,13 +11,14 @@ import pytest
 
 from toy_models import save_checkpoint
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = Path(os.environ.get("SPREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+"""Holds ``sprec/``, the authors' files of the paper's datasets, and ``raw/``, two real logs; see CONTRIBUTING.md."""
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
-        pytest.skip("the paper's datasets are not beside the checkout (../shared/data)")
+        pytest.skip("SPREC_TEST_DATA names no folder with the paper's datasets (CONTRIBUTING.md)")
     return SHARED_DATA
 
 

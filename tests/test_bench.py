@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,17 +12,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
-from sprec.bench import engine, measure
+from sprec.bench import engine, measure, report, runner
 from sprec.bench.measure import Timed, matmul_rate, useful_flops
 from sprec.bench.report import run
-from sprec.bench.runner import check_same, parts
+from sprec.bench.runner import Part, check_same, parts
 from sprec.bench.work import Work, make_model
+from sprec.cli import app
 from sprec.config import Scratch
 from sprec.data.demo import demo
 from sprec.engine.backbone import scratch
 from sprec.engine.groups import PromptGroup
 from sprec.errors import UserError
+from sprec.interrupts import Interrupted
 from sprec.prompts import parse_title
 
 CHECK = Path(__file__).parents[1] / "benchmarks" / "check.py"
@@ -46,17 +50,16 @@ def test_both_sides_compute_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "names", "negatives", "message"),
+    ("size", "names", "message"),
     [
-        ("9b", ["dpo"], [1], "no size '9b'"),
-        ("toy", ["dpo", "speed"], [1], "no part 'speed'"),
-        ("toy", ["dpo"], [], "--negatives takes whole numbers"),
-        ("1b", ["dpo"], [1], "needs a CUDA device"),
+        ("9b", ["dpo"], "no size '9b'"),
+        ("toy", ["dpo", "speed"], "no part 'speed'"),
+        ("1b", ["dpo"], "needs a CUDA device"),
     ],
 )
-def test_mistakes_are_one_line(size: str, names: list[str], negatives: list[int], message: str) -> None:
+def test_mistakes_are_one_line(size: str, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        run(size, names, None, 1, Work("", "engine", "", "", 8, device="cpu"), negatives, None)
+        run(size, names, None, 1, Work("", "engine", "", "", 8, device="cpu"), [1], None)
     assert "\n" not in str(error.value)
 
 
@@ -103,11 +106,41 @@ def test_answers_must_agree_up_to_the_shorter_limit() -> None:
 
 @pytest.mark.parametrize("negatives", ["1,x", "0", "", "1,,2", "1,-3"])
 def test_negatives_that_are_no_numbers_are_refused(negatives: str) -> None:
-    done = subprocess.run(
-        [*BENCH, "--parts", "dpo", "--negatives", negatives], capture_output=True, text=True, check=False
+    with pytest.raises(UserError, match="--negatives takes whole numbers from 1 on"):
+        CliRunner().invoke(app, ["bench", "--negatives", negatives], catch_exceptions=False)
+
+
+def test_what_was_measured_is_kept_when_another_part_fails() -> None:
+    """The side of the first part ends at once, the third part is stopped by a signal, the fourth does not begin."""
+    asked = parts(Work("", "engine", "m", "d", 8), ["sft", "grounding", "rollout", "beam"], [1])
+
+    def measure(part: Part) -> dict[str, Any]:
+        if part.name == "sft":
+            raise UserError("sft: the loss of step 2 is another one")
+        if part.name == "rollout":
+            raise Interrupted(signal.SIGTERM)
+        return {"part": part.name}
+
+    found = report.measured(asked, measure)
+    assert found == (
+        [{"part": "grounding"}],
+        {"sft": "the loss of step 2 is another one", "rollout": "stopped by SIGTERM"},
     )
-    assert done.returncode == 2
-    assert "--negatives takes whole numbers from 1 on" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "apart", "same"), [(1, 4e-3, True), (8, 6e-3, False), (9, 0.03, True), (9, 0.05, False)]
+)
+def test_in_bf16_roundings_add_up(monkeypatch: pytest.MonkeyPatch, step: int, apart: float, same: bool) -> None:
+    monkeypatch.setattr(runner, "precision", lambda _: "bf16")
+    part = parts(Work("", "engine", "m", "d", 8, device="cpu"), ["sft"], [1])[0]
+    theirs = {"losses": [2.0] * 10, "found": []}
+    ours = {"losses": [2.0 + apart * (number == step) for number in range(1, 11)], "found": []}
+    if same:
+        check_same(part, "trl", ours, theirs)
+        return
+    with pytest.raises(UserError, match=f"loss of step {step}"):
+        check_same(part, "trl", ours, theirs)
 
 
 def test_peers_that_are_left_out_do_not_run() -> None:
@@ -293,11 +326,13 @@ def test_the_regression_check_compares_ratios(tmp_path: Path, ratio: float, code
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(1200)  # every side is a process that imports its libraries and compiles its kernels
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_both_sides_on_a_gpu() -> None:
     pytest.importorskip("trl")
+    options = ("--parts", "dpo,sft,rollout,beam", "--samples", "16", "--negatives", "2", "--json")
     done = subprocess.run(
-        [*BENCH[:-2], "--device", "cuda", "--parts", "dpo,sft,rollout,beam", "--samples", "16", "--json"],
+        [*BENCH[:-2], "--device", "cuda", *options],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -130,6 +130,7 @@ class Training(Section):
     batch: Count = 64
     """Prompt groups per optimiser step, whatever the token budget of the device."""
     warmup_steps: Annotated[int, Field(ge=0)] = 20
+    """Steps of linear warm-up; a stage with no more steps than that warms up in half of them."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 

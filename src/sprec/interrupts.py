@@ -58,10 +58,9 @@ def _watch(told: int) -> None:
         number = os.read(told, 1)[0]
         if number in _ASKING:
             asked += 1
-            if asked == 1:
-                _leave_after(GRACE, number)
-            else:
+            if asked > 1 or _state.ended:
                 os._exit(128 + number)
+            _leave_after(GRACE, number)
 
 
 def _on_signal(number: int, _: FrameType | None) -> None:

@@ -59,11 +59,3 @@ def layout(tmp_path: Path) -> Callable[..., Path]:
 
 def dump(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("needs ../shared/data beside the checkout")
-    return folder

@@ -155,6 +155,25 @@ def test_sources_by_name(name: str, names: list[str]) -> None:
     assert all(file.url.startswith("https://") for file in files)
 
 
+def test_the_sampled_files_of_the_paper_go_where_the_import_looks_for_them() -> None:
+    files = {file.name: file.url for file in files_of("sprec-sampled")}
+    assert len(files) == 4 * 4 + 3 * 3 + 2
+    assert all(re.match(r"https://raw\.githubusercontent\.com/[\w-]+/\w+/[0-9a-f]{40}/", url) for url in files.values())
+    for dataset in ("Goodreads", "MovieLens", "CDs_and_Vinyl", "Steam"):
+        valid, extra = files[f"data/{dataset}/valid.json"], files[f"data/{dataset}/valid_4096.json"]
+        assert valid != extra
+        assert {Path(url).name for url in (valid, extra)} == {f"{dataset}_valid.json"}, "two versions of one file"
+    assert files["eval/Steam/name2genre.json"].endswith("/env/steam/list_genre.json")
+
+
+def test_files_may_go_into_folders(server: Server, tmp_path: Path) -> None:
+    (path,) = fetch_files([File(server.url, "data/Books/train.json")], tmp_path)
+    assert path == tmp_path / "data/Books/train.json"
+    assert path.read_bytes() == CONTENT
+    fetch_files([File(server.url, "data/Books/train.json")], tmp_path)
+    assert len(server.asked) == 1, "not downloaded again"
+
+
 @pytest.mark.parametrize("name", ["netflix", "amazon-2014-../../etc", "goodreads-"])
 def test_unknown_sources_are_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"nothing is known to fetch as .*; names: ml-100k, .*, sprec$"):

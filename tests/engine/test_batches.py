@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_scoring import load, ragged_groups
 
-from sprec.engine.batches import in_batches
+from sprec.engine.batches import in_batches, wider
 from sprec.engine.generation import Decoding, generate
 from sprec.engine.scoring import score
 from sprec.errors import UserError
@@ -148,3 +148,11 @@ def test_scores_survive_the_journal_bit_for_bit(checkpoint: Callable[[str], Path
     for _ in range(2):
         found = score(policy, groups, budget=256, journal=tmp_path)
         assert all((one == two).all() for one, two in zip(plain, found, strict=True))
+
+
+def test_a_gpu_reads_wider_batches_but_at_least_two() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert wider(100, [50] * 1000, cpu, 8) == 100
+    assert wider(100, [50] * 1000, gpu, 8) == 800
+    assert wider(100, [50] * 10, gpu, 8) == 250, "two batches of five"
+    assert wider(100, [50], gpu, 8) == 100

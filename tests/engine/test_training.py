@@ -14,6 +14,7 @@ from sprec.config import Lora, Training
 from sprec.engine.backbone import Policy, adapt
 from sprec.engine.groups import GroupBatch, PromptGroup
 from sprec.engine.scoring import score
+from sprec.engine.trainer import rate_factor
 from sprec.engine.training import Objective, plan, token_loss, train
 from sprec.errors import UserError
 from sprec.methods import objectives
@@ -122,6 +123,15 @@ def test_sft_step_equals_a_plain_loop(checkpoint: Callable[[str], Path]) -> None
         for options in optimizer.param_groups:
             options["lr"] = 1e-3 * (3 - step) / 3
         optimizer.step()
+
+
+def test_the_rate_of_every_step_by_hand() -> None:
+    """The paper's SFT step: 32 steps of which 20 warm up. Then a stage shorter than that, and one without warm-up."""
+    long = [rate_factor(step, 32, 20) for step in range(33)]
+    assert long == pytest.approx([(step + 1) / 21 for step in range(20)] + [(32 - step) / 12 for step in range(20, 33)])
+    assert [rate_factor(step, 4, 20) for step in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0])
+    assert [rate_factor(step, 4, 0) for step in range(5)] == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert rate_factor(0, 1, 20) == 1
 
 
 def test_validation_keeps_the_best_epoch(checkpoint: Callable[[str], Path]) -> None:

@@ -40,6 +40,11 @@ def test_sample_weight_is_the_mean_over_the_targets_selected_genres() -> None:
     assert reweighting(UNEVEN, CATALOG, GENRES).tolist() == pytest.approx([0.6, 0.6, 1, (0.6 + 3) / 2])
 
 
+def test_genres_are_counted_in_all_training_examples_not_in_those_that_were_drawn() -> None:
+    drawn = UNEVEN.take(np.array([3, 0]))
+    assert reweighting(drawn, CATALOG, GENRES, counted=UNEVEN).tolist() == pytest.approx([(0.6 + 3) / 2, 0.6])
+
+
 def test_normalised_weights_have_mean_one_and_the_same_ratios() -> None:
     plain, scaled = (reweighting(UNEVEN, CATALOG, GENRES, normalise=n) for n in (False, True))
     assert scaled.mean() == pytest.approx(1)

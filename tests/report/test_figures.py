@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from sprec.errors import UserError
 from sprec.report.figures import (
     COLORS,
     HATCHES,
     MARKERS,
+    Point,
     Series,
+    _fit,
     _legend_columns,
     _pick,
     curves,
     genre_bars,
     sharpening_and_self_play,
+    trade_offs,
 )
 
 Draw = Callable[[Path], list[Path]]
@@ -42,12 +46,18 @@ def theory(stem: Path) -> list[Path]:
     return sharpening_and_self_play(p, {"beta = 1": p**2 / (p**2).sum()}, {"iteration 1": p}, stem)
 
 
+def plane(stem: Path) -> list[Path]:
+    low, high = Point(0.1, 0.01, (0.0, 0.9), (0.0, 0.02)), Point(0.3, 0.02, (0.2, 0.4), (0.01, 0.03))
+    books = {("bigrec", "greedy"): low, ("sprec", "greedy"): high, ("sprec", "votes"): high}
+    return trade_offs({"Books": books, "Games": {("bigrec", "greedy"): low}}, ("DivRatio@1", "NDCG@5"), stem)
+
+
 def texts(svg: Path) -> set[str]:
     """Labels of a figure: matplotlib draws text as shapes and leaves the words as comments."""
     return set(re.findall(r"<!-- (.*?) -->", svg.read_text("utf-8")))
 
 
-@pytest.mark.parametrize("draw", [bars, lines, theory])
+@pytest.mark.parametrize("draw", [bars, lines, theory, plane])
 def test_files_are_complete_and_byte_for_byte_the_same(draw: Draw, tmp_path: Path) -> None:
     first, second = draw(tmp_path / "a" / "fig.v1"), draw(tmp_path / "b" / "fig.v1")
     assert [file.name for file in first] == ["fig.v1.svg", "fig.v1.png"]
@@ -74,6 +84,18 @@ def test_curves_have_a_panel_per_metric_and_all_methods_in_the_legend(tmp_path: 
 def test_theory_has_two_panels(tmp_path: Path) -> None:
     found = texts(theory(tmp_path / "f")[0])
     assert {"(a) DPO with uniform negatives", "(b) self-play", "data p", "beta = 1", "iteration 1"} <= found
+
+
+def test_a_plane_has_a_panel_per_dataset_and_names_methods_and_ways(tmp_path: Path) -> None:
+    found = texts(plane(tmp_path / "f")[0])
+    assert {"Books", "Games", "DivRatio@1 ↑", "NDCG@5 ↑", "bigrec", "sprec", "greedy", "votes"} <= found
+
+
+def test_the_axes_fit_the_points_and_not_their_intervals() -> None:
+    axes = Figure().add_subplot()
+    _fit(axes, [Point(0.1, 2.0, (0.0, 0.9), (0, 9)), Point(0.3, 2.0, (0.2, 0.4), (0, 9))])
+    assert axes.get_xlim() == pytest.approx((0.08, 0.32))
+    assert axes.get_ylim() == pytest.approx((1.9, 2.1)), "one value alone gets room, too"
 
 
 def test_an_interval_is_drawn_only_where_it_is_given(tmp_path: Path) -> None:

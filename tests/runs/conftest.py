@@ -14,6 +14,7 @@ from sprec.data.demo import demo
 TOY = {
     "seed": 3,
     "precision": "fp32",
+    "device": "cpu",
     "backbone.hidden": 64,
     "backbone.layers": 1,
     "backbone.heads": 2,

@@ -223,14 +223,15 @@ def test_the_first_loss_of_rw_is_the_weighted_mean_of_the_formula(
     settings: dict[str, Any], run: Run, toy_dataset: Dataset
 ) -> None:
     """Sample by sample in Python: w_n times token-mean NLL; official: mean(w) mean(CE) of micro-batches of four."""
-    folder = run("rw", **settings)
+    folder = run("rw", sft__samples=48, **settings)
     session = open_run(folder)
     policy, sft, seed = session.policy(backbone_of(session)), session.recipe.sft, session.recipe.seed
     rows = np.random.default_rng([seed, 0]).permutation(len(toy_dataset.train))[: sft.samples]
     examples = toy_dataset.train.take(rows)
     groups = sft_groups(policy, session.builder, examples, session.recipe.prompt.max_tokens)
     variant: Variant = "official" if settings.get("sft__weights") else "correct"
-    weights = reweighting(examples, toy_dataset.catalog, toy_dataset.genres, variant)
+    weights = reweighting(examples, toy_dataset.catalog, toy_dataset.genres, variant, counted=toy_dataset.train)
+    assert len(examples) < len(toy_dataset.train)
     if sft.normalise:
         weights = weights / np.mean(weights)
     assert np.ptp(weights) > 0.01

@@ -83,4 +83,4 @@ def test_wrong_layers_for_adapters_end_in_one_line(
 ) -> None:
     settings = changes(**backbone(checkpoint("gpt2")))
     done = cli("run", "llama-3.2-1b", "--data", toy_data, "-o", tmp_path / "run", *settings, code=2)
-    assert "set backbone.lora.targets=[all-linear]" in done.stderr.splitlines()[-1]
+    assert "set 'backbone.lora.targets=[all-linear]'" in done.stderr.splitlines()[-1]

@@ -12,7 +12,7 @@ from sprec.data import Catalog, Dataset, Split
 from sprec.data.dataset import Wording
 from sprec.evaluation import PAPER_METRICS, Table
 from sprec.report.paper import published
-from sprec.runs.paper import changes_table, differences_table, figure3, figure4, paper_table, sampled, sweep
+from sprec.runs.paper import changes_table, differences_table, figure3, figure4, paper_table, sampled, sweep, tradeoff
 from sprec.runs.pipeline import Result
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record
@@ -135,6 +135,24 @@ def test_figure3_by_hand(dataset: Dataset, tmp_path: Path) -> None:
         assert record["SPRec (exact)"][genre] == {"value": 0, "low": None, "high": None}
         assert record["SASRec (ranks items)"][genre]["value"] == 0.5
     assert "unfairness per genre at k=1, paper's protocol" in (tmp_path / "figure3-Steam.svg").read_text()
+
+
+def test_a_trade_off_has_every_method_by_every_way_to_recommend(dataset: Dataset, tmp_path: Path) -> None:
+    """Two first items among 100 users; NDCG@5 is HR@1, since whoever gets item 0 gets it first."""
+    pytest.importorskip("matplotlib")
+    found = {job("BIGRec"): hits(20), job("SPRec"): hits(30), job("SPRec", 0, "exact"): hits(40), job("D3"): hits(50)}
+    files = tradeoff({"Steam": sampled(found, dataset)}, tmp_path / "tradeoff")
+    record = json.loads((tmp_path / "tradeoff.json").read_text())["Steam"]
+    plain = {how: {m: v["NDCG@5"]["value"] for m, v in own.items()} for how, own in record.items()}
+    assert plain == {
+        "paper's protocol": {"BIGRec": pytest.approx(0.2), "SPRec": pytest.approx(0.3)},
+        "exact": {"SPRec": pytest.approx(0.4)},
+        "SASRec-guided beams": {"D3": pytest.approx(0.5)},
+    }
+    own = record["exact"]["SPRec"]["NDCG@5"]
+    assert own["low"] == pytest.approx(0.4 - 1.96 * np.sqrt(0.24 / CASES), abs=0.015)
+    assert record["exact"]["SPRec"]["DivRatio@1"]["value"] == 0.02
+    assert [file.suffix for file in files] == [".svg", ".png"]
 
 
 def history(*values: float) -> list[Result]:

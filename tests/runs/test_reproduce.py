@@ -113,7 +113,7 @@ def test_rows_say_how_they_recommend_and_records_stay_where_they_are(toy_dataset
 def test_tables_show_all_protocols_unless_asked_otherwise(toy_dataset: Dataset) -> None:
     for experiment in EXPERIMENTS:
         jobs = plan(experiment, [toy_dataset], [0], backbone="demo")
-        wanted = {"paper", "exact", "consensus"} if experiment.startswith("table") else {"paper"}
+        wanted = {"paper", "exact", "consensus"} if experiment in ("table2", "table3", "tradeoff") else {"paper"}
         assert {job.protocol for job in jobs} == set(default_protocols(experiment)) == wanted
 
 
@@ -292,13 +292,17 @@ def test_figure2_is_computed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("table2")
-def test_figure3_and_claims_need_no_run_after_table2(reproduce: Reproduce, out: Path) -> None:
+def test_figures_and_claims_need_no_run_after_table2(reproduce: Reproduce, out: Path) -> None:
     pytest.importorskip("matplotlib")
     figure = fine(reproduce("figure3", *SEEDS, *only("BIGRec", "SPRec", "D3")))
     assert figure.stderr == ""
     assert {file.suffix for file in out.glob("figure3-Steam.*")} == {".svg", ".png", ".json"}
     record = json.loads((out / "figure3-Steam.json").read_text())
     assert set(record) == {"BIGRec", "SPRec", "D3 (SASRec-guided beams)"}
+    fine(reproduce("tradeoff", *SEEDS, *only("BIGRec", "SPRec", "D3"), "--recorded"))
+    shown = json.loads((out / "tradeoff.json").read_text())["Steam"]
+    assert set(shown["paper's protocol"]) == {"BIGRec", "SPRec"}
+    assert set(shown["SASRec-guided beams"]) == {"D3"}
     claims = fine(reproduce("claims", *SEEDS, *only("BIGRec", "SPRec")))
     assert claims.stderr == ""
     rows = json.loads((out / "claims.json").read_text())["rows"]

@@ -1,5 +1,6 @@
 """What is measured: seconds, memory, and how much of it the machine could do at best."""
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,9 +62,16 @@ def forget_peak() -> None:
         refs.write_text("5")
 
 
-def memory() -> tuple[float, float]:
-    """Resident memory of this process in MiB, now and at its peak; the allocator's where something is on a GPU."""
+def release() -> None:
+    """Give the GPU back what is cached of it: the other sides wait in processes of their own."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def memory(on_gpu: bool) -> tuple[float, float]:
+    """Memory in MiB, now and at its peak: what the allocator of the GPU holds, or what is resident of this process."""
+    if on_gpu:
         return torch.cuda.memory_allocated() / _MIB, torch.cuda.max_memory_allocated() / _MIB
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     now, peak = (float(lines[key].split()[0]) / 1024 for key in ("VmRSS", "VmHWM"))
@@ -75,12 +83,17 @@ def precision(device: str = "auto") -> str:
     return "bf16" if pick_precision("auto", pick_device(device)) is torch.bfloat16 else "fp32"
 
 
-def matmul_rate(device: str = "auto", size: int = 2048, repetitions: int = 10) -> float:
+def matmul_size(device: str = "auto") -> int:
+    """Rows and columns of the product of :func:`matmul_rate`: on a GPU as many as keep all of it busy."""
+    return 8192 if pick_device(device).type == "cuda" else 2048
+
+
+def matmul_rate(device: str = "auto", size: int = 0, repetitions: int = 10) -> float:
     """Best rate of a square matrix product in FLOP/s: the yardstick for the share of the machine used.
 
     In the engine's precision: a processor without bf16 instructions takes minutes for what nobody computes there.
     """
-    where = pick_device(device)
+    where, size = pick_device(device), size or matmul_size(device)
     dtype = pick_precision("auto", where)
     left, right = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
     times = [seconds(lambda: left @ right, where)[0].wall for _ in range(repetitions + 2)]

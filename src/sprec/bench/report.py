@@ -4,7 +4,7 @@ import importlib.util
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import date
@@ -14,13 +14,14 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from sprec.bench.measure import matmul_rate, precision
-from sprec.bench.runner import PARTS, compare, parts
+from sprec.bench.measure import matmul_rate, matmul_size, precision, release
+from sprec.bench.runner import PARTS, Part, compare, parts
 from sprec.bench.work import MICRO, SIZES, Size, Work, make_model
 from sprec.data import Dataset
 from sprec.data.demo import demo
 from sprec.engine.backbone import pick_device
 from sprec.errors import UserError
+from sprec.interrupts import Interrupted
 from sprec.progress import bar
 
 PEERS = {"trl": "trl", "datasets": "datasets"}
@@ -43,13 +44,14 @@ def run(
         peers: those to compare with, all by default.
 
     Returns:
-        The record: machine, versions, date, settings, and for each part medians, spreads and ratios.
+        The record: machine, versions, date, settings, and for each part medians, spreads and ratios; ``failed`` names
+        the parts whose sides compute different things or ended, and the one in which a signal stopped the rest.
 
     Raises:
-        UserError: a wrong setting, a missing peer, or sides that compute different things.
+        UserError: a wrong setting, or a missing peer.
     """
     device = base.device
-    _check(size, names, negatives, device)
+    _check(size, names, device)
     if {"dpo", "sft", "iteration"} & set(names):
         _check_steps(base.samples, base.batch)
     parts(base, names, negatives, peers)  # unknown names are told before a model is made
@@ -61,12 +63,16 @@ def run(
             demo().save(data)
         dataset = Dataset.load(data)
         parameters = make_model(folder / "model", cast("Size", size), dataset, device)
+        release()
         asked = parts(replace(base, model=str(folder / "model"), data=str(data)), names, negatives, peers)
-        results, rates = [], []
+        rates = []
         with bar(f"bench {size}", sum(repeats + (not part.whole) for part in asked)) as progress:
-            for part in asked:
+
+            def measure(part: Part) -> dict[str, Any]:
                 rates.append(matmul_rate(device))
-                results.append(compare(part, repeats, messages, progress))
+                return compare(part, repeats, messages, progress)
+
+            results, failed = measured(asked, measure)
     rates.append(matmul_rate(device))
     rate = max(rates)  # the limit of the machine: what else runs on it can only lower a measurement
     for result in results:
@@ -82,19 +88,35 @@ def run(
         "tokens": base.tokens,
         "machine": machine(device),
         "precision": precision(device),
+        "matmul_size": matmul_size(device),
         "matmul_flops": rate,
         "parts": results,
+        "failed": failed,
     }
 
 
-def _check(size: str, names: Sequence[str], negatives: Sequence[int], device: str) -> None:
+def measured(
+    asked: Sequence[Part], measure: Callable[[Part], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What could be measured, which may have taken hours, and why the rest could not; a signal ends it."""
+    results, failed = [], {}
+    for part in asked:
+        try:
+            results.append(measure(part))
+        except UserError as error:
+            failed[part.name] = str(error).removeprefix(f"{part.name}: ")
+        except Interrupted as signal:
+            failed[part.name] = f"stopped by {signal}"
+            break
+    return results, failed
+
+
+def _check(size: str, names: Sequence[str], device: str) -> None:
     if size not in SIZES:
         raise UserError(f"there is no size {size!r}; sizes: {', '.join(SIZES)}")
     for name in names:
         if name not in PARTS:
             raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
-    if not negatives:
-        raise UserError("--negatives takes whole numbers from 1 on, with commas: 1,3,5,8")
     where = pick_device(device)
     if size == "1b" and where.type == "cpu":
         raise UserError("size 1b needs a CUDA device; take 2m or 30m here")

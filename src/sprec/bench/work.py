@@ -57,6 +57,12 @@ class Work:
     tokens: int = 2048
     device: str = "auto"
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the part computes on a GPU: grounding and the catalogue of a million do not."""
+        host = self.part.startswith(("grounding", "million"))
+        return not host and pick_device(self.device).type == "cuda"
+
     def policy(self) -> Policy:
         """The model, in the precision of this machine."""
         device = pick_device(self.device)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-from sprec.bench.measure import Timed, forget_peak, memory
+from sprec.bench.measure import Timed, forget_peak, memory, release
 from sprec.bench.work import Work
+from sprec.engine.memory import shortages
 
 
 def prepared(work: Work) -> Callable[[], Timed]:
@@ -54,18 +55,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     work = Work(**json.loads(sys.argv[1]))
-    repetition = prepared(work)
+    repetition, on_gpu = prepared(work), work.on_gpu
     forget_peak()
-    before, _ = memory()
+    before, _ = memory(on_gpu)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for _ in sys.stdin:
-        timed = repetition()
-        _, peak = memory()
-        print(
-            json.dumps(asdict(timed) | timed.spent._asdict() | {"peak": peak, "above": peak - before}),
-            file=answers,
-            flush=True,
-        )
+        short, timed = shortages(), repetition()
+        _, peak = memory(on_gpu)
+        told = {"peak": peak, "above": peak - before, "shortages": shortages() - short}
+        print(json.dumps(asdict(timed) | timed.spent._asdict() | told), file=answers, flush=True)
+        release()
 
 
 if __name__ == "__main__":

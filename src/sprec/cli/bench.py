@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sprec.errors import UserError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,11 +29,11 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
 ) -> None:
     """Compare the engine with TRL, Hugging Face generate and a double argsort; the last line is JSON."""
+    counts = _counts(negatives)
+
     from sprec.bench.report import run
     from sprec.bench.work import Work
 
-    given = [count.strip() for count in negatives.split(",")]
-    counts = [int(count) for count in given] if all(count.isdecimal() and int(count) for count in given) else []
     base = Work("", "engine", "", "", samples, batch=batch, tokens=tokens, device=device)
     found = run(size, parts.split(","), data, repeats, base, counts, log, peers.split(",") if peers else ())
     if not json:
@@ -39,6 +41,16 @@ def bench(
 
         Console(highlight=False).print(_table(found))
     typer.echo(json_format.dumps(found))
+    if found["failed"]:
+        raise UserError("; ".join(f"{part}: {why}" for part, why in found["failed"].items()))
+
+
+def _counts(text: str) -> list[int]:
+    """The numbers of ``--negatives``."""
+    given = [count.strip() for count in text.split(",")]
+    if not all(count.isdecimal() and int(count) for count in given):
+        raise UserError("--negatives takes whole numbers from 1 on, with commas: 1,3,5,8")
+    return [int(count) for count in given]
 
 
 def _table(found: dict[str, Any]) -> "Table":

@@ -173,7 +173,12 @@ def export(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="ml-10m, goodreads-poetry, amazon-2014-CDs_and_Vinyl, steam, sprec, ...")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="sprec-sampled (the paper's data), ml-10m, goodreads-poetry, amazon-2014-CDs_and_Vinyl, steam, ..."
+        ),
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the files.")],
 ) -> None:
     """Download the public files of a log from their publishers; the same command again resumes."""

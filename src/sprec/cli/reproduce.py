@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    what: Annotated[str, typer.Argument(help="table1 to table3, figure2 to figure6, claims, or rates (search them).")],
+    what: Annotated[
+        str, typer.Argument(help="table1 to table3, figure2 to figure6, tradeoff, claims, or rates (search them).")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
     seeds: Annotated[
@@ -25,7 +27,7 @@ def reproduce(
         list[str] | None,
         typer.Option(
             "--protocols",
-            help="paper, exact or consensus; repeat it. Default: all three for tables 2 and 3, else paper.",
+            help="paper, exact or consensus; repeat it. Default: all for tables 2, 3 and tradeoff, else paper.",
         ),
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only these rows of a table; repeat it.")] = None,
@@ -66,7 +68,7 @@ def reproduce(
     if dry_run:
         _print_plan(planned, output)
         return
-    if what.startswith("figure"):
+    if what.startswith("figure") or what == "tradeoff":
         import sprec.report.figures  # noqa: F401  # a missing extra shows before hours of runs
     _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks))
 
@@ -159,6 +161,8 @@ def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
         return _claims(found, datasets, output)
     if what.startswith("table"):
         return _tables(what, found, datasets, output, marks)
+    if what == "tradeoff":
+        return _tradeoff(found, datasets, output)
     stems = {dataset.name: _stem(output, what, dataset, datasets) for dataset in datasets}
     return [file for dataset in datasets for file in _figure(what, found, dataset, stems[dataset.name])]
 
@@ -185,6 +189,12 @@ def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
         *paper.write_table(paper.changes_table(what, samples), output / f"{what}-changes"),
         *paper.write_table(paper.differences_table(samples), output / f"{what}-differences"),
     ]
+
+
+def _tradeoff(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
+    from sprec.runs import paper
+
+    return paper.tradeoff({dataset.name: paper.sampled(found, dataset) for dataset in datasets}, output / "tradeoff")
 
 
 def _figure(what: str, found: "dict[Job, Record]", dataset: "Dataset", stem: Path) -> list[Path]:

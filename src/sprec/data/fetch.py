@@ -1,7 +1,7 @@
 """Download public logs from their publishers: with progress, resumed where it stopped, checked by known checksums.
 
-Nothing is mirrored here: the files stay under their publishers' terms (GroupLens, UCSD, Zenodo), most of them for
-research only.
+Nothing is mirrored here: the files stay under their publishers' terms (GroupLens, UCSD, Zenodo, the repositories of
+the paper's authors), most of them for research only.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class File:
-    """One file to download: its address, the name it gets and its MD5 where the publisher tells it."""
+    """One file to download: its address, its name below the folder, and its MD5 where the publisher tells it."""
 
     url: str
     name: str
@@ -42,7 +42,34 @@ class File:
 
 _MOVIELENS = "https://files.grouplens.org/datasets/movielens/"
 _UCSD = "https://mcauleylab.ucsd.edu/public_datasets/"
+_GITHUB = "https://raw.githubusercontent.com/"
+_RECORDS = _GITHUB + "flora0110/CHES_DPO/{}/sampled_data/{}_{}.json"
+_COMMIT = "caa0aaeaf293989f24d4581e0dbbf54f98836f6d"
+_EARLIER = "9e1b7a8d312c0aa52432b7c8a1adf475c26da047"
+"""In this commit the validation files are the 512 rows of the paper; later 4,096 others took their names."""
+_FACTS = {
+    "Goodreads": "flora0110/Negative_Sampling/a14dfa7f94e1da07cace661a3614c36bb10d83f6/eval/Goodreads/{}.json",
+    "MovieLens": "flora0110/SPRec/96dff9b5a42c6cc227d07fcee6b3d8813865bac0/eval/MovieLens/{}.json",
+    "CDs_and_Vinyl": "flora0110/SPRec/10a40980bc88fc162fecd64d4fc658e3e997d63b/eval/CDs_and_Vinyl/{}.json",
+    "Steam": f"flora0110/CHES_DPO/{_COMMIT}/eval/Steam/{{}}.json",
+}
+_STEAM_GENRES = "jizhi-zhang/BiLLP/2e61c901044607ac87f5c548677ca57ad44fe916/env/steam/list_genre.json"
 _STEAM_GAMES = File.at("https://cseweb.ucsd.edu/~wckang/steam_games.json.gz")
+
+
+def _sampled() -> tuple[File, ...]:
+    """The records and catalogues of the paper's four datasets that this project's results are made of."""
+    files = []
+    for dataset, facts in _FACTS.items():
+        for commit, there, here in (
+            (_COMMIT, "train", "train"), (_EARLIER, "valid", "valid"), (_COMMIT, "valid", "valid_4096"),
+            (_COMMIT, "test", "test"),
+        ):  # fmt: skip
+            files.append(File(_RECORDS.format(commit, dataset, there), f"data/{dataset}/{here}.json"))
+        names = ("id2name",) if dataset == "Steam" else ("id2name", "name2genre", "genre_dict")
+        files += [File(_GITHUB + facts.format(name), f"eval/{dataset}/{name}.json") for name in names]
+    return (*files, File(_GITHUB + _STEAM_GENRES, "eval/Steam/name2genre.json"))
+
 
 SOURCES: dict[str, tuple[File, ...]] = {
     "ml-100k": (File.at(_MOVIELENS + "ml-100k.zip", "0e33842e24a9c977be4e0107933c0723"),),
@@ -54,8 +81,9 @@ SOURCES: dict[str, tuple[File, ...]] = {
     "ml-latest-small": (File.at(_MOVIELENS + "ml-latest-small.zip"),),  # changes with time: no fixed checksum
     "steam": (File.at("https://cseweb.ucsd.edu/~wckang/steam_reviews.json.gz"), _STEAM_GAMES),
     "steam-australia": (File.at(_UCSD + "data/steam/australian_users_items.json.gz"), _STEAM_GAMES),
+    "sprec-sampled": _sampled(),
 }
-"""Names and files; besides, there are the families of :data:`PATTERNS` and ``sprec``."""
+"""Names and files; besides, there are the families of :data:`PATTERNS` and ``sprec``, all that the authors publish."""
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "goodreads-{}": (
@@ -125,6 +153,7 @@ def _fetch_file(file: File, folder: Path) -> Path:
         return target
     part = target.with_name(target.name + ".part")
     with _one_line(file.url, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         _download(file.url, part)
         found = _digest(part, "md5")
         if file.md5 and found != file.md5:

@@ -25,6 +25,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
     log = dataset.meta.get("log", {})
     return {
         "name": dataset.name,
+        "hash": dataset.hash,
         "simulated": bool(dataset.meta.get("simulated", False)),
         "table1": {
             "items": log.get("items", len(dataset.catalog)),
@@ -131,6 +132,7 @@ def table(facts: dict[str, Any]) -> str:
     lines += _genre_lines(facts["genres"])
     if facts["log"]:
         lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]
+    lines += [f"hash         {facts['hash'][:16]}" if facts["hash"] else "hash         none: not on disk"]
     lines += ["warnings     " + ("none" if not facts["warnings"] else "")]
     lines += [f"  {count:>10,}  {name.replace('_', ' ')}" for name, count in facts["warnings"].items()]
     return "\n".join(lines)

@@ -210,7 +210,9 @@ for _name, _function in ((PLAIN, plain_attention), (FUSED, fused_attention), (FL
 
 
 def implementation(device: torch.device) -> str:
-    """The name of the attention that is fastest on this device."""
+    """The name of the attention that is fastest on this device, for a model that is about to be made there."""
+    if device.type == "cuda":  # cuDNN's plans an attention for every new shape, and each step of decoding is one
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return {"cpu": PLAIN, "cuda": FLEX}.get(device.type, FUSED)
 
 

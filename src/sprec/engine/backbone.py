@@ -389,5 +389,5 @@ def adapt(model: PreTrainedModel, lora: Lora) -> PeftModel:
         return get_peft_model(model, config)
     except ValueError as error:
         raise UserError(
-            f"the model has none of the layers {', '.join(lora.targets)}; set backbone.lora.targets=[all-linear]"
+            f"the model has none of the layers {', '.join(lora.targets)}; set 'backbone.lora.targets=[all-linear]'"
         ) from error

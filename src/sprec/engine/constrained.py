@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sprec.engine.attention import additive
 from sprec.engine.backbone import Policy
-from sprec.engine.batches import in_batches
+from sprec.engine.batches import in_batches, wider
 from sprec.engine.generation import Prefilled, still_needed
 from sprec.engine.groups import round_up, token_budget_batches
 from sprec.engine.sharding import sharded
@@ -34,6 +34,7 @@ Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
 """From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), below 0."""
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
+_WIDER = 4  # logits of all hypotheses are held at once
 _AHEAD = 16  # tokens of a hypothesis read at once; what is read of one that is forgotten is in vain
 
 
@@ -88,7 +89,8 @@ def best_leaves(
         search: how many, and how thoroughly.
         banned: leaves that a prompt must not get, (n, X), filled with -1.
         guide: changes the score of every step.
-        budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads.
+        budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads; more on GPUs
+            (:func:`wider`).
     """
     trie = trie.to(policy.device)
     usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # what trained models need, with some room
@@ -101,7 +103,7 @@ def best_leaves(
             found = _Batch(state, trie, search, bans, guide(rows) if guide else None).run()
             return [list(values) for values in zip(*(part.tolist() for part in found), strict=True)]
 
-        batches = token_budget_batches(sizes, budget)
+        batches = token_budget_batches(sizes, wider(budget, sizes, policy.device, _WIDER))
         found = in_batches(batches, work, description, together=sharded(policy.model))
     nodes, scores, certain = ([values[part] for values in found] for part in range(3))
     shape = (len(prompts), search.count)

@@ -17,10 +17,12 @@ from transformers import DynamicCache
 
 from sprec.engine.attention import Parts, additive
 from sprec.engine.backbone import CausalLM, Policy
-from sprec.engine.batches import in_batches
+from sprec.engine.batches import in_batches, wider
 from sprec.engine.groups import common_prefix, round_up, token_budget_batches
 from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
+
+_WIDER = 8  # keys and values of 128k tokens are 4 GiB in a model of a billion parameters
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def generate(
 
     Args:
         prompts: token ids, at least one each.
-        budget: tokens per batch: a prompt's once, and the new ones of all its rows.
+        budget: tokens per batch: a prompt's once, and the new ones of all its rows; more on GPUs (:func:`wider`).
         journal: a folder that remembers finished batches.
 
     Returns:
@@ -179,7 +181,7 @@ def generate(
                 found = _follow(state, rows, decoding, policy.end)
             return [[[list(one.tokens), one.log_prob, one.finished] for one in completions] for completions in found]
 
-        batches = token_budget_batches(sizes, budget)
+        batches = token_budget_batches(sizes, wider(budget, sizes, policy.device, _WIDER))
         found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
     return [[Completion(tuple(tokens), log_prob, done) for tokens, log_prob, done in own] for own in found]
 

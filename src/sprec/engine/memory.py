@@ -51,8 +51,22 @@ def settled() -> Iterator[None]:
         gc.unfreeze()
 
 
+@dataclass
+class _Shortages:
+    count: int = 0
+
+
+_shortages = _Shortages()
+
+
+def shortages() -> int:
+    """How often memory ran out in this process and work went on in smaller pieces."""
+    return _shortages.count
+
+
 def free() -> None:
-    """Give cached blocks back, so that smaller pieces find room."""
+    """Give cached blocks back, so that smaller pieces find room; called when memory has run out."""
+    _shortages.count += 1
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

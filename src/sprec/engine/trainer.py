@@ -87,6 +87,15 @@ class _Steps(Dataset[np.ndarray]):
         return self.done + index, self.steps[index]
 
 
+def rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then linear decay to 0 at the end.
+
+    A stage that is no longer than its warm-up warms up in half of its steps: it would never reach its rate.
+    """
+    warmup = warmup if warmup < steps else steps // 2
+    return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
+
+
 class GroupTrainer(Trainer):
     """The steps of a :class:`Task` that are left; what they report goes into an :class:`Outcome` and a log file."""
 
@@ -135,13 +144,11 @@ class GroupTrainer(Trainer):
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
-        """Linear warm-up, linear decay to 0: functions of the step, so that a resumed stage goes on as before."""
-        steps, done = len(self.task.steps), self.task.done
-        warmup = min(self.task.settings.warmup_steps, steps // 2)
+        """:func:`rate_factor`: a function of the step, so that a resumed stage goes on as before."""
+        steps, done, warmup = len(self.task.steps), self.task.done, self.task.settings.warmup_steps
 
         def factor(further: int) -> float:
-            step = done + further
-            return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
+            return rate_factor(done + further, steps, warmup)
 
         made = torch.optim.lr_scheduler.LambdaLR(cast("torch.optim.Optimizer", self.optimizer), factor)
         self.lr_scheduler = made

@@ -24,6 +24,7 @@ def reweighting(
     genres: Sequence[str],
     variant: Variant = "correct",
     *,
+    counted: Split | None = None,
     normalise: bool = False,
 ) -> np.ndarray:
     """Weight of each example: the mean of :func:`genre_weights` over its target's selected genres, shape
@@ -32,18 +33,19 @@ def reweighting(
     1 where the target has none of the selected genres.
 
     Args:
-        split: the training examples.
+        split: the examples that get a weight.
         catalog: the items and their genres.
         genres: the selected genres G.
         variant: how genres are counted, see :func:`genre_weights`.
+        counted: the examples whose genres are counted, all that there are to train on; by default ``split``.
         normalise: scale the weights to mean 1.
 
     Raises:
-        UserError: no genres are selected, or no item of the split has one.
+        UserError: no genres are selected, or no item that is counted has one.
     """
     member = catalog.genre_matrix(genres)[split.targets] > 0
     degree = member.sum(1)
-    summed = member @ genre_weights(split, catalog, genres, variant)
+    summed = member @ genre_weights(split if counted is None else counted, catalog, genres, variant)
     weights: np.ndarray = np.where(degree > 0, summed / np.maximum(degree, 1), 1.0)
     return weights / weights.mean() if normalise else weights
 

@@ -1,4 +1,4 @@
-"""Figures of the paper, as pure drawing: numbers in, one SVG and one PNG out, the same bytes every time.
+"""Figures, as pure drawing: numbers in, one SVG and one PNG out, the same bytes every time.
 
 Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart; lines also differ in
 markers and bars in hatching, so that a grey print stays readable. Needs the ``report`` extra.
@@ -51,6 +51,16 @@ class Series:
     y: ArrayLike
     low: ArrayLike | None = None
     high: ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a plane of two metrics, with the ends of the intervals of both."""
+
+    x: float
+    y: float
+    x_ends: tuple[float, float]
+    y_ends: tuple[float, float]
 
 
 def genre_bars(
@@ -125,6 +135,46 @@ def curves(
         return _save(figure, stem)
 
 
+def trade_offs(
+    panels: Mapping[str, Mapping[tuple[str, str], Point]], metrics: tuple[str, str], stem: Path, columns: int = 2
+) -> list[Path]:
+    """Two metrics against each other: a panel per dataset, a colour per method, a marker per way to recommend.
+
+    The axes fit the points: intervals may reach beyond.
+
+    Args:
+        panels: dataset to (method, way to recommend) to where it stands.
+        metrics: of x and y.
+        stem: path of the files without suffix.
+        columns: panels in a row.
+
+    Returns:
+        The files written.
+    """
+    keys = [key for points in panels.values() for key in points]
+    methods, ways = ({name: n for n, name in enumerate(dict.fromkeys(names))} for names in zip(*keys, strict=True))
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.8 * columns, 3.0 * rows + 0.6), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, (title, points) in zip(grid, panels.items(), strict=False):
+            for (method, way), point in points.items():
+                _draw_point(axes, point, _pick(COLORS, methods[method]), _pick(MARKERS, ways[way]))
+            _fit(axes, list(points.values()))
+            axes.set_title(title)
+            axes.set_xlabel(with_arrow(metrics[0]))
+            axes.set_ylabel(with_arrow(metrics[1]))
+        for unused in grid[len(panels) :]:
+            unused.remove()
+        for method, number in methods.items():
+            grid[0].plot([], [], color=_pick(COLORS, number), linewidth=5, label=method)
+        for way, number in ways.items():
+            grid[0].plot([], [], _pick(MARKERS, number), color="none", markeredgecolor="#333333", label=way)
+        _legend_below(figure)
+        return _save(figure, stem)
+
+
 def sharpening_and_self_play(
     data: ArrayLike, sharpened: Mapping[str, ArrayLike], rounds: Mapping[str, ArrayLike], stem: Path
 ) -> list[Path]:
@@ -164,6 +214,20 @@ def _draw_line(axes: Axes, line: Series, label: str, number: int) -> None:
     axes.plot(line.x, line.y, color=color, marker=marker, markersize=4, linewidth=1.4, label=label)
     if line.low is not None and line.high is not None:
         axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_point(axes: Axes, point: Point, color: str, marker: str) -> None:
+    thin: dict[str, Any] = {"color": color, "linewidth": 0.8, "alpha": 0.25, "zorder": 1}
+    axes.plot(point.x_ends, (point.y, point.y), **thin)
+    axes.plot((point.x, point.x), point.y_ends, **thin)
+    axes.plot(point.x, point.y, marker, color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.6)
+
+
+def _fit(axes: Axes, points: Sequence[Point]) -> None:
+    """Limits that leave a tenth around the points."""
+    for limit, values in ((axes.set_xlim, [p.x for p in points]), (axes.set_ylim, [p.y for p in points])):
+        edge = 0.1 * (max(values) - min(values) or 1.0)
+        limit(min(values) - edge, max(values) + edge)
 
 
 def _label_panel(axes: Axes, metric: str, x_label: str, lines: Mapping[str, Series]) -> None:

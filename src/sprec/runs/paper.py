@@ -170,6 +170,23 @@ def table1(datasets: Sequence[Dataset]) -> Table:
     return Table("", ("dataset", "source"), ("items", "interactions", "sequences"), tuple(rows), digits=0)
 
 
+def tradeoff(samples: Mapping[str, Samples], stem: Path) -> list[Path]:
+    """Accuracy against diversity, which no figure of the paper shows: every method, by every way to recommend."""
+    from sprec.report.figures import Point, trade_offs
+
+    metrics = ("DivRatio@1", "NDCG@5")
+    record: dict[str, dict[str, dict[str, Any]]] = {}
+    panels: dict[str, dict[tuple[str, str], Point]] = {}
+    for dataset, ours in samples.items():
+        for (variant, how), sample in ours.items():
+            x, y = (sample.interval(metric) for metric in metrics)
+            panels.setdefault(dataset, {})[variant, how] = Point(x.value, y.value, (x.low, x.high), (y.low, y.high))
+            own = {metric: _bounds(interval) for metric, interval in zip(metrics, (x, y), strict=True)}
+            record.setdefault(dataset, {}).setdefault(how, {})[variant] = own
+    _write_json(stem, record)
+    return trade_offs(panels, metrics, stem)
+
+
 def figure3(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[Path]:
     """Per-genre unfairness abs(GU(g)) at k=1, one bar per method: mean and t-interval over seeds."""
     from sprec.report.figures import genre_bars

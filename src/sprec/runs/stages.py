@@ -92,7 +92,8 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         return start
     depends = {"start": start.key, "sft": settings.decisive(), "seed": recipe.seed, **session.prompt_settings}
     if settings.weights != "none":
-        depends["weighted"] = "by sample"  # stages without this note divided by the lengths of other samples
+        # stages without this note divided by the lengths of other samples, or counted genres in the drawn ones alone
+        depends["weighted"] = "by sample, counted in all"
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
@@ -117,7 +118,8 @@ def _weighted(
     if settings.weights == "none":
         raise ValueError("no weights asked for")
     catalog, genres = session.dataset.catalog, session.dataset.genres
-    weights = reweighting(examples, catalog, genres, settings.weights, normalise=settings.normalise)
+    everything = session.dataset.train
+    weights = reweighting(examples, catalog, genres, settings.weights, counted=everything, normalise=settings.normalise)
     lengths = torch.tensor([len(group.completions[0]) for group in groups], dtype=torch.long)
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:

@@ -6,6 +6,7 @@ repaired or its row dropped, and counted in ``Dataset.warnings``; a key that end
 noticed.
 """
 
+import ast
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,11 +144,20 @@ def _clean(title: str, faults: Counter[str]) -> str:
 def _genres_of(kinds: object, facts: Path) -> tuple[str, ...]:
     if kinds is None:
         return ()
+    kinds = _list_in_text(kinds) if isinstance(kinds, str) else kinds
     if not isinstance(kinds, list) or not all(isinstance(genre, str) for genre in kinds):
         raise UserError(
             f"{facts / 'name2genre.json'}: the genres of a title must be a list of texts, found {kinds!r:.40}"
         )
     return tuple(dict.fromkeys(clean_title(genre) for genre in kinds if genre != NO_GENRE))
+
+
+def _list_in_text(text: str) -> object:
+    """``"['Action', 'Indie']"``, as the genres of Steam are published, to the list; other text as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _catalog_of_records(

@@ -126,4 +126,6 @@ def _one_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     if lines and "found more fields" in lines[0]:
         return "a row has more fields than the header; put quotes around fields that hold the separator"
+    if lines and "utf-8" in lines[0].lower():
+        return "it is not UTF-8; save it as UTF-8 (iconv -f latin1 -t utf8)"
     return lines[0] if lines else type(error).__name__
