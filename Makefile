@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help setup setup-dev demo test lint bench chaos results docs audit clean
 
@@ -41,7 +40,7 @@ lint: setup-dev ## ruff and mypy --strict
 
 test: setup-dev lint ## lint, types and all tests
 	@echo "== tests, two files at a time"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 results: setup-dev ## rebuild everything under results/ and the tables in the docs from it
 	results/make.sh

@@ -110,7 +110,7 @@ def benchmark(files: Sequence[Path]) -> str:
         *(_benchmark_row(part, name, peer) for part in parts for name, peer in part["peers"].items()),
         *(_row_alone(part) for part in parts if not part["peers"]),
     ]
-    if negatives := further_negatives(parts):
+    for negatives in filter(None, (further_negatives(record["parts"]) for record in records)):  # each within one run
         lines += ["", negatives]
     first = records[0]
     machine = ", ".join(f"{key} {value}" for key, value in first["machine"].items())
@@ -123,6 +123,38 @@ def benchmark(files: Sequence[Path]) -> str:
               f"medians of {repeats} repetitions; {size}^3 {precisions} product: {rates} GFLOP/s"
               f"{f'; at most so much at once here: {steps}' if steps else ''}.", ""]  # fmt: skip
     return "\n".join(lines)
+
+
+_WORK = {
+    "preference stage with 1 negative": ("dpo-1", "TRL", ("trl", "trl-tuned")),
+    "with 5 negatives": ("dpo-5", "TRL", ("trl", "trl-tuned")),
+    "with 8 negatives": ("dpo-8", "TRL", ("trl", "trl-tuned")),
+    "fine-tuning": ("sft", "TRL", ("trl", "trl-tuned")),
+    "rollouts": ("rollout", "`generate` as the research code calls it", ("official",)),
+    "rollouts, answers of 16 tokens": ("rollout", "`generate`, tuned", ("tuned",)),
+    "beams along the catalogue": ("beam", "`generate` with `prefix_allowed_tokens_fn`", ("hf",)),
+    "grounding, exact, 13,000 items": ("grounding", "`cdist` and two `argsort`", ("argsort",)),
+    "a whole iteration": ("iteration", "scripts of these, a process per stage", ("scripts",)),
+}
+"""The work in words to its part, whom it is compared with, and their names there."""
+
+
+def speed(sizes: Mapping[str, Sequence[Path]]) -> str:
+    """How many times faster the engine is: the ratio of medians, of several runs or peers the lowest and highest."""
+    lines = [f"| work | beside | {' | '.join(sizes)} |", f"|---|---|{'---:|' * len(sizes)}"]
+    parts = {
+        size: [part for file in files for part in json.loads(file.read_text("utf-8"))["parts"]]
+        for size, files in sizes.items()
+    }
+    for work, (name, beside, peers) in _WORK.items():
+        cells = []
+        for own in parts.values():
+            known = [part["peers"] for part in own if part["part"] == name]
+            found = sorted(all_peers[peer]["ratio"] for all_peers in known for peer in peers if peer in all_peers)
+            ends = dict.fromkeys(f"{ratio:.1f}" for ratio in (*found[:1], *found[-1:]))
+            cells.append(" to ".join(ends) or "–")
+        lines.append(f"| {work} | {beside} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _benchmark_row(part: Mapping[str, Any], name: str, peer: Mapping[str, Any]) -> str:
@@ -270,6 +302,10 @@ def blocks() -> dict[str, Callable[[], str]]:
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]
         found[f"bench-{size}"] = partial(benchmark, files)
+    sizes = {"2M": "2m-*.json", "30M": "30m-*.json"}
+    found["speed"] = partial(
+        speed, {name: sorted((ROOT / "benchmarks" / "results").glob(files)) for name, files in sizes.items()}
+    )
     return found
 
 

@@ -307,6 +307,18 @@ def test_the_table_shows_memory_targets_precision_and_parts_without_peers(tmp_pa
     assert "2048^3 bf16 and fp32 product" in DOCS["benchmark"]([old, tmp_path / "new.json"])
 
 
+def test_the_table_of_speed_has_the_range_over_runs_and_peers(tmp_path: Path) -> None:
+    def file(name: str, **ratios: float) -> Path:
+        parts = [{"part": "sft", "peers": {peer.replace("_", "-"): {"ratio": own} for peer, own in ratios.items()}}]
+        (tmp_path / name).write_text(json.dumps({"parts": parts}))
+        return tmp_path / name
+
+    sizes = {"2M": [file("a", trl=2.61, trl_tuned=2.2), file("b", trl=2.71)], "30M": [file("c", trl=2.5)]}
+    rows = {line.split(" | ")[0]: line for line in DOCS["speed"](sizes).splitlines()}
+    assert rows["| fine-tuning"] == "| fine-tuning | TRL | 2.2 to 2.7 | 2.5 |"
+    assert rows["| a whole iteration"].endswith("| – | – |")
+
+
 def saved(path: Path, ratio: float, samples: int = 64, **more: Any) -> Path:
     part = {"part": "sft", "samples": samples, "peers": {"trl": {"ratio": ratio}}}
     path.write_text(json.dumps({"size": "2m", "precision": "fp32", "parts": [part], **more}))

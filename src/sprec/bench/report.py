@@ -143,6 +143,7 @@ def machine(device: str) -> dict[str, str]:
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }

@@ -1,15 +1,13 @@
 """The command line. Each command is a few lines that call one function of a room; heavy imports happen inside."""
 
 import os
+import sys
 
-# On a machine that others use too, threads that spin at every barrier wait for each other's time slices: measured
-# here, a training step next to one busy process took ten times as long. Passive waiting costs nothing when alone.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec.cli import data, runs
+from sprec.cli import data, runs, threads
 from sprec.cli.bench import bench
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
@@ -30,7 +28,13 @@ app.command()(theory)
 app.command()(bench)
 
 
+COMPUTING = frozenset({"run", "evaluate", "recommend", "reproduce", "theory", "bench"})
+"""Commands that import PyTorch and keep it busy."""
+
+
 def main() -> None:
     """Run the command line: user mistakes end in one line and exit code 2, signals in 128 + their number."""
+    if sys.argv[1:2] and sys.argv[1] in COMPUTING and "--help" not in sys.argv:
+        threads.choose()
     rank = os.environ.get("RANK", "0")
     program("sprec" if rank == "0" else f"sprec (process {rank})", app)
