@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from sprec.bench import engine, measure, report, runner
+from sprec.bench import engine, measure, report
 from sprec.bench.measure import Timed, matmul_rate, useful_flops
 from sprec.bench.report import run
 from sprec.bench.runner import Part, check_same, parts
@@ -126,21 +126,6 @@ def test_what_was_measured_is_kept_when_another_part_fails() -> None:
         [{"part": "grounding"}],
         {"sft": "the loss of step 2 is another one", "rollout": "stopped by SIGTERM"},
     )
-
-
-@pytest.mark.parametrize(
-    ("step", "apart", "same"), [(1, 4e-3, True), (8, 6e-3, False), (9, 0.03, True), (9, 0.05, False)]
-)
-def test_in_bf16_roundings_add_up(monkeypatch: pytest.MonkeyPatch, step: int, apart: float, same: bool) -> None:
-    monkeypatch.setattr(runner, "precision", lambda _: "bf16")
-    part = parts(Work("", "engine", "m", "d", 8, device="cpu"), ["sft"], [1])[0]
-    theirs = {"losses": [2.0] * 10, "found": []}
-    ours = {"losses": [2.0 + apart * (number == step) for number in range(1, 11)], "found": []}
-    if same:
-        check_same(part, "trl", ours, theirs)
-        return
-    with pytest.raises(UserError, match=f"loss of step {step}"):
-        check_same(part, "trl", ours, theirs)
 
 
 def test_peers_that_are_left_out_do_not_run() -> None:

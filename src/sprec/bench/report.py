@@ -65,19 +65,7 @@ def run(
         parameters = make_model(folder / "model", cast("Size", size), dataset, device)
         release()
         asked = parts(replace(base, model=str(folder / "model"), data=str(data)), names, negatives, peers)
-        rates = []
-        with bar(f"bench {size}", sum(repeats + (not part.whole) for part in asked)) as progress:
-
-            def measure(part: Part) -> dict[str, Any]:
-                rates.append(matmul_rate(device))
-                return compare(part, repeats, messages, progress)
-
-            results, failed = measured(asked, measure)
-    rates.append(matmul_rate(device))
-    rate = max(rates)  # the limit of the machine: what else runs on it can only lower a measurement
-    for result in results:
-        if result["flops"]:
-            result["share"] = result["flops"] / result["engine"]["seconds"] / rate
+        results, failed, rate = _beside_the_limit(asked, repeats, messages, f"bench {size}", device)
     return {
         "date": date.today().isoformat(),
         "size": size,
@@ -93,6 +81,26 @@ def run(
         "parts": results,
         "failed": failed,
     }
+
+
+def _beside_the_limit(
+    asked: Sequence[Part], repeats: int, messages: TextIO, description: str, device: str
+) -> tuple[list[dict[str, Any]], dict[str, str], float]:
+    """What :func:`measured` gives, each part with its share of the matmul rate, and that rate."""
+    rates = []
+    with bar(description, sum(repeats + (not part.whole) for part in asked)) as progress:
+
+        def measure(part: Part) -> dict[str, Any]:
+            rates.append(matmul_rate(device))
+            return compare(part, repeats, messages, progress)
+
+        results, failed = measured(asked, measure)
+    rates.append(matmul_rate(device))
+    rate = max(rates)  # the limit of the machine: what else runs on it can only lower a measurement
+    for result in results:
+        if result["flops"]:
+            result["share"] = result["flops"] / result["engine"]["seconds"] / rate
+    return results, failed, rate
 
 
 def measured(

@@ -20,8 +20,6 @@ CLOSE = 1e-3
 """How far the losses of the two sides may be apart."""
 BF16_CLOSE = 5e-3
 """The same in bf16, where a loss of 8 has steps of 3e-2 in single numbers and their mean of about 1e-3."""
-BF16_STEPS, BF16_LATER = 8, 0.02
-"""So many steps must be that close in bf16; then roundings have added up, and losses may differ by this share."""
 ALIKE = 0.9
 """Share of the answers that both sides must have in common: rounding breaks ties, and answers part after one."""
 Answer = Mapping[str, Any]
@@ -153,11 +151,10 @@ def check_same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
     Raises:
         UserError: they do not.
     """
-    plain = precision(part.engine.device) == "fp32"
+    limit = CLOSE if precision(part.engine.device) == "fp32" else BF16_CLOSE
     losses = zip(ours["losses"], theirs["losses"], strict=bool(theirs["losses"]))
     for step, (one, two) in enumerate(losses, 1):
-        later = 0.0 if plain or step <= BF16_STEPS else BF16_LATER * abs(two)
-        if not abs(one - two) <= max(CLOSE if plain else BF16_CLOSE, later):
+        if not abs(one - two) <= limit:
             raise UserError(
                 f"{part.name}: the loss of step {step} is {one:.5f} here and {two:.5f} with {peer}; "
                 "the sides do not compute the same"
