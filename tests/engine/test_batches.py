@@ -150,9 +150,12 @@ def test_scores_survive_the_journal_bit_for_bit(checkpoint: Callable[[str], Path
         assert all((one == two).all() for one, two in zip(plain, found, strict=True))
 
 
-def test_a_gpu_reads_wider_batches_but_at_least_two() -> None:
+def test_batches_without_gradients_are_wider() -> None:
+    """On a GPU at least two; on a CPU twice the budget, or all at once."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert wider(100, [50] * 1000, cpu, 8) == 100
+    assert wider(100, [50] * 1000, cpu, 8) == 200
+    assert wider(100, [50] * 3, cpu, 8) == 150
+    assert wider(100, [50], cpu, 8) == 100
     assert wider(100, [50] * 1000, gpu, 8) == 800
     assert wider(100, [50] * 10, gpu, 8) == 250, "two batches of five"
     assert wider(100, [50], gpu, 8) == 100

@@ -1,12 +1,24 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sprec.recommend import nearest as module
 from sprec.recommend.nearest import nearest
+
+BF16 = torch.finfo(torch.bfloat16).eps / 2  # the largest relative error of rounding to the nearest
+
+
+@pytest.fixture(autouse=True, params=["float32", "bf16 first"])
+def first_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways on every machine: where there are no instructions for it, PyTorch ignores the wish for bf16."""
+    quick = request.param == "bf16 first"
+    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: quick)
+    monkeypatch.setattr(module, "_MANY", 1)
 
 
 def brute_force(queries: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -17,6 +29,7 @@ def brute_force(queries: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return order, np.take_along_axis(distances, order, 1)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(0, 5), m=st.integers(1, 60), d=st.integers(1, 4), levels=st.integers(1, 4), seed=st.integers(0, 999)
 )
@@ -41,7 +54,7 @@ def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
     assert indices.tolist() == brute_force(queries, rows)[0][:, :7].tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     m=st.integers(1, 120), width=st.integers(1, 60), block=st.sampled_from([1, 3, 8]), near_first=st.booleans(),
     seed=st.integers(0, 999),
@@ -55,7 +68,7 @@ def test_equals_brute_force_wherever_the_nearest_rows_lie(
     rows = rows[rows.norm(dim=1).argsort(descending=not near_first)]
     queries = 0.1 * torch.randn(4, 3, generator=g)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_PROPOSALS", 4 * width), ("_BLOCK", block), ("_SLACK", 2)):
+        for name, value in (("_PROPOSALS", 4 * width), ("_BLOCK", block), ("_SLACK", {"bf16": 3, "ieee": 2})):
             patch.setattr(module, name, value)
         indices, distances = nearest(queries, rows, min(5, m))
     order, expected = brute_force(queries, rows)
@@ -73,6 +86,7 @@ def test_only_doubtful_pairs_are_computed_in_float64(monkeypatch: pytest.MonkeyP
         return whole(queries, rows, query, row)
 
     monkeypatch.setattr(module, "_distances", counted)
+    monkeypatch.setattr(module, "_MANY", 100)
     rows = torch.arange(100.0)[:, None]
     assert nearest(torch.tensor([[7.2], [50.1]]), rows, 3)[0].tolist() == [[7, 8, 6], [50, 51, 49]]
     assert pairs == [6]
@@ -82,7 +96,7 @@ def test_only_doubtful_pairs_are_computed_in_float64(monkeypatch: pytest.MonkeyP
     assert pairs == [3 + 19, 30]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 999))
 def test_rounding_of_the_matrix_product_does_not_show(seed: int) -> None:
     """Rows far from the origin and close together: |row|^2 - 2 query.row has no correct digit left in float32."""
@@ -93,6 +107,50 @@ def test_rounding_of_the_matrix_product_does_not_show(seed: int) -> None:
     order, expected = brute_force(queries, rows)
     assert indices.tolist() == order[:, :5].tolist()
     np.testing.assert_allclose(distances.numpy(), expected[:, :5], rtol=1e-12)
+
+
+@pytest.mark.parametrize("below", [2.0**-20, BF16], ids=["nearly a bf16 number", "halfway between two"])
+def test_the_bound_holds_for_rounded_factors(below: float) -> None:
+    """All errors have one sign: |row|^2 - 2 query.row is as far off as it can be. Cutting digits off would be worse."""
+    queries, rows = (torch.full((size, 96), 1 + 2 * BF16 - below) for size in (64, 300))
+    norms = rows.square().sum(1)
+    exact = rows.double().square().sum(1) - 2 * (queries.double() @ rows.double().T)
+    with module._multiplying("bf16", queries.device):
+        values = module._propose(queries, rows, norms, 1)[1]
+    off = module._rounding(queries, norms) + module._rounding_to_bf16(queries, rows, norms, 128)
+    assert ((values - exact[:, :1]).abs()[:, 0] <= off).all()
+    assert (off >= 0.9 * 4 * 96 * min(below, BF16)).all(), "and it is not far above the worst that there is"
+    assert (off <= 1.2 * 4 * 96 * min(below, BF16) + 0.02).all()
+
+
+def test_what_bf16_leaves_in_doubt_is_found_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows a hundred times as far from the origin as from each other: bf16 cannot tell them apart, float32 can."""
+    asked: dict[str, int] = {}
+    whole = module._nearest_block
+
+    def noted(queries: Tensor, rows: Tensor, norms: Tensor, off: Tensor, k: int, precision: module._Precision) -> Any:
+        asked[precision] = asked.get(precision, 0) + len(queries)
+        return whole(queries, rows, norms, off, k, precision)
+
+    monkeypatch.setattr(module, "_nearest_block", noted)
+    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: True)
+    g = torch.Generator().manual_seed(0)
+    rows, queries = (100 + torch.randn(size, 32, generator=g) for size in (500, 70))
+    assert nearest(queries, rows, 5)[0].tolist() == brute_force(queries, rows)[0][:, :5].tolist()
+    assert asked == {"bf16": 70, "ieee": 70}
+
+
+def test_the_precision_that_a_process_has_set_is_neither_used_nor_lost() -> None:
+    backends: Any = torch.backends
+    setting = backends.mkldnn.matmul
+    g = torch.Generator().manual_seed(0)
+    queries, rows = torch.randn(100, 64, generator=g), torch.randn(3000, 64, generator=g)
+    before, setting.fp32_precision = setting.fp32_precision, "bf16"
+    try:
+        assert nearest(queries, rows, 5)[0].tolist() == brute_force(queries, rows)[0][:, :5].tolist()
+        assert setting.fp32_precision == "bf16"
+    finally:
+        setting.fp32_precision = before
 
 
 @pytest.mark.gpu

@@ -28,6 +28,7 @@ from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine import processes
 from sprec.engine.attention import attends, implementation, packs, window
 from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.hardware import cpu_multiplies_bf16
 from sprec.engine.memory import Pieces, free, out_of_memory
 from sprec.engine.origin import commit
 from sprec.engine.sharding import laid_out, sharded, whole
@@ -226,13 +227,7 @@ def pick_precision(wish: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if wish == "bf16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _cpu_has_bf16() else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.is_file() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
 
 
 def scratch(

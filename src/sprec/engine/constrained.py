@@ -89,7 +89,7 @@ def best_leaves(
         search: how many, and how thoroughly.
         banned: leaves that a prompt must not get, (n, X), filled with -1.
         guide: changes the score of every step.
-        budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads; more on GPUs
+        budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads; or more
             (:func:`wider`).
     """
     trie = trie.to(policy.device)

@@ -163,7 +163,7 @@ def generate(
 
     Args:
         prompts: token ids, at least one each.
-        budget: tokens per batch: a prompt's once, and the new ones of all its rows; more on GPUs (:func:`wider`).
+        budget: tokens per batch: a prompt's once, and the new ones of all its rows; or more (:func:`wider`).
         journal: a folder that remembers finished batches.
 
     Returns:
