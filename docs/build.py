@@ -302,7 +302,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]
         found[f"bench-{size}"] = partial(benchmark, files)
-    sizes = {"2M": "2m-*.json", "30M": "30m-*.json"}
+    sizes = {"2M": "2m-*.json", "30M": "30m-*.json", "2M, bf16": "2mamx-*.json", "30M, bf16": "30mamx-*.json"}
     found["speed"] = partial(
         speed, {name: sorted((ROOT / "benchmarks" / "results").glob(files)) for name, files in sizes.items()}
     )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sprec.cli import COMPUTING, app
-from sprec.cli.threads import busy_cores, ticks
+from sprec.cli.threads import always_busy, busy_cores, ticks
 
 STAT = "cpu  {} {} {} {} 5 1 2 40 0 0\ncpu0 9 9 9 9 0 0 0 0 0 0\n"
 
@@ -19,6 +19,16 @@ def test_busy_cores_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert before == (130, 638)
     assert busy_cores(before, after) == pytest.approx(0.6)
     assert busy_cores(before, before) == 0
+
+
+def test_one_idle_moment_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 of 20 ticks on two cores are half a core; what comes after a moment with less is not read."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy, idle = (5, 20), (4, 20)  # .5 and .4 cores
+    assert always_busy([(0, 0), busy, (10, 40), (15, 60)])
+    further = iter([(0, 0), busy, (busy[0] + idle[0], 40), (99, 60)])
+    assert not always_busy(further)
+    assert next(further) == (99, 60)
 
 
 CHOOSE = "import os; from sprec.cli import threads; threads.choose(); print(os.environ.get('OMP_WAIT_POLICY'))"

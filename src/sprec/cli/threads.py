@@ -2,11 +2,14 @@
 
 import os
 import time
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 STAT = Path("/proc/stat")
 _BUSY = 0.5  # cores
 _MOMENT = 0.1  # seconds
+_LOOKS = 10  # a command of half a second beside this one is no reason to wait passively for hours
 Ticks = tuple[int, int]
 """Of all cores since the machine started: in processes, and altogether."""
 
@@ -19,10 +22,20 @@ def choose() -> None:
     """
     if "OMP_WAIT_POLICY" in os.environ or not STAT.exists():
         return
-    before = ticks(STAT.read_text())
-    time.sleep(_MOMENT)
-    if busy_cores(before, ticks(STAT.read_text())) >= _BUSY:
+    if always_busy(_readings()):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def _readings() -> Iterator[Ticks]:
+    yield ticks(STAT.read_text())
+    for _ in range(_LOOKS):
+        time.sleep(_MOMENT)
+        yield ticks(STAT.read_text())
+
+
+def always_busy(readings: Iterable[Ticks]) -> bool:
+    """Whether others computed between all readings; no further one is taken once they did not."""
+    return all(busy_cores(*pair) >= _BUSY for pair in pairwise(readings))
 
 
 def ticks(stat: str) -> Ticks:
