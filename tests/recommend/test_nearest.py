@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sprec.recommend import nearest as module
-from sprec.recommend.nearest import nearest
+from sprec.recommend.nearest import FlatIndex
 
 BF16 = torch.finfo(torch.bfloat16).eps / 2  # the largest relative error of rounding to the nearest
 
@@ -19,6 +19,10 @@ def first_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     quick = request.param == "bf16 first"
     monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: quick)
     monkeypatch.setattr(module, "_MANY", 1)
+
+
+def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return FlatIndex(rows).search(queries, k)
 
 
 def brute_force(queries: Tensor, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +121,7 @@ def test_the_bound_holds_for_rounded_factors(below: float) -> None:
     exact = rows.double().square().sum(1) - 2 * (queries.double() @ rows.double().T)
     with module._multiplying("bf16", queries.device):
         values = module._propose(queries, rows, norms, 1)[1]
-    off = module._rounding(queries, norms) + module._rounding_to_bf16(queries, rows, norms, 128)
+    off = FlatIndex(rows)._off(queries, "bf16")
     assert ((values - exact[:, :1]).abs()[:, 0] <= off).all()
     assert (off >= 0.9 * 4 * 96 * min(below, BF16)).all(), "and it is not far above the worst that there is"
     assert (off <= 1.2 * 4 * 96 * min(below, BF16) + 0.02).all()
@@ -126,13 +130,13 @@ def test_the_bound_holds_for_rounded_factors(below: float) -> None:
 def test_what_bf16_leaves_in_doubt_is_found_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows a hundred times as far from the origin as from each other: bf16 cannot tell them apart, float32 can."""
     asked: dict[str, int] = {}
-    whole = module._nearest_block
+    whole = FlatIndex._search_block
 
-    def noted(queries: Tensor, rows: Tensor, norms: Tensor, off: Tensor, k: int, precision: module._Precision) -> Any:
+    def noted(self: FlatIndex, queries: Tensor, k: int, precision: module._Precision) -> Any:
         asked[precision] = asked.get(precision, 0) + len(queries)
-        return whole(queries, rows, norms, off, k, precision)
+        return whole(self, queries, k, precision)
 
-    monkeypatch.setattr(module, "_nearest_block", noted)
+    monkeypatch.setattr(FlatIndex, "_search_block", noted)
     monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: True)
     g = torch.Generator().manual_seed(0)
     rows, queries = (100 + torch.randn(size, 32, generator=g) for size in (500, 70))

@@ -17,7 +17,7 @@ from sprec.errors import UserError
 from sprec.progress import bar, say
 from sprec.prompts import EMPTY_TITLE
 from sprec.recommend.encoders import Encoder
-from sprec.recommend.nearest import nearest
+from sprec.recommend.nearest import FlatIndex
 
 _BATCH = 4096
 
@@ -39,12 +39,12 @@ class Grounder:
         titles, self._title_of_item = _distinct(catalog.titles)
         self._items_by_title = np.argsort(self._title_of_item, kind="stable")
         self._carriers = np.bincount(self._title_of_item, minlength=len(titles))
-        self._titles = _title_embeddings(encoder, titles, cache)
+        self._titles = FlatIndex(_title_embeddings(encoder, titles, cache))
 
     @property
     def item_embeddings(self) -> np.ndarray:
         """Embedding of each item's title, float32, shape (items, d)."""
-        embeddings: np.ndarray = self._titles.numpy()[self._title_of_item]
+        embeddings: np.ndarray = self._titles.rows.cpu().numpy()[self._title_of_item]
         return embeddings
 
     def title_of(self, item: int) -> str:
@@ -76,7 +76,9 @@ class Grounder:
         if not texts:
             return np.zeros((0, k), dtype=np.int64)
         queries = self.encoder.encode(texts).float()
-        titles, distances = nearest(queries, self._titles.to(queries.device), min(k, len(self._titles)))
+        if self._titles.rows.device != queries.device:
+            self._titles = FlatIndex(self._titles.rows.to(queries.device))
+        titles, distances = self._titles.search(queries, min(k, len(self._titles.rows)))
         return self._carriers_of(titles.cpu().numpy(), distances.cpu().numpy(), k)
 
     def _carriers_of(self, titles: np.ndarray, distances: np.ndarray, k: int) -> np.ndarray:

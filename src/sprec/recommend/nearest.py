@@ -7,6 +7,7 @@ leaves in doubt goes to the next.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,66 +25,87 @@ _DIFFERENCES = 1 << 17  # float64 numbers held at once by the exact distances: 1
 _BLOCK = 32  # neighbouring rows of which the smallest value stands for all
 
 
-def nearest(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` rows closest to each query, nearest first, ties by row number.
+class FlatIndex:
+    """Rows to search, with what every search needs of them.
 
     Args:
-        queries: float32, shape (n, d).
-        rows: float32, shape (m, d), m >= k.
-        k: how many.
-
-    Returns:
-        Row numbers and squared distances in float64, both of shape (n, k). The result is the one of sorting
-        all distances computed in float64, whatever the rounding of the matrix product; memory stays
-        bounded.
+        rows: float32, shape (m, d), m >= 1.
     """
-    step = max(1, _PROPOSALS // max(1, rows.shape[1]))
-    norms = torch.cat([chunk.square().sum(1) for chunk in torch.split(rows, step)])
-    indices = torch.zeros(len(queries), k, dtype=torch.long, device=queries.device)
-    distances = indices.double()
-    left = torch.arange(len(queries), device=queries.device)
-    precisions: tuple[_Precision, ...] = ("ieee",)
-    if queries.device.type == "cpu" and len(queries) >= _MANY and cpu_multiplies_bf16():
-        precisions = ("bf16", "ieee")
-    for precision in precisions:
-        if not len(left):
-            break
-        off = _rounding(queries, norms)
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+        self._chunks = torch.split(rows, max(1, _PROPOSALS // max(1, rows.shape[1])))
+        self._norms = torch.cat([chunk.square().sum(1) for chunk in self._chunks])
+        self._longest = self._norms.max().sqrt()
+
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The ``k`` rows closest to each query, nearest first, ties by row number.
+
+        Args:
+            queries: float32, shape (n, d), on the device of the rows.
+            k: how many; at most m.
+
+        Returns:
+            Row numbers and squared distances in float64, both of shape (n, k). The result is the one of sorting
+            all distances computed in float64, whatever the rounding of the matrix product; memory stays
+            bounded.
+        """
+        indices = torch.zeros(len(queries), k, dtype=torch.long, device=queries.device)
+        distances = indices.double()
+        left = torch.arange(len(queries), device=queries.device)
+        precisions: tuple[_Precision, ...] = ("ieee",)
+        if queries.device.type == "cpu" and len(queries) >= _MANY and cpu_multiplies_bf16():
+            precisions = ("bf16", "ieee")
+        for precision in precisions:
+            doubtful = [left[:0]]
+            for some in torch.split(left, _QUERIES) if len(left) else ():
+                indices[some], distances[some], doubt = self._search_block(queries[some], k, precision)
+                doubtful.append(some[doubt])
+            left = torch.cat(doubtful)
+        for query in left.tolist():
+            indices[query], distances[query] = self._scan(queries[query], distances[query])
+        return indices, distances
+
+    def _search_block(self, queries: Tensor, k: int, precision: _Precision) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest rows and their distances, and whether others may be nearer, (n,)."""
+        with _multiplying(precision, queries.device):
+            proposed, values = _propose(queries, self.rows, self._norms, min(k + _SLACK[precision], len(self.rows)))
+        limit = values[:, k - 1] + 2 * self._off(queries, precision)
+        query, place = torch.nonzero(values <= limit[:, None], as_tuple=True)
+        distances = torch.full(values.shape, torch.inf, dtype=torch.float64, device=values.device)
+        distances[query, place] = _distances(queries, self.rows, query, proposed[query, place])
+        everything = values.shape[1] == len(self.rows)
+        doubtful = torch.zeros_like(limit, dtype=torch.bool) if everything else values[:, -1] <= limit
+        return *_sorted(proposed, distances, k), doubtful
+
+    def _scan(self, query: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest rows of one query, (d,), among all that are no farther than the largest known distance, (k,)."""
+        with _multiplying("ieee", query.device):
+            own = torch.addmv(self._norms, self.rows, query, alpha=-2)
+        limit = known.max() - query.double().square().sum() + self._off(query[None], "ieee")
+        close = torch.nonzero(own.double() <= limit)[:, 0]
+        exact = _distances(query[None], self.rows, torch.zeros_like(close), close)
+        indices, distances = _sorted(close[None], exact[None], len(known))
+        return indices[0], distances[0]
+
+    def _off(self, queries: Tensor, precision: _Precision) -> Tensor:
+        """How far a product may be off in |row|^2 - 2 query.row, shape (n,).
+
+        A dot product of length d is off by at most d u |query| |row|, u = 2^-24, in whatever order it is summed
+        (Higham 2002, Eq. 3.5). With factors rounded to q' and r': q.r - q'.r' = (q - q').r + q'.(r - r'), and both
+        are at most the products of the lengths.
+        """
+        longest = self._longest
+        off: Tensor = (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
         if precision == "bf16":
-            off += _rounding_to_bf16(queries, rows, norms, step)
-        doubtful = []
-        for some in torch.split(left, _QUERIES):
-            found = _nearest_block(queries[some], rows, norms, off[some], k, precision)
-            indices[some], distances[some] = found[:2]
-            doubtful.append(some[found[2]])
-        left = torch.cat(doubtful)
-    for query in left.tolist():
-        indices[query], distances[query] = _scan(queries[query], rows, norms, off[query], distances[query])
-    return indices, distances
+            rounded = queries.bfloat16().float()
+            off += 2 * ((queries - rounded).norm(dim=1) * longest + rounded.norm(dim=1) * self._lost)
+        return off
 
-
-def _nearest_block(
-    queries: Tensor, rows: Tensor, norms: Tensor, off: Tensor, k: int, precision: _Precision
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The nearest rows and their distances, and whether others may be nearer, (n,)."""
-    with _multiplying(precision, queries.device):
-        proposed, values = _propose(queries, rows, norms, min(k + _SLACK[precision], len(rows)))
-    limit = values[:, k - 1] + 2 * off
-    query, place = torch.nonzero(values <= limit[:, None], as_tuple=True)
-    distances = torch.full(values.shape, torch.inf, dtype=torch.float64, device=values.device)
-    distances[query, place] = _distances(queries, rows, query, proposed[query, place])
-    doubtful = values[:, -1] <= limit if values.shape[1] < len(rows) else torch.zeros_like(limit, dtype=torch.bool)
-    return *_sorted(proposed, distances, k), doubtful
-
-
-def _scan(query: Tensor, rows: Tensor, norms: Tensor, off: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest rows of one query, (d,), among all that are no farther than the largest known distance, (k,)."""
-    with _multiplying("ieee", query.device):
-        own = torch.addmv(norms, rows, query, alpha=-2)
-    close = torch.nonzero(own.double() <= known.max() - query.double().square().sum() + off)[:, 0]
-    exact = _distances(query[None], rows, torch.zeros_like(close), close)
-    indices, distances = _sorted(close[None], exact[None], len(known))
-    return indices[0], distances[0]
+    @cached_property
+    def _lost(self) -> Tensor:
+        """The largest length that a row loses when it is rounded to bf16."""
+        return torch.stack([part.bfloat16().float().sub_(part).norm(dim=1).max() for part in self._chunks]).max()
 
 
 @contextmanager
@@ -106,8 +128,6 @@ def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tens
     """
     values = queries.new_full((len(queries), m), torch.inf)
     indices = torch.zeros(values.shape, dtype=torch.long, device=queries.device)
-    if not len(queries):
-        return indices, values
     step = _BLOCK * max(1, min(_PROPOSALS // len(queries), len(rows) + _BLOCK - 1) // _BLOCK)
     product = queries.new_empty(len(queries), step)
     blocks = product.view(len(queries), -1, _BLOCK)
@@ -126,29 +146,6 @@ def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tens
         values, order = torch.cat([values, near], 1).topk(m, dim=1, largest=False)
         indices = torch.cat([indices, where], 1).gather(1, order)
     return indices, values
-
-
-def _rounding(queries: Tensor, norms: Tensor) -> Tensor:
-    """How far |row|^2 - 2 query.row in float32 may be off, shape (n,).
-
-    A dot product of length d is off by at most d u |query| |row|, u = 2^-24, in whatever order it is summed
-    (Higham 2002, Eq. 3.5).
-    """
-    longest = norms.max().sqrt()
-    off: Tensor = (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
-    return off
-
-
-def _rounding_to_bf16(queries: Tensor, rows: Tensor, norms: Tensor, step: int) -> Tensor:
-    """How much farther it may be off where the factors are rounded to bf16, shape (n,).
-
-    With rounded q' and r': q.r - q'.r' = (q - q').r + q'.(r - r'), and both are at most the products of the lengths.
-    """
-    chunks = torch.split(rows, step)
-    lost = torch.stack([chunk.bfloat16().float().sub_(chunk).norm(dim=1).max() for chunk in chunks]).max()
-    rounded = queries.bfloat16().float()
-    off: Tensor = 2 * ((queries - rounded).norm(dim=1) * norms.max().sqrt() + rounded.norm(dim=1) * lost)
-    return off
 
 
 def _distances(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
