@@ -134,6 +134,7 @@ _WORK = {
     "rollouts, answers of 16 tokens": ("rollout", "`generate`, tuned", ("tuned",)),
     "beams along the catalogue": ("beam", "`generate` with `prefix_allowed_tokens_fn`", ("hf",)),
     "grounding, exact, 13,000 items": ("grounding", "`cdist` and two `argsort`", ("argsort",)),
+    "answers of which 4 in 5 repeat": ("grounding-repeated", "the same", ("argsort",)),
     "a whole iteration": ("iteration", "scripts of these, a process per stage", ("scripts",)),
 }
 """The work in words to its part, whom it is compared with, and their names there."""
