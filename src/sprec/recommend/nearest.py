@@ -8,6 +8,7 @@ leaves in doubt goes to the next.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -23,6 +24,7 @@ _QUERIES = 512
 _PROPOSALS = 7 << 20  # float32 numbers held at once by the matrix product: 28 MiB; 32 would be mapped anew each time
 _DIFFERENCES = 1 << 17  # float64 numbers held at once by the exact distances: 1 MiB, about what a core caches
 _BLOCK = 32  # neighbouring rows of which the smallest value stands for all
+_SETTING = Lock()  # the precision is one of the whole process: two threads must not put back each other's
 
 
 class FlatIndex:
@@ -99,6 +101,7 @@ class FlatIndex:
         off: Tensor = (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
         if precision == "bf16":
             rounded = queries.bfloat16().float()
+            off *= 1 + 2.0**-6  # rounded factors may each be longer by 2^-8
             off += 2 * ((queries - rounded).norm(dim=1) * longest + rounded.norm(dim=1) * self._lost)
         return off
 
@@ -113,11 +116,12 @@ def _multiplying(precision: _Precision, device: torch.device) -> Iterator[None]:
     """Inside the block float32 matrices are multiplied with factors of this precision, whatever the process has set."""
     backends: Any = torch.backends  # their settings have no types
     backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
-    before, backend.fp32_precision = backend.fp32_precision, precision
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
+    with _SETTING:
+        before, backend.fp32_precision = backend.fp32_precision, precision
+        try:
+            yield
+        finally:
+            backend.fp32_precision = before
 
 
 def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tensor, Tensor]:
