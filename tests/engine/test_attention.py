@@ -10,7 +10,7 @@ from test_scoring import alone, assert_same_gradients, load, ragged_groups
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sprec.config import Training
-from sprec.engine.attention import FUSED, PLAIN, Parts, fused_attention, plain_attention, takes_prefix_row
+from sprec.engine.attention import FUSED, PLAIN, fused_attention, plain_attention, takes_prefix_row
 from sprec.engine.backbone import Policy
 from sprec.engine.groups import PromptGroup, collate
 from sprec.engine.scoring import completion_log_probs, score
@@ -89,21 +89,22 @@ def test_plain_attention_by_hand() -> None:
     assert output.flatten().tolist() == [2.0, 3.0]  # causal: the first sees itself, the second the mean of both
 
 
-def test_keys_in_parts_are_the_same_keys() -> None:
+def test_without_gradients_it_is_the_same_attention() -> None:
     torch.manual_seed(0)
-    query = torch.randn(6, 4, 3, 8)  # three rows for each of two prompts, one prefix for all
-    keys, values = (Parts(tuple(torch.randn(b, 2, s, 8) for b, s in ((1, 5), (2, 7), (6, 3)))) for _ in range(2))
-    assert keys.joined().shape == (6, 2, 15, 8)
-    assert torch.equal(keys.joined()[4, :, 5:12], keys.tensors[1][1]), "rows 3 to 5 belong to the second prompt"
+    query = torch.randn(6, 4, 3, 8)
+    room = torch.randn(2, 6, 2, 20, 8)
+    keys, values = room[:, :, :, :15]  # views of tensors with room, as in generation
     mask = torch.rand(6, 1, 3, 15) < 0.7
     mask[..., 0] = True
     layer = torch.nn.Identity().eval()
-    apart, _ = plain_attention(layer, query, keys, values, mask)
-    whole, _ = plain_attention(layer, query, keys.joined(), values.joined(), mask)
-    wide_keys, wide_values = (part.joined().repeat_interleave(2, 1) for part in (keys, values))
-    peer = torch.nn.functional.scaled_dot_product_attention(query, wide_keys, wide_values, mask).transpose(1, 2)
-    assert torch.allclose(apart, whole, atol=1e-6)
-    assert torch.allclose(apart, peer, atol=1e-6)
+    written_out, _ = plain_attention(layer, query, keys, values, mask)
+    with torch.no_grad():
+        fused, _ = plain_attention(layer, query, keys, values, mask)
+    scores = torch.einsum("bhtd,bhsd->bhts", query, keys.repeat_interleave(2, 1)) / 8**0.5
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    expected = torch.einsum("bhts,bhsd->bthd", weights, values.repeat_interleave(2, 1))
+    assert torch.allclose(written_out, expected, atol=1e-6)
+    assert torch.allclose(fused, expected, atol=1e-6)
 
 
 def test_soft_caps_are_those_of_the_model() -> None:

@@ -153,8 +153,9 @@ def test_scores_survive_the_journal_bit_for_bit(checkpoint: Callable[[str], Path
 def test_batches_without_gradients_are_wider() -> None:
     """On a GPU at least two; on a CPU twice the budget, or all at once."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert wider(100, [50] * 1000, cpu, 8) == 200
+    assert wider(100, [50] * 1000, cpu, 8) == 400
     assert wider(100, [50] * 3, cpu, 8) == 150
+    assert wider(100, [60, 20, 20], cpu, 8) == 180, "room for all, padded"
     assert wider(100, [50], cpu, 8) == 100
     assert wider(100, [50] * 1000, gpu, 8) == 800
     assert wider(100, [50] * 10, gpu, 8) == 250, "two batches of five"

@@ -71,6 +71,20 @@ def test_samples_do_not_depend_on_the_batch(checkpoint: Callable[[str], Path]) -
     assert len({one.tokens for row in together for one in row}) > 7
 
 
+@pytest.mark.parametrize("count", [17, 35])
+def test_many_draws_are_divided_among_copies_of_the_prompt(count: int, checkpoint: Callable[[str], Path]) -> None:
+    policy = likely_to_end(load(checkpoint("qwen")))
+    many, few = (
+        generate(policy, prompts(4, 5), Decoding(mode="sample", count=number, max_new_tokens=6, seed=2))
+        for number in (count, 9)
+    )
+    for one, two in zip(many, few, strict=True):
+        assert len(one) == count
+        assert [draw.tokens for draw in one[:9]] == [draw.tokens for draw in two], "a draw depends on its number only"
+        assert [draw.log_prob for draw in one[:9]] == pytest.approx([draw.log_prob for draw in two], abs=1e-4)
+    assert len({draw.tokens for row in many for draw in row[9:]}) > count
+
+
 def test_samples_follow_the_model(checkpoint: Callable[[str], Path]) -> None:
     policy = load(checkpoint("llama"))
     prompt = [5, 6, 7]
@@ -140,9 +154,11 @@ def test_rows_that_leave_keep_the_unfinished_ones_of_every_prompt() -> None:
         if not len(prompts):
             assert finished.all()
             continue
-        assert (kept // 12 == prompts[:, None]).all(), "the same number of rows for each prompt, in its order"
+        assert kept.shape[0] == len(prompts)
+        numbers = (prompts[:, None] * 12 + kept).flatten().tolist()
+        assert len(numbers) == len(set(numbers))
+        assert (kept.diff(dim=1) > 0).all(), "the rows of a prompt stay in their order"
         unfinished = set(torch.nonzero(~finished.flatten())[:, 0].tolist())
-        assert unfinished <= set(kept.flatten().tolist())
-        assert len(set(kept.flatten().tolist())) == kept.numel()
+        assert unfinished <= set(numbers)
         shrunk += kept.numel() < finished.numel()
     assert shrunk >= 2

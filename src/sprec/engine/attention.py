@@ -1,14 +1,15 @@
-"""Attention that knows the common prefix of a batch; on CPUs two batched matrix products and a softmax.
+"""Attention that knows the common prefix of a batch; on CPUs it trains with two batched products and a softmax.
 
-At the lengths of this field (100 to 300 tokens) PyTorch's fused CPU kernel is 2 to 3.5 times slower than the plain
-form, forward and backward (``benchmarks/``); on GPUs the fused kernels stay, and FlexAttention reads packed rows. All
-are registered with transformers' attention interface, so that every model that uses the interface has them.
+At the lengths of this field (100 to 300 tokens) the backward pass of PyTorch's fused CPU kernel is 4 to 8 times slower
+than the plain form, its forward pass twice as fast: so generation takes it (``benchmarks/``). On GPUs the fused kernels
+stay, and FlexAttention reads packed rows. All are registered with transformers' attention interface, so that every
+model that uses the interface has them.
 
 Where the mask has more keys than there are, the missing ones are the prefix: the first columns of row 0, in front of
 the own keys of every row.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +28,11 @@ _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attenti
 """Kinds of layers that see a part of the columns, and the setting that says how many."""
 
 
-class Parts(NamedTuple):
-    """Keys or values that lie in several tensors, oldest first: what many rows share is there once.
-
-    Each tensor is (b, H_kv, S, D), b a divisor of the rows: the same b-th part of the rows, in order, shares an entry.
-    """
-
-    tensors: tuple[Tensor, ...]
-
-    def joined(self) -> Tensor:
-        """The same as one tensor, (rows, H_kv, S, D), for kernels that want it so."""
-        rows = len(self.tensors[-1])
-        return torch.cat([part.repeat_interleave(rows // len(part), 0) for part in self.tensors], 2)
-
-
 def plain_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor | Parts,
-    value: Tensor | Parts,
+    key: Tensor,
+    value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -58,8 +45,8 @@ def plain_attention(
     Args:
         module: the attention layer; its ``training`` flag switches the dropout.
         query: (B, H, T, D).
-        key: (B, H_kv, S, D), or the same in parts.
-        value: (B, H_kv, S, D), or the same in parts.
+        key: (B, H_kv, S, D).
+        value: (B, H_kv, S, D).
         attention_mask: (B, 1, T, prefix + S), additive or bool (True: sees); None for causal over S keys.
         scaling: factor of the scores, 1/sqrt(D) by default.
         dropout: on the attention weights while training.
@@ -75,27 +62,25 @@ def plain_attention(
     if s_aux is not None:
         raise UserError("models with attention sinks are not supported; take another backbone")
     whole, width = query.shape[2], queries_needed(module, query.shape[2])
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
     layout = layout_of(query)
     if layout is not None:
         width = layout.kept if width < whole else layout.place.shape[1]
-        query, *own = layout.attended(query, cast("Tensor", key), cast("Tensor", value), width)
-        keys, values = (own[0],), (own[1],)
+        query, key, value = layout.attended(query, key, value, width)
     else:
-        keys, values = _parts(key, value, attention_mask)
+        key, value = _with_prefix(key, value, attention_mask)
         query = query[:, :, whole - width :]
-    known = sum(part.shape[2] for part in keys)
-    mask = _mask_or_causal(attention_mask, whole, known, query)
-    mask = mask[..., mask.shape[-2] - width :, :]
-    query = query * (scaling or query.shape[3] ** -0.5)
-    scores = _joined([_scores(query, part) for part in keys])
-    if softcap is not None:
-        scores = (scores / softcap).tanh() * softcap
-    scores = scores + additive(mask, query.dtype)
-    weights = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
-    shares = torch.split(weights, [part.shape[2] for part in values], -1)
-    output = cast("Tensor", sum(_weighted(share, part) for share, part in zip(shares, values, strict=True)))
+    mask = _mask_or_causal(attention_mask, whole, key.shape[2], query)
+    mask = additive(mask[..., mask.shape[-2] - width :, :], query.dtype)
+    scaling = scaling or query.shape[3] ** -0.5
+    # scores for training are computed as training does: rounded otherwise, DPO's first loss would not be ln 2
+    if layout is None and softcap is None and not torch.is_grad_enabled():
+        output = _fused(query, key, value, mask, scaling)
+    else:
+        scores = _scores(query * scaling, key)
+        if softcap is not None:
+            scores = (scores / softcap).tanh() * softcap
+        weights = nn.functional.dropout((scores + mask).softmax(-1), dropout, module.training)
+        output = _weighted(weights, value)
     if layout is not None:
         return layout.collect(output), None
     output = nn.functional.pad(output.transpose(1, 2), (0, 0, 0, 0, whole - width, 0))
@@ -103,47 +88,24 @@ def plain_attention(
 
 
 def _scores(query: Tensor, key: Tensor) -> Tensor:
-    """Products of queries (B, H, T, D) and keys (b, H_kv, S, D): (B, H, T, S)."""
-    products = _grouped(query, key) @ key.transpose(2, 3)
-    return _ungrouped(products, query)
+    """Products of queries (B, H, T, D) and keys (B, H_kv, S, D): (B, H, T, S)."""
+    return (_grouped(query, key) @ key.transpose(2, 3)).view(*query.shape[:3], -1)
 
 
 def _weighted(weights: Tensor, value: Tensor) -> Tensor:
-    """Sums of values (b, H_kv, S, D) with weights (B, H, T, S): (B, H, T, D)."""
-    return _ungrouped(_grouped(weights, value) @ value, weights)
+    """Sums of values (B, H_kv, S, D) with weights (B, H, T, S): (B, H, T, D)."""
+    return (_grouped(weights, value) @ value).view(*weights.shape[:3], -1)
 
 
 def _grouped(rows: Tensor, shared: Tensor) -> Tensor:
-    """The rows of each entry of ``shared`` below each other: (B, H, T, X) to (b, H_kv, B/b * H/H_kv * T, X)."""
-    batch, heads, width, size = rows.shape
-    entries, kv_heads = shared.shape[:2]
-    if entries == batch:
-        return rows.reshape(batch, kv_heads, heads // kv_heads * width, size)
-    apart = rows.reshape(entries, batch // entries, kv_heads, heads // kv_heads * width, size)
-    return apart.transpose(1, 2).reshape(entries, kv_heads, -1, size)
+    """The rows of the heads that share keys or values below each other, (B, H_kv, H/H_kv * T, X)."""
+    return rows.reshape(len(rows), shared.shape[1], -1, rows.shape[3])
 
 
-def _ungrouped(products: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`_grouped`, with the shape (B, H, T) of ``like``."""
-    batch, heads, width, _ = like.shape
-    entries, kv_heads, _, size = products.shape
-    if entries != batch:
-        apart = products.view(entries, kv_heads, batch // entries, heads // kv_heads * width, size)
-        products = apart.transpose(1, 2)
-    return products.reshape(batch, heads, width, size)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def _parts(
-    key: Tensor | Parts, value: Tensor | Parts, mask: Tensor | None
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    if isinstance(key, Parts) and isinstance(value, Parts):
-        return key.tensors, value.tensors
-    key, value = _with_prefix(cast("Tensor", key), cast("Tensor", value), mask)
-    return (key,), (value,)
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """PyTorch's kernel: its forward is two to four times as fast as products that are written out (CPU)."""
+    grouped = query.shape[1] != key.shape[1]
+    return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -162,17 +124,15 @@ def _mask_or_causal(mask: Tensor | None, width: int, keys: int, like: Tensor) ->
 def fused_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor | Parts,
-    value: Tensor | Parts,
+    key: Tensor,
+    value: Tensor,
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """PyTorch's fused attention; arguments and result as in :func:`plain_attention`, but without soft caps."""
     if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:  # a wrong number is worse than none
         raise UserError("models with attention sinks or soft caps are not supported here; take another backbone")
-    if isinstance(key, Parts) and isinstance(value, Parts):
-        key, value = key.joined(), value.joined()
-    key, value = _with_prefix(cast("Tensor", key), cast("Tensor", value), attention_mask)
+    key, value = _with_prefix(key, value, attention_mask)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output, None
 
@@ -188,8 +148,8 @@ def _with_prefix(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tenso
 def flexible_attention(
     module: nn.Module,
     query: Tensor,
-    key: Tensor | Parts,
-    value: Tensor | Parts,
+    key: Tensor,
+    value: Tensor,
     attention_mask: Tensor | BlockMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -200,8 +160,7 @@ def flexible_attention(
         return fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     if dropout or kwargs.get("softcap") is not None:  # a wrong number is worse than none
         raise ValueError("packed rows have neither dropout nor soft caps on attention weights")
-    own, content = cast("Tensor", key), cast("Tensor", value)  # parts are for generation, which has dense masks
-    return attend(query, own, content, attention_mask, scaling).transpose(1, 2).contiguous(), None
+    return attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
 
 for _name, _function in ((PLAIN, plain_attention), (FUSED, fused_attention), (FLEX, flexible_attention)):

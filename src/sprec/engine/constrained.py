@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sprec.engine.attention import additive
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches, wider
-from sprec.engine.generation import Prefilled, still_needed
+from sprec.engine.generation import still_needed
 from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.prefill import Prefilled, own_tokens, prefill
 from sprec.engine.sharding import sharded
 from sprec.engine.trie import ROOT, Children, Trie
 
@@ -89,16 +89,16 @@ def best_leaves(
         search: how many, and how thoroughly.
         banned: leaves that a prompt must not get, (n, X), filled with -1.
         guide: changes the score of every step.
-        budget: tokens per batch: prompts, and the tokens of the trie that a search usually reads; or more
-            (:func:`wider`).
+        budget: tokens per batch: those of prompts that not all begin with, and those of the trie that a search
+            usually reads; or more (:func:`wider`).
     """
     trie = trie.to(policy.device)
     usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # what trained models need, with some room
-    sizes = [len(prompt) + usual for prompt in prompts]
+    sizes = [own + usual for own in own_tokens(prompts)]
     with policy.evaluating(), policy.inference() as model:
 
         def work(rows: list[int]) -> list[list[Any]]:
-            state = Prefilled(model, [prompts[row] for row in rows], policy.device)
+            state = prefill(model, [prompts[row] for row in rows], policy.device, usual)
             bans = None if banned is None else banned[rows].to(policy.device)
             found = _Batch(state, trie, search, bans, guide(rows) if guide else None).run()
             return [list(values) for values in zip(*(part.tolist() for part in found), strict=True)]
@@ -142,16 +142,8 @@ class _Tree:
         order = torch.arange(width, device=owner.device)
         own = (owner[:, :, None] == owner[:, None]) & (order <= order[:, None])
         new = torch.cat([above, own], 2)
-        prompt = self.state.seen[:, None].expand(-1, width, -1)
         self.logits = self.logits.new_empty(0)  # they are large; not two of them at once
-        output = self.state.model(
-            input_ids=chains.tokens,
-            attention_mask=additive(torch.cat([prompt, new], 2)[:, None], self.state.dtype),
-            position_ids=self.state.next_position[:, None] + chains.depth - 1,
-            past_key_values=self.state.cache,
-            use_cache=True,
-        )
-        self.logits = output.logits.float()
+        self.logits = self.state.read(chains.tokens, chains.depth - 1, new).float()
         self.normaliser = self.logits.logsumexp(2)
         only = self.logits.gather(2, chains.next[..., None])[..., 0] - self.normaliser
         self.latest = self.sees.shape[1]

@@ -13,16 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from sprec.engine.attention import Parts, additive
-from sprec.engine.backbone import CausalLM, Policy
+from sprec.engine.backbone import Policy
 from sprec.engine.batches import in_batches, wider
-from sprec.engine.groups import common_prefix, round_up, token_budget_batches
-from sprec.engine.narrow import last_columns
+from sprec.engine.groups import round_up, token_budget_batches
+from sprec.engine.prefill import Prefilled, own_tokens, prefill
 from sprec.engine.sharding import sharded
 
 _WIDER = 8  # keys and values of 128k tokens are 4 GiB in a model of a billion parameters
+_TOGETHER = 16  # draws of a prompt that share its keys and values: each passes over the columns of all of them
 
 
 @dataclass(frozen=True)
@@ -56,97 +55,26 @@ class Completion:
     finished: bool
 
 
-class _Branch(DynamicCache):
-    """Keys and values of the columns behind those of other caches, which stay where they are and are never copied."""
+class _Rows:
+    """R rows that continue each of B prompts, token by token; a row sees its prompt and itself."""
 
-    def __init__(self, above: Sequence[DynamicCache]) -> None:
-        super().__init__()
-        self.above = above
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Add new columns to a layer; all keys and values of it, in parts."""
-        keys, values = super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        known: list[Any] = [cache.layers[layer_idx] for cache in self.above]
-        return Parts((*(layer.keys for layer in known), keys)), Parts((*(layer.values for layer in known), values))
-
-
-class Prefilled:
-    """The state of B prompts that have been read, and of the rows that continue them: ``each`` rows per prompt.
-
-    The tokens that all prompts share are in the cache once, those of a prompt once for all its rows.
-    """
-
-    def __init__(self, model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.device) -> None:
-        self.model = model
-        self.dtype = next(model.parameters()).dtype
-        shared = common_prefix(prompts)
-        rest = [prompt[shared:] for prompt in prompts]
-        width = round_up(max(map(len, rest)))
-        tokens = np.zeros((len(rest), width), dtype=np.int64)
-        seen = np.zeros((len(rest), shared + width), dtype=bool)
-        seen[:, :shared] = True
-        for row, prompt in enumerate(rest):
-            tokens[row, width - len(prompt) :] = prompt
-            seen[row, shared + width - len(prompt) :] = True
-        above: list[DynamicCache] = []
-        if shared:
-            prefix = torch.tensor([prompts[0][:shared]], device=device)
-            above.append(DynamicCache())
-            with last_columns(model, 1, shared):
-                model(input_ids=prefix, past_key_values=above[0], use_cache=True, logits_to_keep=1)
-        self.read = len(prompts)
-        self.prompts = self.cache = _Branch(above)
-        self.seen = torch.from_numpy(seen).to(device)
-        positions = (self.seen.long().cumsum(1) - 1).clamp(min=0)
-        self.logits = self._forward(torch.from_numpy(tokens).to(device), positions[:, shared:], width)
-        self.next_position = positions[:, -1] + 1
-        self.cache = _Branch([*above, self.prompts])
-
-    def _forward(self, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
-        """Logits of the last column, (B, V) float32, for new tokens (B, width) whose columns are in ``seen``."""
-        columns = torch.arange(self.seen.shape[1], device=tokens.device)
-        causal = columns[None, :] <= columns[-width:, None]
-        own = columns[None, :] == columns[-width:, None]  # padding sees itself: a softmax needs something
-        mask = (causal & self.seen[:, None, :]) | own
-        with last_columns(self.model, 1, width):
-            output = self.model(
-                input_ids=tokens,
-                attention_mask=additive(mask[:, None], self.dtype),
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+    def __init__(self, state: Prefilled, each: int) -> None:
+        self.state, self.length = state, 0
+        self.sees = state.seen.new_zeros(len(state.seen), each, 0)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Read one more token per row, (B,), and return the next logits (B, V)."""
-        self.seen = torch.cat([self.seen, self.seen.new_ones(len(tokens), 1)], dim=1)
-        logits = self._forward(tokens[:, None], self.next_position[:, None], 1)
-        self.next_position = self.next_position + 1
-        return logits
+        """Read one more token per row, (B, R), and return the next logits, (B, R, V) float32."""
+        rows = tokens.shape[1]
+        own = torch.eye(rows, dtype=torch.bool, device=tokens.device).expand(len(tokens), -1, -1)
+        self.sees = torch.cat([self.sees, own], 2)
+        logits = self.state.read(tokens, torch.full_like(tokens, self.length), self.sees)
+        self.length += 1
+        return logits.float()
 
-    def repeat(self, each: int) -> None:
-        """Continue every prompt with so many rows; nothing has been read behind the prompts yet."""
-        self.seen = self.seen.repeat_interleave(each, 0)
-        self.next_position = self.next_position.repeat_interleave(each, 0)
-        self.logits = self.logits.repeat_interleave(each, 0)
-
-    def select(self, prompts: Tensor, rows: Tensor | None = None) -> None:
-        """Keep these prompts, and these rows: the same number for each prompt, in the order of the prompts.
-
-        Args:
-            prompts: numbers of the prompts, (B,).
-            rows: numbers of the rows, a multiple of B of them; by default those of the prompts, one each.
-        """
-        rows = prompts if rows is None else rows
-        if not torch.equal(prompts, torch.arange(self.read, device=prompts.device)):
-            self.prompts.batch_select_indices(prompts)
-            self.read = len(prompts)
-        self.cache.batch_select_indices(rows)
-        self.seen = self.seen[rows]
-        self.next_position = self.next_position[rows]
+    def select(self, prompts: Tensor, rows: Tensor) -> None:
+        """Keep these prompts, (B',), and of each of them these rows, (B', R'); a row may continue several times."""
+        self.state.select(prompts)
+        self.sees = self.sees[prompts].gather(1, rows[..., None].expand(-1, -1, self.sees.shape[2]))
 
 
 @torch.no_grad()
@@ -163,22 +91,25 @@ def generate(
 
     Args:
         prompts: token ids, at least one each.
-        budget: tokens per batch: a prompt's once, and the new ones of all its rows; or more (:func:`wider`).
+        budget: tokens per batch: a prompt's once, without those that all begin with, and the new ones of all its rows;
+            or more (:func:`wider`).
         journal: a folder that remembers finished batches.
 
     Returns:
         Per prompt its completions, best log-probability first (draws: in the order of their numbers).
     """
     rows_each = {"beam": decoding.beams, "sample": decoding.count, "greedy": 1}[decoding.mode]
-    sizes = [len(prompt) + decoding.max_new_tokens * rows_each for prompt in prompts]
+    copies = -(-rows_each // _TOGETHER) if decoding.mode == "sample" else 1
+    room = decoding.max_new_tokens * -(-rows_each // copies)
+    sizes = [copies * own + decoding.max_new_tokens * rows_each for own in own_tokens(prompts)]
     with policy.evaluating(), policy.inference() as model:
 
         def work(rows: list[int]) -> list[list[list[Any]]]:
-            state = Prefilled(model, [prompts[row] for row in rows], policy.device)
+            state = prefill(model, [prompts[row] for row in rows], policy.device, room)
             if decoding.mode == "beam":
                 found = beam_search(state, decoding, policy.end)
             else:
-                found = _follow(state, rows, decoding, policy.end)
+                found = _follow(state, rows, decoding, copies, policy.end)
             return [[[list(one.tokens), one.log_prob, one.finished] for one in completions] for completions in found]
 
         batches = token_budget_batches(sizes, wider(budget, sizes, policy.device, _WIDER))
@@ -187,59 +118,71 @@ def generate(
 
 
 def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
-    """One number in [0, 1) per row, draw and step, (B * count, max_new_tokens): a function of (seed, row) alone."""
+    """One number in [0, 1) per row, draw and step, (B * count + 1, max_new_tokens): a function of (seed, row) alone.
+
+    The last one is for rows that are idle.
+    """
     shape = (decoding.count, decoding.max_new_tokens)
-    return np.concatenate([np.random.default_rng([decoding.seed, row]).random(shape) for row in rows])
+    drawn = [np.random.default_rng([decoding.seed, row]).random(shape) for row in rows]
+    return np.concatenate([*drawn, np.zeros((1, shape[1]))])
 
 
-def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, end: int) -> list[list[Completion]]:
-    """Greedy or sampled completions of a prefilled batch: one path per row; finished rows leave the batch."""
+def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, copies: int, end: int) -> list[list[Completion]]:
+    """Greedy or sampled completions of a prefilled batch: one path per row; finished rows leave the batch.
+
+    The rows of a prompt are divided among so many copies of it.
+    """
     count, device = decoding.count if decoding.mode == "sample" else 1, state.logits.device
     uniforms = None
     if decoding.mode == "sample":
         uniforms = torch.from_numpy(_uniforms(rows, decoding)).to(device)
-    state.repeat(count)
-    logits, total = state.logits, len(rows) * count
-    tokens = torch.full((total, decoding.max_new_tokens), end, device=device)
-    log_probs = torch.zeros(total, device=device)
-    finished = torch.zeros(total, dtype=torch.bool, device=device)
-    live = torch.arange(total, device=device).view(-1, count)  # the rows of each prompt in the batch
+    total = len(rows) * count
+    live = _divided(len(rows), count, copies).to(device)
+    tokens = torch.full((total + 1, decoding.max_new_tokens), end, device=device)
+    log_probs = torch.zeros(total + 1, device=device)
+    finished = torch.zeros(total + 1, dtype=torch.bool, device=device)
+    finished[total] = True
+    state.select(torch.arange(len(rows), device=device).repeat_interleave(copies))
+    paths, logits = _Rows(state, live.shape[1]), state.logits[:, None].expand(-1, live.shape[1], -1)
     for step in range(decoding.max_new_tokens):
-        own = live.flatten()
         log_p = logits.log_softmax(-1)
-        chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[own, step], decoding)
-        chosen = chosen.masked_fill(finished[own], end)
-        tokens[own, step] = chosen
-        log_probs[own] += log_p.gather(1, chosen[:, None])[:, 0].masked_fill(finished[own], 0.0)
-        finished[own] |= chosen == end
+        chosen = log_p.argmax(-1) if uniforms is None else _draw(logits, uniforms[live, step], decoding)
+        chosen = chosen.masked_fill(finished[live], end)
+        tokens[live, step] = chosen
+        log_probs[live] += log_p.gather(2, chosen[..., None])[..., 0].masked_fill(finished[live], 0.0)
+        finished[live] |= chosen == end
         prompts, kept = _going(finished[live])
         if not len(prompts) or step + 1 == decoding.max_new_tokens:
             break
-        if kept.numel() < len(own):
-            state.select(prompts, kept.flatten())
-            live, chosen = own[kept], chosen[kept.flatten()]
-        logits = state.step(chosen)
-    flat = [
-        _completion(row, value, done, end)
-        for row, value, done in zip(tokens.tolist(), log_probs.tolist(), finished.tolist(), strict=True)
-    ]
+        if kept.numel() < live.numel():
+            paths.select(prompts, kept)
+            live, chosen = live[prompts].gather(1, kept), chosen[prompts].gather(1, kept)
+        logits = paths.step(chosen)
+    found = (part[:total].tolist() for part in (tokens, log_probs, finished))
+    flat = [_completion(row, value, done, end) for row, value, done in zip(*found, strict=True)]
     return [flat[start : start + count] for start in range(0, total, count)]
 
 
+def _divided(prompts: int, count: int, copies: int) -> Tensor:
+    """Numbers of the rows of each copy of each prompt, (prompts * copies, R); that of idle ones is behind all."""
+    each = -(-count // copies)
+    number = torch.arange(copies * each).view(copies, each)
+    rows = torch.arange(prompts)[:, None, None] * count + number
+    return rows.masked_fill(number >= count, prompts * count).flatten(0, 1)
+
+
 def _going(finished: Tensor) -> tuple[Tensor, Tensor]:
-    """Which prompts stay in the batch, and which of their rows; from (n, each) to (m,) and numbers of rows (m, most).
+    """Which prompts stay in the batch, and which of their rows; from (n, R) to (m,) and (m, R').
 
     Every prompt keeps as many rows as the one with the most unfinished ones, its own unfinished ones among them.
     """
-    each = finished.shape[1]
     prompts = still_needed(finished.all(1))
     most = int((~finished[prompts]).sum(1).max()) if len(prompts) else 0
     order = finished[prompts].long().argsort(dim=1, stable=True)
-    kept = order[:, :most].sort(1).values + each * prompts[:, None]
-    if 4 * kept.numel() > 3 * finished.numel():
-        everything = torch.arange(finished.numel(), device=finished.device).view(finished.shape)
-        return torch.arange(len(finished), device=finished.device), everything
-    return prompts, kept
+    if 4 * len(prompts) * most > 3 * finished.numel():
+        rows = torch.arange(finished.shape[1], device=finished.device)
+        return torch.arange(len(finished), device=finished.device), rows.expand(len(finished), -1)
+    return prompts, order[:, :most].sort(1).values
 
 
 def still_needed(finished: Tensor) -> Tensor:
@@ -261,10 +204,10 @@ def _completion(tokens: list[int], log_prob: float, finished: bool, end: int) ->
 
 
 def _draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
-    """Sample by inverting the distribution function at given numbers, (B,): reproducible row by row."""
+    """Sample by inverting the distribution function at given numbers, (B, R): reproducible row by row."""
     cumulative = (logits.double() / decoding.temperature).softmax(-1).cumsum(-1)
-    chosen = torch.searchsorted(cumulative, (uniform[:, None] * cumulative[:, -1:]).contiguous(), right=True)
-    return chosen[:, 0].clamp(max=logits.shape[-1] - 1)
+    chosen = torch.searchsorted(cumulative, (uniform[..., None] * cumulative[..., -1:]).contiguous(), right=True)
+    return chosen[..., 0].clamp(max=logits.shape[-1] - 1)
 
 
 def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Completion]]:
@@ -277,8 +220,7 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
     pools: list[list[Completion]] = [[] for _ in range(n)]
     scores = torch.full((n, width), -torch.inf, device=device)
     scores[:, 0] = 0.0
-    state.repeat(width)
-    logits = state.logits
+    rows, logits = _Rows(state, width), state.logits[:, None].expand(-1, width, -1)
     paths = torch.zeros(n, width, 0, dtype=torch.long, device=device)
     live = list(range(n))
     for _ in range(decoding.max_new_tokens):
@@ -294,10 +236,9 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
         if not keep:
             return [_ranked(pool, decoding.count) for pool in pools]
         kept = torch.tensor(keep, device=device)
-        rows = (kept[:, None] * width + origin[kept]).flatten()
+        rows.select(kept, origin[kept])
         live, scores, paths, token = [live[i] for i in keep], scores[kept], paths[kept], token[kept]
-        state.select(kept, rows)
-        logits = state.step(token.flatten())
+        logits = rows.step(token)
     for i, row in enumerate(live):
         reached = scores[i] > -torch.inf
         pools[row] += [
@@ -309,8 +250,8 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
 
 def _expand(scores: Tensor, logits: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """The 2 x width best extensions of each prompt: scores, beam of origin and token, each (n, 2 * width)."""
-    n, vocabulary = len(scores), logits.shape[-1]
-    total = scores[..., None] + logits.log_softmax(-1).view(n, width, vocabulary)
+    vocabulary = logits.shape[-1]
+    total = scores[..., None] + logits.log_softmax(-1)
     best, flat = total.flatten(1).topk(min(2 * width, width * vocabulary), dim=1)
     return best, flat // vocabulary, flat % vocabulary
 
