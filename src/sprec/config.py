@@ -291,8 +291,8 @@ class Recipe(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs and on CPUs with bf16 instructions, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
-    """Tokens that go through the model at once, what all prompts begin with left out; where answers are generated twice
-    as many on CPUs, up to eight times on GPUs. Lower it when memory is short; results do not depend on it."""
+    """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
+    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results do not depend on it."""
     backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind")] = Scratch()
     prompt: Prompt = Prompt()
     sft: Sft = Sft()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_scoring import load, ragged_groups
 
-from sprec.engine.batches import in_batches, wider
+from sprec.engine.batches import cached, in_batches, wider
 from sprec.engine.generation import Decoding, generate
 from sprec.engine.scoring import score
 from sprec.errors import UserError
@@ -160,3 +160,9 @@ def test_batches_without_gradients_are_wider() -> None:
     assert wider(100, [50] * 1000, gpu, 8) == 800
     assert wider(100, [50] * 10, gpu, 8) == 250, "two batches of five"
     assert wider(100, [50], gpu, 8) == 100
+
+
+def test_what_is_read_once_stays_in_the_caches_of_a_cpu() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [cached(budget, cpu) for budget in (1, 2048, 8192)] == [2, 4096, 4096]
+    assert [cached(budget, gpu) for budget in (1, 2048, 8192)] == [1, 2048, 8192]

@@ -35,7 +35,7 @@ def test_pieces_and_what_is_read_behind_them(
         return logits
 
     for piece in (1, 70, 4096):  # a prompt alone, a few, all
-        monkeypatch.setattr(reading, "_PIECE_ON_CPUS", piece)
+        monkeypatch.setattr(reading, "CACHED", piece)
         with torch.no_grad():
             state = prefill(policy.model, asked, policy.device, 3)  # room for one step of the two
             kept = torch.tensor([6, 1, 1, 0])

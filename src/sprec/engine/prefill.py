@@ -8,13 +8,10 @@ from torch import Tensor
 
 from sprec.engine.attention import additive
 from sprec.engine.backbone import CausalLM
+from sprec.engine.batches import CACHED
 from sprec.engine.cache import RoomyCache
 from sprec.engine.groups import common_prefix, round_up, token_budget_batches
 from sprec.engine.narrow import last_columns
-
-_PIECE_ON_CPUS = 4096
-"""Columns read at once: what a layer makes of more does not stay in a CPU's caches (64 or 128 prompts a quarter to a
-third slower at 2M, 32 a tenth at 30M)."""
 
 
 class Prefilled:
@@ -77,7 +74,7 @@ def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.dev
         with last_columns(model, 1, shared):
             model(input_ids=prefix, past_key_values=template, use_cache=True, logits_to_keep=1)
     rest = [prompt[shared:] for prompt in prompts]
-    budget = _PIECE_ON_CPUS if device.type == "cpu" else sum(map(len, rest)) * len(rest)
+    budget = CACHED if device.type == "cpu" else sum(map(len, rest)) * len(rest)
     pieces = token_budget_batches(map(len, rest), budget)
     if len(pieces) == 1:
         return _read(model, template.continued(room), shared, rest, device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sprec.engine.attention import takes_prefix_row, unpads
 from sprec.engine.backbone import Policy
-from sprec.engine.batches import in_batches
+from sprec.engine.batches import cached, in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, common_prefix, token_budget_batches
 from sprec.engine.narrow import last_columns
 from sprec.engine.sharding import sharded
@@ -90,7 +90,8 @@ def score(
 
     Args:
         groups: prompt groups; the number of completions may differ.
-        budget: tokens per batch, padding included; what all prompts begin with is read once and does not count.
+        budget: tokens per batch, padding included, or what a CPU reads best (:func:`cached`); what all prompts begin
+            with is read once and does not count.
         journal: a folder that remembers finished batches.
 
     Returns:
@@ -104,7 +105,7 @@ def score(
         return [value[: len(groups[row].completions)] for row, value in zip(rows, values, strict=True)]
 
     packed = policy.packed
-    batches = token_budget_batches(own_columns(policy.model, groups), budget, packed=packed)
+    batches = token_budget_batches(own_columns(policy.model, groups), cached(budget, policy.device), packed=packed)
     with policy.evaluating():
         found = in_batches(batches, work, description, journal=journal, together=sharded(policy.model))
     return [torch.tensor(values) for values in found]
