@@ -60,11 +60,11 @@ def test_equals_brute_force_over_several_chunks(monkeypatch: pytest.MonkeyPatch)
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    m=st.integers(1, 120), width=st.integers(1, 60), block=st.sampled_from([1, 3, 8]), near_first=st.booleans(),
-    seed=st.integers(0, 999),
+    m=st.integers(1, 120), width=st.integers(1, 60), block=st.sampled_from([1, 3, 8]), crowd=st.sampled_from([0, 1, 8]),
+    near_first=st.booleans(), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_equals_brute_force_wherever_the_nearest_rows_lie(
-    m: int, width: int, block: int, near_first: bool, seed: int
+    m: int, width: int, block: int, crowd: int, near_first: bool, seed: int
 ) -> None:
     """All in one block, or spread; in the first chunk, or each chunk better than the one before; a narrow last one."""
     g = torch.Generator().manual_seed(seed)
@@ -72,7 +72,7 @@ def test_equals_brute_force_wherever_the_nearest_rows_lie(
     rows = rows[rows.norm(dim=1).argsort(descending=not near_first)]
     queries = 0.1 * torch.randn(4, 3, generator=g)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_PROPOSALS", 4 * width), ("_BLOCK", block), ("_SLACK", {"bf16": 3, "ieee": 2})):
+        for name, value in (("_PROPOSALS", 4 * width), ("_BLOCK", block), ("_CROWD", crowd)):
             patch.setattr(module, name, value)
         indices, distances = nearest(queries, rows, min(5, m))
     order, expected = brute_force(queries, rows)
@@ -80,8 +80,8 @@ def test_equals_brute_force_wherever_the_nearest_rows_lie(
     np.testing.assert_allclose(distances.numpy(), expected[:, :5], rtol=1e-12)
 
 
-def test_only_doubtful_pairs_are_computed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far apart: k pairs a query. More ties than proposals: that query's ties, not all rows."""
+def test_only_candidates_are_computed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far apart: k pairs a query. Ties: these, too. A crowd of them: the query's ties in a scan, not all rows."""
     pairs: list[int] = []
     whole = module._distances
 
@@ -97,7 +97,12 @@ def test_only_doubtful_pairs_are_computed_in_float64(monkeypatch: pytest.MonkeyP
     rows[40:70] = 40
     pairs.clear()
     assert nearest(torch.tensor([[7.2], [41.0]]), rows, 3)[0].tolist() == [[7, 8, 6], [40, 41, 42]]
-    assert pairs == [3 + 19, 30]
+    assert pairs == [3 + 30]
+    monkeypatch.setattr(module, "_CROWD", 0)
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    pairs.clear()
+    assert nearest(torch.tensor([[7.2], [41.0]]), rows, 3)[0].tolist() == [[7, 8, 6], [40, 41, 42]]
+    assert pairs == [3, 30]
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -119,10 +124,10 @@ def test_the_bound_holds_for_rounded_factors(below: float) -> None:
     queries, rows = (torch.full((size, 96), 1 + 2 * BF16 - below) for size in (64, 300))
     norms = rows.square().sum(1)
     exact = rows.double().square().sum(1) - 2 * (queries.double() @ rows.double().T)
-    with module._multiplying("bf16", queries.device):
-        values = module._propose(queries, rows, norms, 1)[1]
     off = FlatIndex(rows)._off(queries, "bf16")
-    assert ((values - exact[:, :1]).abs()[:, 0] <= off).all()
+    with module._multiplying("bf16", queries.device):
+        bound = module._candidates(queries, rows, norms, 1, off, 1000)[3]
+    assert ((bound - exact[:, 0]).abs() <= off).all()
     assert (off >= 0.9 * 4 * 96 * min(below, BF16)).all(), "and it is not far above the worst that there is"
     assert (off <= 1.2 * 4 * 96 * min(below, BF16) + 0.02).all()
 

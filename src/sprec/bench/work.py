@@ -54,7 +54,7 @@ class Work:
     samples: int
     negatives: int = 1
     batch: int = 32
-    tokens: int = 2048
+    tokens: int = 8192
     device: str = "auto"
 
     @property

@@ -21,7 +21,7 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
     samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Prompts per optimiser step.")] = 32,
-    tokens: Annotated[int, typer.Option(min=256, help="Most tokens that the engine trains on at once.")] = 2048,
+    tokens: Annotated[int, typer.Option(min=256, help="Most tokens that the engine trains on at once.")] = 8192,
     negatives: Annotated[str, typer.Option(help="Negatives per prompt in the part dpo, with commas.")] = "1,3,5,8",
     peers: Annotated[str, typer.Option(help="Whom to compare with, with commas; all of a part without.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

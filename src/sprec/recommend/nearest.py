@@ -1,8 +1,11 @@
 """Exact nearest rows by L2 distance: a quick matrix product proposes candidates, float64 decides.
 
+The k-th smallest of the minima of disjoint blocks of rows is at least the k-th smallest value of all. So whatever is
+near enough to matter, with a bound on rounding, lies in the few blocks whose minimum is: nothing is sorted but minima.
+
 The product is in float32; where many queries come at once and the processor multiplies bf16 matrices, first in bf16.
-That is about three times as fast, but rounds more, so it leaves more candidates and more doubts; what one product
-leaves in doubt goes to the next.
+That is about three times as fast, but rounds more, so it leaves more candidates. A query with too many goes to the
+next product.
 """
 
 from collections.abc import Iterator
@@ -17,13 +20,12 @@ from torch import Tensor
 from sprec.engine.hardware import cpu_multiplies_bf16
 
 _Precision = Literal["bf16", "ieee"]  # of the factors; products are added up in float32
-_SLACK: dict[_Precision, int] = {"bf16": 24, "ieee": 16}
-"""Candidates beyond k, so that rounding of the proposal seldom leaves a doubt."""
 _MANY = 64  # queries from which on a product in bf16 saves more than its preparation takes
 _QUERIES = 512
 _PROPOSALS = 7 << 20  # float32 numbers held at once by the matrix product: 28 MiB; 32 would be mapped anew each time
 _DIFFERENCES = 1 << 17  # float64 numbers held at once by the exact distances: 1 MiB, about what a core caches
-_BLOCK = 32  # neighbouring rows of which the smallest value stands for all
+_BLOCK = 32  # neighbouring rows of which the smallest value stands for all, at most
+_CROWD = 8  # candidates for each row wanted, beyond as many as a block has: more are too many
 _SETTING = Lock()  # the precision is one of the whole process: two threads must not put back each other's
 
 
@@ -69,16 +71,30 @@ class FlatIndex:
         return indices, distances
 
     def _search_block(self, queries: Tensor, k: int, precision: _Precision) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest rows and their distances, and whether others may be nearer, (n,)."""
+        """The nearest rows and their distances, and which queries have too many candidates, (n,).
+
+        Of those queries there are no rows, and no distance but one that k rows are not farther than.
+        """
+        off, most = self._off(queries, precision), _CROWD * k + _BLOCK
         with _multiplying(precision, queries.device):
-            proposed, values = _propose(queries, self.rows, self._norms, min(k + _SLACK[precision], len(self.rows)))
-        limit = values[:, k - 1] + 2 * self._off(queries, precision)
-        query, place = torch.nonzero(values <= limit[:, None], as_tuple=True)
-        distances = torch.full(values.shape, torch.inf, dtype=torch.float64, device=values.device)
-        distances[query, place] = _distances(queries, self.rows, query, proposed[query, place])
-        everything = values.shape[1] == len(self.rows)
-        doubtful = torch.zeros_like(limit, dtype=torch.bool) if everything else values[:, -1] <= limit
-        return *_sorted(proposed, distances, k), doubtful
+            query, row, value, bound, crowded = _candidates(queries, self.rows, self._norms, k, off, most)
+        each, place = _places(query, len(queries))
+        values = queries.new_full((len(queries), max(k, int(each.max()))), torch.inf)
+        values[query, place] = value
+        limit = values.topk(k, dim=1, largest=False, sorted=False).values.amax(1) + 2 * off
+        near = value <= limit[query]
+        query, row = query[near], row[near]
+        each, place = _places(query, len(queries))
+        crowded |= each > most
+        kept = ~crowded[query]
+        query, row, place = query[kept], row[kept], place[kept]
+        distances = torch.full_like(values, torch.inf, dtype=torch.float64)
+        indices = torch.zeros_like(distances, dtype=torch.long)
+        indices[query, place], distances[query, place] = row, _distances(queries, self.rows, query, row)
+        distances, order = distances.sort(dim=1, stable=True)
+        indices, distances = indices.gather(1, order[:, :k]), distances[:, :k]
+        distances[crowded] = (bound.double() + off + queries.double().square().sum(1))[crowded, None]
+        return indices, distances, crowded
 
     def _scan(self, query: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest rows of one query, (d,), among all that are no farther than the largest known distance, (k,)."""
@@ -124,41 +140,58 @@ def _multiplying(precision: _Precision, device: torch.device) -> Iterator[None]:
             backend.fp32_precision = before
 
 
-def _propose(queries: Tensor, rows: Tensor, norms: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """The ``m`` rows with the smallest |row|^2 - 2 query.row as a product gives it, and these values, ascending.
+def _candidates(
+    queries: Tensor, rows: Tensor, norms: Tensor, k: int, off: Tensor, most: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """All rows that may be among the ``k`` with the smallest |row|^2 - 2 query.row, though a product is off by ``off``.
 
-    The m smallest of many values lie in the m blocks with the smallest minima. So only those blocks are sorted, and of
-    later chunks only the blocks that beat the m-th best so far.
+    Returns:
+        Pairs by number of query and row, ordered by both, and their values in the product; a value that at least k rows
+        of each query do not exceed, (n,); and which queries have candidates in more than ``most`` blocks, (n,), of
+        which some are missing.
     """
-    values = queries.new_full((len(queries), m), torch.inf)
-    indices = torch.zeros(values.shape, dtype=torch.long, device=queries.device)
-    step = _BLOCK * max(1, min(_PROPOSALS // len(queries), len(rows) + _BLOCK - 1) // _BLOCK)
-    product = queries.new_empty(len(queries), step)
-    blocks = product.view(len(queries), -1, _BLOCK)
-    first = torch.arange(0, blocks[..., 0].numel(), blocks.shape[1], device=queries.device)[:, None]
-    inside = torch.arange(_BLOCK, device=queries.device)
-    turned = -2 * queries
+    n = len(queries)
+    columns, size = max(1, min(_PROPOSALS // n, len(rows))), _BLOCK
+    while size > 1 and columns < 4 * k * size:
+        size //= 2
+    step = -(-columns // size) * size
+    product = queries.new_empty(n, step)
+    blocks, turned = product.view(n, -1, size), -2 * queries
+    best = queries.new_full((n, k), torch.inf)
+    seen = torch.zeros(n, dtype=torch.long, device=queries.device)
+    found = []
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
         torch.mm(turned, chunk.T, out=product[:, : len(chunk)]).add_(norms[start : start + step])
         product[:, len(chunk) :] = torch.inf
         minima = blocks.amin(2)
-        count = min(m, int((minima < values[:, -1:]).sum(1, dtype=torch.int32).max()))
-        best = minima.topk(count, dim=1, largest=False, sorted=False).indices
-        near = blocks.flatten(0, 1).index_select(0, (first + best).flatten()).view(len(queries), -1)
-        where = start + (best[:, :, None] * _BLOCK + inside).flatten(1)
-        values, order = torch.cat([values, near], 1).topk(m, dim=1, largest=False)
-        indices = torch.cat([indices, where], 1).gather(1, order)
-    return indices, values
+        best = torch.cat([best, minima], 1).topk(k, dim=1, largest=False, sorted=False).values
+        limit = (best.amax(1) + 2 * off).clamp(max=torch.finfo(best.dtype).max)  # less than what fills the last chunk
+        near = minima <= limit[:, None]
+        seen += near.sum(1)
+        query, block = (near & (seen <= most)[:, None]).nonzero(as_tuple=True)
+        values = blocks.flatten(0, 1).index_select(0, query * blocks.shape[1] + block)
+        pair, inside = (values <= limit[query, None]).nonzero(as_tuple=True)
+        found.append((query[pair], start + block[pair] * size + inside, values[pair, inside]))
+    query, row, value = (torch.cat(parts) for parts in zip(*found, strict=True))
+    kept = (value <= limit[query]).nonzero()[:, 0]
+    query, order = query[kept].sort(stable=True)
+    return query, row[kept][order], value[kept][order], best.amax(1), seen > most
+
+
+def _places(query: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """How often each number below n occurs in a sorted list, (n,), and how many of the same stand before each entry."""
+    each = query.bincount(minlength=n)
+    return each, torch.arange(len(query), device=query.device) - (each.cumsum(0) - each)[query]
 
 
 def _distances(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
     """Squared distances of pairs, by number of query and row, in float64, shape (pairs,)."""
-    step = max(1, _DIFFERENCES // max(1, rows.shape[1]))
+    step, exact = max(1, _DIFFERENCES // max(1, rows.shape[1])), queries.double()
     parts = []
     for left, right in zip(torch.split(query, step), torch.split(row, step), strict=True):
-        one, two = queries.index_select(0, left), rows.index_select(0, right)  # twice as fast as brackets
-        parts.append(one.double().sub_(two).square_().sum(1))
+        # twice as fast as brackets, and as a difference of two types
+        parts.append(rows.index_select(0, right).double().sub_(exact.index_select(0, left)).square_().sum(1))
     return torch.cat(parts)
 
 
