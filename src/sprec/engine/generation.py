@@ -20,7 +20,7 @@ from sprec.engine.groups import round_up, token_budget_batches
 from sprec.engine.prefill import Prefilled, own_tokens, prefill
 from sprec.engine.sharding import sharded
 
-_WIDER = 8  # keys and values of 128k tokens are 4 GiB in a model of a billion parameters
+_WIDER = 8  # a row holds what all begin with, too: 100k columns in all, 3 GiB in a model of a billion parameters
 _TOGETHER = 16  # draws of a prompt that share its keys and values: each passes over the columns of all of them
 
 
