@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from test_scoring import load
-from transformers import DynamicCache
+from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 
 from sprec.engine import prefill as reading
+from sprec.engine.attention import PLAIN
 from sprec.engine.cache import RoomyCache
 from sprec.engine.prefill import own_tokens, prefill
 from toy_models import STYLES
@@ -54,6 +56,29 @@ def test_pieces_and_what_is_read_behind_them(
                 for path in range(3):
                     expected = by_hand([*asked[row], 5 + path, 40 + path])
                     assert torch.allclose(second[place, path], expected, atol=1e-5)
+
+
+def test_soft_caps_and_sliding_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capped scores are written out over the views of the cache, where the fused kernel cannot be taken."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 1, "sliding_window": 256,
+    }  # fmt: skip
+    monkeypatch.setattr(reading, "CACHED", 70)
+    asked = ragged_prompts(12)
+    torch.manual_seed(0)
+    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, attn_logit_softcapping=0.05))
+    for model in (capped, Gemma3ForCausalLM(Gemma3TextConfig(**sizes))):
+        model.set_attn_implementation(PLAIN)
+        model.train(False)
+        with torch.no_grad():
+            state = prefill(model, asked, torch.device("cpu"), 0)  # no room: everything is copied
+            alone = [model(input_ids=torch.tensor([prompt])).logits[0, -1] for prompt in asked]
+            assert torch.allclose(state.logits, torch.stack(alone), atol=1e-5)
+            once = torch.full((len(asked), 1), 7)
+            behind = state.read(once, torch.zeros_like(once), torch.ones(len(asked), 1, 1, dtype=torch.bool))[:, 0]
+            alone = [model(input_ids=torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in asked]
+            assert torch.allclose(behind, torch.stack(alone), atol=1e-5)
 
 
 def test_tokens_that_all_prompts_begin_with_are_nobodys_own() -> None:
