@@ -151,7 +151,7 @@ def test_scores_survive_the_journal_bit_for_bit(checkpoint: Callable[[str], Path
 
 
 def test_batches_without_gradients_are_wider() -> None:
-    """On a GPU at least two; on a CPU twice the budget, or all at once."""
+    """On a GPU at least two; on a CPU half as wide, or all at once."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert wider(100, [50] * 1000, cpu, 8) == 400
     assert wider(100, [50] * 3, cpu, 8) == 150

@@ -74,8 +74,8 @@ def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.dev
         with last_columns(model, 1, shared):
             model(input_ids=prefix, past_key_values=template, use_cache=True, logits_to_keep=1)
     rest = [prompt[shared:] for prompt in prompts]
-    budget = CACHED if device.type == "cpu" else sum(map(len, rest)) * len(rest)
-    pieces = token_budget_batches(map(len, rest), budget)
+    everything = list(range(len(rest)))
+    pieces = token_budget_batches(map(len, rest), CACHED) if device.type == "cpu" else [everything]
     if len(pieces) == 1:
         return _read(model, template.continued(room), shared, rest, device)
     states = [_read(model, template.continued(0), shared, [rest[row] for row in rows], device) for rows in pieces]

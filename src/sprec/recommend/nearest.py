@@ -78,21 +78,19 @@ class FlatIndex:
         off, most = self._off(queries, precision), _CROWD * k + _BLOCK
         with _multiplying(precision, queries.device):
             query, row, value, bound, crowded = _candidates(queries, self.rows, self._norms, k, off, most)
-        each, place = _places(query, len(queries))
+        each = query.bincount(minlength=len(queries))
+        place = torch.arange(len(query), device=query.device) - (each.cumsum(0) - each)[query]
         values = queries.new_full((len(queries), max(k, int(each.max()))), torch.inf)
         values[query, place] = value
         limit = values.topk(k, dim=1, largest=False, sorted=False).values.amax(1) + 2 * off
         near = value <= limit[query]
-        query, row = query[near], row[near]
-        each, place = _places(query, len(queries))
-        crowded |= each > most
-        kept = ~crowded[query]
-        query, row, place = query[kept], row[kept], place[kept]
+        crowded |= query[near].bincount(minlength=len(queries)) > most
+        near &= ~crowded[query]
+        query, row, place = query[near], row[near], place[near]
         distances = torch.full_like(values, torch.inf, dtype=torch.float64)
         indices = torch.zeros_like(distances, dtype=torch.long)
         indices[query, place], distances[query, place] = row, _distances(queries, self.rows, query, row)
-        distances, order = distances.sort(dim=1, stable=True)
-        indices, distances = indices.gather(1, order[:, :k]), distances[:, :k]
+        indices, distances = _sorted(indices, distances, k)
         distances[crowded] = (bound.double() + off + queries.double().square().sum(1))[crowded, None]
         return indices, distances, crowded
 
@@ -177,12 +175,6 @@ def _candidates(
     kept = (value <= limit[query]).nonzero()[:, 0]
     query, order = query[kept].sort(stable=True)
     return query, row[kept][order], value[kept][order], best.amax(1), seen > most
-
-
-def _places(query: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """How often each number below n occurs in a sorted list, (n,), and how many of the same stand before each entry."""
-    each = query.bincount(minlength=n)
-    return each, torch.arange(len(query), device=query.device) - (each.cumsum(0) - each)[query]
 
 
 def _distances(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
