@@ -95,6 +95,7 @@ _ALONE_TARGETS: Mapping[str, tuple[float, float | None]] = {
     "million-grounding": (5, 4096),
 }
 """Part without a peer to the seconds and MiB that it may need."""
+_OF_BF16 = 0.5  # of the rate of bf16 products, by "sft" and "dpo-1"
 _FURTHER_NEGATIVE = 1.25
 """A further negative may cost this times C/(P+2C) of the step with one: its share of the tokens, and a quarter."""
 
@@ -112,6 +113,8 @@ def benchmark(files: Sequence[Path]) -> str:
     ]
     for negatives in filter(None, (further_negatives(record["parts"]) for record in records)):  # each within one run
         lines += ["", negatives]
+    if beside := beside_bf16(records):
+        lines += ["", beside]
     first = records[0]
     machine = ", ".join(f"{key} {value}" for key, value in first["machine"].items())
     rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
@@ -215,6 +218,30 @@ def further_negatives(parts: Sequence[Mapping[str, Any]]) -> str:
         f"is {_FURTHER_NEGATIVE:g} C/(P+2C) with answers of C = {answer:.1f} tokens in the mean: that is "
         f"{target(steps[1]['prompt_tokens'])}, whole prompts{of_own}."
     )
+
+
+def beside_bf16(records: Sequence[Mapping[str, Any]]) -> str:
+    """Parts of float32 runs as shares of what a bf16 product reached in the same run, where that was measured."""
+    measured = [record for record in records if record.get("precision") == "fp32" and record.get("matmul_flops_bf16")]
+    shares: dict[str, list[float]] = {}
+    for record in measured:
+        for part in record["parts"]:
+            if part["part"] in ("sft", "dpo-1"):
+                share = part["flops"] / part["engine"]["seconds"] / record["matmul_flops_bf16"]
+                shares.setdefault(part["part"], []).append(share)
+    if not shares:
+        return ""
+    rate = _span([record["matmul_flops_bf16"] / 1e9 for record in measured], "{:,.0f}")
+    found = ", ".join(f"{part} {_span(own, '{:.0%}')} ({_met(min(own) >= _OF_BF16)})" for part, own in shares.items())
+    return (
+        f"bf16 products are slower than those of float32 on this processor, {rate} GFLOP/s, so both sides compute in "
+        f"float32. Of that rate the engine reaches, of {_OF_BF16:.0%} asked for: {found}."
+    )
+
+
+def _span(numbers: Sequence[float], form: str) -> str:
+    low, high = form.format(min(numbers)), form.format(max(numbers))
+    return low if low == high else f"{low} to {high}"
 
 
 def all_settings() -> str:

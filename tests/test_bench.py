@@ -24,6 +24,7 @@ from sprec.config import Scratch
 from sprec.data.demo import demo
 from sprec.engine.backbone import scratch
 from sprec.engine.groups import PromptGroup
+from sprec.engine.hardware import cpu_has_bf16
 from sprec.errors import UserError
 from sprec.interrupts import Interrupted
 from sprec.prompts import parse_title
@@ -46,6 +47,7 @@ def test_both_sides_compute_the_same() -> None:
     assert peer["ratio"] == pytest.approx(peer["seconds"] / pairs["engine"]["seconds"])
     assert pairs["prompt_tokens"] > pairs["own_prompt_tokens"] > pairs["answer_tokens"] > 2
     assert record["precision"] == measure.precision("cpu")
+    assert bool(record["matmul_flops_bf16"]) is cpu_has_bf16()
     assert pairs["share"] == pytest.approx(pairs["flops"] / pairs["engine"]["seconds"] / record["matmul_flops"])
 
 
@@ -288,8 +290,20 @@ def test_the_table_shows_memory_targets_precision_and_parts_without_peers(tmp_pa
     )
     assert "2048^3 fp32 product: 70 to 70 GFLOP/s" in table
     old = record(tmp_path / "old.json", {})
+    assert "bf16" not in table
     assert "2048^3 bf16 product" in DOCS["benchmark"]([old])
     assert "2048^3 bf16 and fp32 product" in DOCS["benchmark"]([old, tmp_path / "new.json"])
+
+
+def test_float32_is_compared_with_the_bf16_rate_where_that_was_measured() -> None:
+    def run(precision: str, rate: float | None, **flops: float) -> dict[str, Any]:
+        parts = [{"part": part, "flops": own, "engine": {"seconds": 2.0}} for part, own in flops.items()]
+        return {"precision": precision, "matmul_flops_bf16": rate, "parts": parts}
+
+    found = DOCS["beside_bf16"]([run("fp32", 1e11, sft=9e10, beam=0.0), run("fp32", 2e11, sft=3e11), run("bf16", 9e11)])
+    assert "slower than those of float32 on this processor, 100 to 200 GFLOP/s" in found
+    assert found.endswith(": sft 45% to 75% (missed).")
+    assert DOCS["beside_bf16"]([run("fp32", None, sft=1e11), run("bf16", 9e11, sft=1e11)]) == ""
 
 
 def test_the_table_of_speed_has_the_range_over_runs_and_peers(tmp_path: Path) -> None:

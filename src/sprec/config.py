@@ -289,7 +289,7 @@ class Recipe(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on GPUs and on CPUs with bf16 instructions, fp32 elsewhere."""
+    """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
     """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
     four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results do not depend on it."""

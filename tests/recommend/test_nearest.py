@@ -17,7 +17,7 @@ BF16 = torch.finfo(torch.bfloat16).eps / 2  # the largest relative error of roun
 def first_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways on every machine: where there are no instructions for it, PyTorch ignores the wish for bf16."""
     quick = request.param == "bf16 first"
-    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: quick)
+    monkeypatch.setattr(module, "cpu_prefers_bf16", lambda: quick)
     monkeypatch.setattr(module, "_MANY", 1)
 
 
@@ -142,7 +142,7 @@ def test_what_bf16_leaves_in_doubt_is_found_in_float32(monkeypatch: pytest.Monke
         return whole(self, queries, k, precision)
 
     monkeypatch.setattr(FlatIndex, "_search_block", noted)
-    monkeypatch.setattr(module, "cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(module, "cpu_prefers_bf16", lambda: True)
     g = torch.Generator().manual_seed(0)
     rows, queries = (100 + torch.randn(size, 32, generator=g) for size in (500, 70))
     assert nearest(queries, rows, 5)[0].tolist() == brute_force(queries, rows)[0][:, :5].tolist()

@@ -13,6 +13,7 @@ from sprec.engine.backbone import Policy, pick_device, pick_precision
 from sprec.engine.groups import PromptGroup
 
 _MIB = 1 << 20
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Spent(NamedTuple):
@@ -80,7 +81,8 @@ def memory(on_gpu: bool) -> tuple[float, float]:
 
 def precision(device: str = "auto") -> str:
     """What the engine multiplies in on a device: ``bf16`` or ``fp32``."""
-    return "bf16" if pick_precision("auto", pick_device(device)) is torch.bfloat16 else "fp32"
+    picked = pick_precision("auto", pick_device(device))
+    return next(name for name, dtype in DTYPES.items() if dtype is picked)
 
 
 def matmul_size(device: str = "auto") -> int:
@@ -88,13 +90,13 @@ def matmul_size(device: str = "auto") -> int:
     return 8192 if pick_device(device).type == "cuda" else 2048
 
 
-def matmul_rate(device: str = "auto", size: int = 0, repetitions: int = 10) -> float:
+def matmul_rate(device: str = "auto", size: int = 0, repetitions: int = 10, dtype: torch.dtype | None = None) -> float:
     """Best rate of a square matrix product in FLOP/s: the yardstick for the share of the machine used.
 
-    In the engine's precision: a processor without bf16 instructions takes minutes for what nobody computes there.
+    In the engine's precision by default: without bf16 instructions it takes minutes for what nobody computes there.
     """
     where, size = pick_device(device), size or matmul_size(device)
-    dtype = pick_precision("auto", where)
+    dtype = dtype or pick_precision("auto", where)
     left, right = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
     times = [seconds(lambda: left @ right, where)[0].wall for _ in range(repetitions + 2)]
     return 2 * size**3 / min(times[2:])

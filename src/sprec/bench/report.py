@@ -14,12 +14,13 @@ from typing import Any, TextIO, cast
 
 import torch
 
-from sprec.bench.measure import matmul_rate, matmul_size, precision, release
+from sprec.bench.measure import DTYPES, matmul_rate, matmul_size, precision, release
 from sprec.bench.runner import PARTS, Part, compare, parts
 from sprec.bench.work import MICRO, SIZES, Size, Work, make_model
 from sprec.data import Dataset
 from sprec.data.demo import demo
 from sprec.engine.backbone import pick_device
+from sprec.engine.hardware import cpu_has_bf16
 from sprec.errors import UserError
 from sprec.interrupts import Interrupted
 from sprec.progress import bar
@@ -65,7 +66,7 @@ def run(
         parameters = make_model(folder / "model", cast("Size", size), dataset, device)
         release()
         asked = parts(replace(base, model=str(folder / "model"), data=str(data)), names, negatives, peers)
-        results, failed, rate = _beside_the_limit(asked, repeats, messages, f"bench {size}", device)
+        results, failed, rates = _beside_the_limit(asked, repeats, messages, f"bench {size}", device)
     return {
         "date": date.today().isoformat(),
         "size": size,
@@ -77,7 +78,8 @@ def run(
         "machine": machine(device),
         "precision": precision(device),
         "matmul_size": matmul_size(device),
-        "matmul_flops": rate,
+        "matmul_flops": rates[precision(device)],
+        "matmul_flops_bf16": rates.get("bf16"),
         "parts": results,
         "failed": failed,
     }
@@ -85,22 +87,31 @@ def run(
 
 def _beside_the_limit(
     asked: Sequence[Part], repeats: int, messages: TextIO, description: str, device: str
-) -> tuple[list[dict[str, Any]], dict[str, str], float]:
-    """What :func:`measured` gives, each part with its share of the matmul rate, and that rate."""
-    rates = []
+) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, float]]:
+    """What :func:`measured` gives, each part with its share of the matmul rate, and the rates by precision.
+
+    bf16 is measured, too, where a CPU has the instructions and is faster without them.
+    """
+    own = precision(device)
+    also = ["bf16"] if pick_device(device).type == "cpu" and cpu_has_bf16() and own == "fp32" else []
+    rates: dict[str, float] = {}
+
+    def look() -> None:  # the limit of the machine: what else runs on it can only lower a measurement
+        for name in [own, *also]:
+            rates[name] = max(rates.get(name, 0.0), matmul_rate(device, dtype=DTYPES[name]))
+
     with bar(description, sum(repeats + (not part.whole) for part in asked)) as progress:
 
         def measure(part: Part) -> dict[str, Any]:
-            rates.append(matmul_rate(device))
+            look()
             return compare(part, repeats, messages, progress)
 
         results, failed = measured(asked, measure)
-    rates.append(matmul_rate(device))
-    rate = max(rates)  # the limit of the machine: what else runs on it can only lower a measurement
+    look()
     for result in results:
         if result["flops"]:
-            result["share"] = result["flops"] / result["engine"]["seconds"] / rate
-    return results, failed, rate
+            result["share"] = result["flops"] / result["engine"]["seconds"] / rates[own]
+    return results, failed, rates
 
 
 def measured(

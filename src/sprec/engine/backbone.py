@@ -28,7 +28,7 @@ from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine import processes
 from sprec.engine.attention import attends, implementation, packs, window
 from sprec.engine.groups import round_up, token_budget_batches
-from sprec.engine.hardware import cpu_multiplies_bf16
+from sprec.engine.hardware import cpu_prefers_bf16
 from sprec.engine.memory import Pieces, free, out_of_memory
 from sprec.engine.origin import commit
 from sprec.engine.sharding import laid_out, sharded, whole
@@ -222,12 +222,12 @@ def pick_device(wish: str) -> torch.device:
 
 
 def pick_precision(wish: str, device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies bf16 matrices (GPUs, CPUs with avx512_bf16 or amx), fp32 elsewhere."""
+    """bf16 where the hardware multiplies bf16 matrices faster (GPUs, many CPUs with amx or avx512_bf16), else fp32."""
     if wish != "auto":
         return torch.bfloat16 if wish == "bf16" else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if cpu_multiplies_bf16() else torch.float32
+    return torch.bfloat16 if cpu_prefers_bf16() else torch.float32
 
 
 def scratch(

@@ -3,9 +3,9 @@
 The k-th smallest of the minima of disjoint blocks of rows is at least the k-th smallest value of all. So whatever is
 near enough to matter, with a bound on rounding, lies in the few blocks whose minimum is: nothing is sorted but minima.
 
-The product is in float32; where many queries come at once and the processor multiplies bf16 matrices, first in bf16.
-That is about three times as fast, but rounds more, so it leaves more candidates. A query with too many goes to the
-next product.
+The product is in float32; where many queries come at once and the processor multiplies bf16 matrices faster, first in
+bf16. That is about three times as fast with matrix units, but rounds more, so it leaves more candidates. A query with
+too many goes to the next product.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sprec.engine.hardware import cpu_multiplies_bf16
+from sprec.engine.hardware import cpu_prefers_bf16
 
 _Precision = Literal["bf16", "ieee"]  # of the factors; products are added up in float32
 _MANY = 64  # queries from which on a product in bf16 saves more than its preparation takes
@@ -58,7 +58,7 @@ class FlatIndex:
         distances = indices.double()
         left = torch.arange(len(queries), device=queries.device)
         precisions: tuple[_Precision, ...] = ("ieee",)
-        if queries.device.type == "cpu" and len(queries) >= _MANY and cpu_multiplies_bf16():
+        if queries.device.type == "cpu" and len(queries) >= _MANY and cpu_prefers_bf16():
             precisions = ("bf16", "ieee")
         for precision in precisions:
             doubtful = [left[:0]]
