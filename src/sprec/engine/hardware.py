@@ -40,7 +40,7 @@ def prefers_bf16(flags: set[str], gain: Callable[[], float]) -> bool:
 
 def bf16_gain() -> float:
     """How many times as fast as a float32 product one in bf16 is, in the best of several turns; takes some 30 ms."""
-    best = {}
+    best: dict[torch.dtype, float] = {}
     for dtype in (torch.float32, torch.bfloat16) * _TURNS:
         factor = torch.ones(_SIZE, _SIZE, dtype=dtype)
         started = perf_counter()
