@@ -42,7 +42,7 @@ test: setup-dev lint ## lint, types and all tests
 	@echo "== tests, two files at a time"
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
-results: setup-dev ## rebuild everything under results/ and the tables in the docs from it
+results: setup-dev ## run what is not on record under results/; first: sprec data fetch sprec-sampled -o authors
 	results/make.sh
 
 docs: setup ## fill the tables of the docs from results/

@@ -10,6 +10,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 SLACK = 0.75
+ALIKE = 4
+"""Runs whose numbers of samples differ by more than this factor are not compared: fixed costs count less in longer."""
 
 
 Key = tuple[str, str, str, str]
@@ -37,7 +39,8 @@ def main(files: list[str], results: Path = RESULTS) -> int:
     fallen = False
     for file in map(Path, files):
         for key, (samples, ratio) in ratios(file).items():
-            before = min(committed.get(key, []), key=lambda one: abs(one[0] - samples), default=None)
+            alike = [one for one in committed.get(key, []) if samples / ALIKE <= one[0] <= ALIKE * samples]
+            before = min(alike, key=lambda one: abs(one[0] - samples), default=None)
             bad = before is not None and ratio < SLACK * before[1]
             fallen |= bad
             was = "new" if before is None else f"was {before[1]:.2f}x with {before[0]:,} samples"

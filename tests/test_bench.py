@@ -334,6 +334,8 @@ def test_the_regression_check_compares_ratios(tmp_path: Path, ratio: float, code
     new = saved(tmp_path / "new.json", ratio, samples=32, batch=16)
     main = runpy.run_path(str(CHECK))["main"]
     assert main([str(new)], tmp_path / "results") == code
+    far = saved(tmp_path / "far.json", ratio / 10, samples=15, batch=16)
+    assert main([str(far)], tmp_path / "results") == 0, "no run on record is comparable"
 
 
 @pytest.mark.gpu

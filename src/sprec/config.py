@@ -24,6 +24,8 @@ MethodName = Literal[
 ]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Answer = Annotated[int, Field(ge=1, le=128)]
+"""Tokens of an answer; prompts leave room for the most of them in the window of the model."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LATER = "came after results were recorded"
 """Marks a setting whose default does what was done before there was the setting (:meth:`Section.decisive`)."""
@@ -140,11 +142,12 @@ class Sft(Training):
     samples: Count = 4096
     """Training examples used, drawn by seed when the dataset has more."""
     valid: Annotated[int, Field(ge=0)] = 512
-    """Validation examples that choose the epoch; 0 keeps the last one."""
+    """Validation examples that choose the epoch, the first ones of the split; 0 keeps the last epoch."""
     epochs: Annotated[int, Field(ge=0)] = 4
-    weights: Literal["none", "correct", "ifairlrs", "official"] = "none"
+    weights: Literal["none", "correct", "ifairlrs", "official", "equal"] = "none"
     """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
-    SPRec, which accumulates its counters and lets the weights act on micro-batches of 4."""
+    SPRec, which accumulates its counters and lets the weights act on micro-batches of 4; equal: 1 each, RW's control
+    (none averages over tokens, the others over samples)."""
     normalise: Annotated[bool, LATER] = False
     """Scale the weights to mean 1, so that they do not change the step size."""
 
@@ -173,7 +176,7 @@ class Negatives(Section):
     """How self-play answers: the mode (official code), samples (the theory), or the best N of 2N beams."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of negatives.decode=sample."""
-    max_new_tokens: Count = 32
+    max_new_tokens: Answer = 32
     """Tokens of a generated negative at most."""
     random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases whose negatives are replaced by uniform items (Figure 5)."""
@@ -223,7 +226,7 @@ class Recommend(Section):
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
     """Items per list."""
-    max_new_tokens: Count = 32
+    max_new_tokens: Answer = 32
     """Tokens of a generated title at most."""
     exclude_history: bool = False
     """Never recommend an item that the history shows."""
@@ -292,7 +295,7 @@ class Recipe(Section):
     """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
     """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
-    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results do not depend on it."""
+    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding."""
     backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind")] = Scratch()
     prompt: Prompt = Prompt()
     sft: Sft = Sft()

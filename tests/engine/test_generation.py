@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_scoring import load
 
+from sprec.engine import generation
 from sprec.engine.backbone import Policy
 from sprec.engine.generation import Decoding, _going, generate
 from sprec.engine.groups import common_prefix
@@ -61,11 +62,12 @@ def test_greedy_equals_a_plain_loop(style: str, shared: int, checkpoint: Callabl
             assert completion.log_prob == pytest.approx(total, abs=1e-4)
 
 
-def test_samples_do_not_depend_on_the_batch(checkpoint: Callable[[str], Path]) -> None:
+def test_samples_do_not_depend_on_the_batch(checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     policy = likely_to_end(load(checkpoint("llama")))
     decoding = Decoding(mode="sample", count=3, max_new_tokens=6, seed=5)
     asked = prompts(1, 7)
     together = generate(policy, asked, decoding, budget=100_000)
+    monkeypatch.setattr(generation, "_DRAWN", 2)
     apart = generate(policy, asked, decoding, budget=1)
     assert [[one.tokens for one in row] for row in together] == [[one.tokens for one in row] for row in apart]
     assert len({one.tokens for row in together for one in row}) > 7

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 from test_scoring import load
-from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import (
+    DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+)
 
 from sprec.engine import prefill as reading
 from sprec.engine.attention import PLAIN
@@ -58,8 +66,11 @@ def test_pieces_and_what_is_read_behind_them(
                     assert torch.allclose(second[place, path], expected, atol=1e-5)
 
 
-def test_soft_caps_and_sliding_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Capped scores are written out over the views of the cache, where the fused kernel cannot be taken."""
+def test_soft_caps_sliding_layers_and_shared_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capped scores are written out over the views of the cache, where the fused kernel cannot be taken.
+
+    Gemma 4 cuts the states before layers that share keys, if it is told how many logits to keep.
+    """
     sizes: dict[str, Any] = {
         "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "query_pre_attn_scalar": 1, "sliding_window": 256,
@@ -68,7 +79,13 @@ def test_soft_caps_and_sliding_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ragged_prompts(12)
     torch.manual_seed(0)
     capped = Gemma2ForCausalLM(Gemma2Config(**sizes, attn_logit_softcapping=0.05))
-    for model in (capped, Gemma3ForCausalLM(Gemma3TextConfig(**sizes))):
+    shared = Gemma4ForCausalLM(
+        Gemma4TextConfig(
+            **sizes | {"num_hidden_layers": 4}, num_kv_shared_layers=2, vocab_size_per_layer_input=320,
+            layer_types=["sliding_attention", "full_attention"] * 2, hidden_size_per_layer_input=4,
+        )
+    )  # fmt: skip
+    for model in (capped, Gemma3ForCausalLM(Gemma3TextConfig(**sizes)), shared):
         model.set_attn_implementation(PLAIN)
         model.train(False)
         with torch.no_grad():

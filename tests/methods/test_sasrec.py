@@ -7,6 +7,7 @@ import torch
 
 from sprec.config import Sasrec
 from sprec.data import Split
+from sprec.data.readers.sprec import read
 from sprec.errors import UserError
 from sprec.methods.floor import popular_top_k
 from sprec.methods.histories import item_counts
@@ -205,13 +206,8 @@ def test_mistakes_are_one_clear_line() -> None:
 
 
 @pytest.mark.shared_data
-def test_beats_popularity_on_goodreads() -> None:
-    source = Path(__file__).parents[3] / "shared/data/sprec"
-    if not source.is_dir():
-        pytest.skip(f"needs the paper's datasets in {source}")
-    from sprec.data.readers.sprec import read
-
-    data = read(source, "Goodreads")
+def test_beats_popularity_on_goodreads(shared_data: Path) -> None:
+    data = read(shared_data / "sprec", "Goodreads")
     items = len(data.catalog)
     model = train_sasrec(data.train, data.valid, items, Settings(epochs=20, loss="ce", augment=False), seed=0)
     popular = popular_top_k(item_counts(data.train, items), data.valid, 5)

@@ -40,6 +40,10 @@ def test_sample_weight_is_the_mean_over_the_targets_selected_genres() -> None:
     assert reweighting(UNEVEN, CATALOG, GENRES).tolist() == pytest.approx([0.6, 0.6, 1, (0.6 + 3) / 2])
 
 
+def test_equal_weights_are_one_and_need_no_genres() -> None:
+    assert reweighting(UNEVEN, CATALOG, [], "equal").tolist() == [1, 1, 1, 1]
+
+
 def test_genres_are_counted_in_all_training_examples_not_in_those_that_were_drawn() -> None:
     drawn = UNEVEN.take(np.array([3, 0]))
     assert reweighting(drawn, CATALOG, GENRES, counted=UNEVEN).tolist() == pytest.approx([(0.6 + 3) / 2, 0.6])
@@ -94,8 +98,8 @@ def test_genre_weights_of_goodreads(shared_data: Path, variant: Variant, printed
     """The 4,090 rows that are distributed as training file and have a known target.
 
     The specification prints the weights of the 5,000 rows of the authors' repository (correct: .9888 .9844 1.0144
-    1.0210 1.0307 .9502 1.0353), which are not among the data here: other rows, other digits, the same size. These were
-    checked by counting titles of the JSON files with dictionaries, apart from this package.
+    1.0210 1.0307 .9502 1.0353), which are not among the data here: other rows, other digits (history falls on the
+    other side of 1). These were checked by counting titles of the JSON files with dictionaries, apart from the package.
     """
     data = read(shared_data / "sprec", "Goodreads")
     assert len(data.train) == 4090

@@ -110,6 +110,22 @@ def test_rows_say_how_they_recommend_and_records_stay_where_they_are(toy_dataset
     assert [job.how for job in alone] == ["unguided beams"]
 
 
+def test_variants_are_the_baselines_of_the_papers_and_those_of_the_research_code(toy_dataset: Dataset) -> None:
+    jobs = {job.variant: job for job in plan("variants", [toy_dataset], [0], backbone="demo")}
+    for name in (row for row in TABLE2 if row not in ("SASRec", "SDPO")):
+        (alone,) = plan("table2", [toy_dataset], [0], backbone="demo", protocols=["paper"], variants=[name])
+        assert alone == jobs[name], "the rows of Table 2 are the same runs"
+    assert jobs["D3 official"].how == "unguided beams, grounded"
+    assert jobs["D3 official"].recipe.recommend.beams == 1
+    assert jobs["RosePO official"].recipe.negatives.least_similar
+    assert not jobs["RosePO official"].recipe.prefer.smoothing
+    assert jobs["DMPO official"].recipe.prefer.reduction == "sum"
+    assert {jobs[f"RW{more}"].recipe.sft.weights for more in ("", " official", " equal")} == {
+        "correct", "official", "equal",
+    }  # fmt: skip
+    assert len({job.place for job in jobs.values()}) == len(jobs)
+
+
 def test_tables_show_all_protocols_unless_asked_otherwise(toy_dataset: Dataset) -> None:
     for experiment in EXPERIMENTS:
         jobs = plan(experiment, [toy_dataset], [0], backbone="demo")
@@ -170,6 +186,19 @@ def test_what_fits_no_dataset_is_refused_before_the_first_run(toy_dataset: Datas
             check_fits(jobs, both)
     with pytest.raises(UserError, match="figure3 shows unfairness per genre, but C has no genres"):
         plan("figure3", [no_genres], [0], backbone="demo")
+
+
+def test_variants_stand_beside_the_rows_that_the_paper_printed(reproduce: Reproduce, out: Path, table2: Result) -> None:
+    done = fine(reproduce("variants", "--seeds", 0, *only("BIGRec", "RW equal", "D3 official")))
+    assert "✓ 00-backbone" not in done.stderr, "of the same backbone as Table 2"
+    ours = sources(out, "variants")
+    assert {(name, source) for name, source in ours if source != "paper"} == {
+        ("BIGRec", "ours, paper's protocol, 1 seed"),
+        ("RW equal", "ours, paper's protocol, 1 seed"),
+        ("D3 official", "ours, unguided beams, grounded, 1 seed"),
+    }
+    assert ours["D3", "paper"]["HR@5"]["value"] == published()["table2", "Steam", "D3"]["HR@5"]
+    assert {row for row, _ in sources(out, "variants-changes")} > {"RW equal", "D3 official", "RosePO"}
 
 
 def sources(out: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="table1 to table3, figure2 to figure6, tradeoff, claims, or rates (search them).")
+        str,
+        typer.Argument(
+            help="table1 to table3, figure2 to figure6, variants, tradeoff, claims, or rates (search them)."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
@@ -159,7 +162,7 @@ def _say_written(files: Sequence[Path]) -> None:
 def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
     if what == "claims":
         return _claims(found, datasets, output)
-    if what.startswith("table"):
+    if what.startswith("table") or what == "variants":
         return _tables(what, found, datasets, output, marks)
     if what == "tradeoff":
         return _tradeoff(found, datasets, output)
@@ -182,11 +185,12 @@ def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
     from sprec.runs import paper
 
     samples = {dataset.name: paper.sampled(found, dataset) for dataset in datasets}
-    table = paper.paper_table(what, samples, marks)
+    printed = "table2" if what == "variants" else what
+    table = paper.paper_table(printed, samples, marks)
     print_table(table)
     return [
         *paper.write_table(table, output / what),
-        *paper.write_table(paper.changes_table(what, samples), output / f"{what}-changes"),
+        *paper.write_table(paper.changes_table(printed, samples), output / f"{what}-changes"),
         *paper.write_table(paper.differences_table(samples), output / f"{what}-differences"),
     ]
 

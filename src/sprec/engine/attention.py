@@ -1,9 +1,9 @@
 """Attention that knows the common prefix of a batch; on CPUs it trains with two batched products and a softmax.
 
 At the lengths of this field (100 to 300 tokens) the backward pass of PyTorch's fused CPU kernel is 4 to 8 times slower
-than the plain form, its forward pass twice as fast: so generation takes it (``benchmarks/``). On GPUs the fused kernels
-stay, and FlexAttention reads packed rows. All are registered with transformers' attention interface, so that every
-model that uses the interface has them.
+than the plain form, its forward pass two to four times as fast: so generation takes it (``benchmarks/``). On GPUs the
+fused kernels stay, and FlexAttention reads packed rows. All are registered with transformers' attention interface, so
+that every model that uses the interface has them.
 
 Where the mask has more keys than there are, the missing ones are the prefix: the first columns of row 0, in front of
 the own keys of every row.

@@ -226,7 +226,7 @@ def pick_precision(wish: str, device: torch.device) -> torch.dtype:
     if wish != "auto":
         return torch.bfloat16 if wish == "bf16" else torch.float32
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if cpu_prefers_bf16() else torch.float32
 
 

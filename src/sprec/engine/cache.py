@@ -45,8 +45,11 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order."""
-        rows = indices.to(self.device)
-        self.hold(tuple(whole.index_select(0, rows) for whole in self.wholes), self.get_seq_length())
+        rows, columns = indices.to(self.device), self.get_seq_length()
+        wholes = tuple(whole.new_empty(len(rows), *whole.shape[1:]) for whole in self.wholes)
+        for new, known in zip(wholes, self.states(), strict=True):  # room is not copied
+            torch.index_select(known, 0, rows, out=new[:, :, :columns])
+        self.hold(wholes, columns)
 
 
 class RoomyCache(DynamicCache):
@@ -80,8 +83,7 @@ class RoomyCache(DynamicCache):
             parts = zip(*(layer.states() for layer in layers), strict=True)
             own.hold(tuple(_below(states, columns, room) for states in parts), columns)
             for layer in layers:
-                layer.reset()
-                layer.wholes = ()
+                layer.keys, layer.values, layer.wholes, layer.is_initialized = None, None, (), False
             cache.layers.append(own)
         return cache
 

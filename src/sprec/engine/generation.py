@@ -21,6 +21,7 @@ from sprec.engine.prefill import Prefilled, own_tokens, prefill
 from sprec.engine.sharding import sharded
 
 _WIDER = 8  # a row holds what all begin with, too: 100k columns in all, 3 GiB in a model of a billion parameters
+_DRAWN = 128  # rows whose distributions are in memory at once, in float64: 250 MiB with a vocabulary of 128k
 _TOGETHER = 16  # draws of a prompt that share its keys and values: each passes over the columns of all of them
 
 
@@ -205,9 +206,11 @@ def _completion(tokens: list[int], log_prob: float, finished: bool, end: int) ->
 
 def _draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     """Sample by inverting the distribution function at given numbers, (B, R): reproducible row by row."""
-    cumulative = (logits.double() / decoding.temperature).softmax(-1).cumsum(-1)
-    chosen = torch.searchsorted(cumulative, (uniform[..., None] * cumulative[..., -1:]).contiguous(), right=True)
-    return chosen[..., 0].clamp(max=logits.shape[-1] - 1)
+    chosen = []
+    for own, number in zip(*(torch.split(part.flatten(0, 1), _DRAWN) for part in (logits, uniform)), strict=True):
+        cumulative = own.double().div_(decoding.temperature).softmax(-1).cumsum_(-1)
+        chosen.append(torch.searchsorted(cumulative, number[:, None] * cumulative[:, -1:], right=True)[:, 0])
+    return torch.cat(chosen).view_as(uniform).clamp(max=logits.shape[-1] - 1)
 
 
 def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Completion]]:
@@ -223,7 +226,7 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
     rows, logits = _Rows(state, width), state.logits[:, None].expand(-1, width, -1)
     paths = torch.zeros(n, width, 0, dtype=torch.long, device=device)
     live = list(range(n))
-    for _ in range(decoding.max_new_tokens):
+    for step in range(decoding.max_new_tokens):
         scores, origin, token = _expand(scores, logits, width)
         paths = torch.cat([paths.gather(1, origin[..., None].expand(-1, -1, paths.shape[2])), token[..., None]], 2)
         ends = token == end
@@ -232,12 +235,14 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
         best, order = scores.topk(width, dim=1)
         scores, paths = best, paths.gather(1, order[..., None].expand(-1, -1, paths.shape[2]))
         origin, token = origin.gather(1, order), token.gather(1, order)
-        keep = [i for i, row in enumerate(live) if not _settled(pools[row], width, best[i, 0].item())]
-        if not keep:
-            return [_ranked(pool, decoding.count) for pool in pools]
-        kept = torch.tensor(keep, device=device)
+        leading = zip(live, best[:, 0].tolist(), strict=True)
+        settled = torch.tensor([_settled(pools[row], width, score) for row, score in leading], device=device)
+        scores = scores.masked_fill(settled[:, None], -torch.inf)  # those that stay for a while change nothing
+        kept = still_needed(settled)
+        if not len(kept) or step + 1 == decoding.max_new_tokens:
+            break
         rows.select(kept, origin[kept])
-        live, scores, paths, token = [live[i] for i in keep], scores[kept], paths[kept], token[kept]
+        live, scores, paths, token = [live[i] for i in kept.tolist()], scores[kept], paths[kept], token[kept]
         logits = rows.step(token)
     for i, row in enumerate(live):
         reached = scores[i] > -torch.inf

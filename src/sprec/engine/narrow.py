@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -51,6 +52,18 @@ def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
             setattr(attention, _QUERIES, kept)
             stack.callback(delattr, attention, _QUERIES)
         yield
+
+
+def logits_of_last(model: nn.Module, kept: int, width: int, device: torch.device) -> int | Tensor:
+    """``logits_to_keep`` for the last ``kept`` of ``width`` columns, 0 for all of them.
+
+    Where layers share keys (Gemma 4), their numbers: a count makes the model itself cut the states before those layers,
+    which fits neither the masks nor the layouts here.
+    """
+    inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    if kept and getattr(inner.config.get_text_config(), "num_kv_shared_layers", 0):
+        return torch.arange(width - kept, width, device=device)
+    return kept
 
 
 def queries_needed(attention: nn.Module, width: int) -> int:

@@ -11,7 +11,7 @@ from sprec.engine.backbone import CausalLM
 from sprec.engine.batches import CACHED
 from sprec.engine.cache import RoomyCache
 from sprec.engine.groups import common_prefix, round_up, token_budget_batches
-from sprec.engine.narrow import last_columns
+from sprec.engine.narrow import last_columns, logits_of_last
 
 
 class Prefilled:
@@ -72,7 +72,8 @@ def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.dev
     if shared:
         prefix = torch.tensor([prompts[0][:shared]], device=device)
         with last_columns(model, 1, shared):
-            model(input_ids=prefix, past_key_values=template, use_cache=True, logits_to_keep=1)
+            last = logits_of_last(model, 1, shared, device)
+            model(input_ids=prefix, past_key_values=template, use_cache=True, logits_to_keep=last)
     rest = [prompt[shared:] for prompt in prompts]
     everything = list(range(len(rest)))
     pieces = token_budget_batches(map(len, rest), CACHED) if device.type == "cpu" else [everything]
@@ -122,6 +123,6 @@ def _forward(model: CausalLM, cache: RoomyCache, tokens: Tensor, positions: Tens
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=keep,
+        logits_to_keep=logits_of_last(model, keep, tokens.shape[1], tokens.device),
     ).logits
     return logits

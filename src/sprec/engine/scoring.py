@@ -11,7 +11,7 @@ from sprec.engine.attention import takes_prefix_row, unpads
 from sprec.engine.backbone import Policy
 from sprec.engine.batches import cached, in_batches
 from sprec.engine.groups import GroupBatch, PromptGroup, collate, common_prefix, token_budget_batches
-from sprec.engine.narrow import last_columns
+from sprec.engine.narrow import last_columns, logits_of_last
 from sprec.engine.sharding import sharded
 from sprec.engine.unpadded import laid_out
 from sprec.errors import UserError
@@ -34,12 +34,13 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
             batch, layout = batch.in_one_row(prefix)
             stack.enter_context(laid_out(layout))
         stack.enter_context(_rows_of_head(head, batch.source, batch.kept))
-        stack.enter_context(last_columns(model, batch.kept, batch.input_ids.shape[1]))
+        width = batch.input_ids.shape[1]
+        stack.enter_context(last_columns(model, batch.kept, width))
         logits: Tensor = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention(),
             position_ids=batch.position_ids,
-            logits_to_keep=batch.kept,
+            logits_to_keep=logits_of_last(model, batch.kept, width, batch.input_ids.device),
             use_cache=False,
         ).logits
     log_p = logits[0].float().log_softmax(-1)

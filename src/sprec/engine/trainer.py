@@ -90,6 +90,8 @@ class _Steps(Dataset[np.ndarray]):
 def rate_factor(step: int, steps: int, warmup: int) -> float:
     """Share of the peak learning rate at a step: linear warm-up, then linear decay to 0 at the end.
 
+    As the linear schedule of transformers, but its warm-up begins at 0 and so wastes the first step.
+
     A stage that is no longer than its warm-up warms up in half of its steps: it would never reach its rate.
     """
     warmup = warmup if warmup < steps else steps // 2

@@ -22,7 +22,7 @@ def reweighting(
     split: Split,
     catalog: Catalog,
     genres: Sequence[str],
-    variant: Variant = "correct",
+    variant: Variant | Literal["equal"] = "correct",
     *,
     counted: Split | None = None,
     normalise: bool = False,
@@ -30,7 +30,8 @@ def reweighting(
     """Weight of each example: the mean of :func:`genre_weights` over its target's selected genres, shape
     (n,).
 
-    1 where the target has none of the selected genres.
+    1 where the target has none of the selected genres, and with ``equal`` everywhere: the control, in which RW differs
+    from SFT only in that each sample, not each token, counts the same.
 
     Args:
         split: the examples that get a weight.
@@ -43,6 +44,8 @@ def reweighting(
     Raises:
         UserError: no genres are selected, or no item that is counted has one.
     """
+    if variant == "equal":
+        return np.ones(len(split))
     member = catalog.genre_matrix(genres)[split.targets] > 0
     degree = member.sum(1)
     summed = member @ genre_weights(split if counted is None else counted, catalog, genres, variant)

@@ -182,7 +182,7 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     if recipe.recommend.exclude_history:
         cases = dataset.splits[recipe.split][: recipe.cases]
         require_room(excluded_items(cases, items, history=True, target=False), items, k)
-    if recipe.sft.weights != "none" and not dataset.genres:
+    if recipe.sft.weights not in ("none", "equal") and not dataset.genres:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 
 

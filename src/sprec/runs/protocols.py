@@ -15,7 +15,7 @@ from sprec.methods.histories import item_counts
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.progress import say
 from sprec.recommend.consensus import recommend_by_consensus
-from sprec.recommend.exact import RankedItems, catalog_trie, rank_items
+from sprec.recommend.exact import RankedItems, rank_items
 from sprec.recommend.recommender import Recommendations, recommend_by_title
 from sprec.runs.examples import pretraining_examples, prompts
 from sprec.runs.oracle import load_oracle, needs_oracle
@@ -74,7 +74,7 @@ def recommend(
 
 def _ranked(session: Session, policy: Policy, asked: Sequence[Sequence[int]], examples: Split, k: int) -> RankedItems:
     """The k items whose titles are most probable, or have the best score of D3."""
-    settings, trie = session.recipe.recommend, catalog_trie(policy, session.builder)
+    settings, trie = session.recipe.recommend, session.trie(policy)
     exact, guide = settings.protocol == "exact", None
     if needs_oracle(session.recipe) and not exact:
         assistant = load_oracle(session)

@@ -82,9 +82,11 @@ class Record:
 
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
-    """What a record depends on: every setting that moves numbers, and the data."""
+    """What a record depends on: every setting that moves numbers by more than rounding, and the data."""
     aside = ("description", "track", "device", "checkpoint_steps")
     settings = {name: value for name, value in recipe.decisive().items() if name not in aside}
+    # keys had it before it was left out, at this value
+    settings["tokens_per_batch"] = Recipe.model_fields["tokens_per_batch"].default
     return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]
 
 

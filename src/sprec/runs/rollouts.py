@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         temperature=settings.temperature,
         seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
     )
-    titles = _answers(session, policy, backbone, examples, decoding, "rollout", iteration)
+    titles = _answers(session, policy, backbone, examples, decoding, f"rollout {iteration}", "rollout")
     if settings.redraw_equal:
         titles = _wrong_answers(session, policy, backbone, examples, titles, iteration)
     return [own[: settings.count] for own in titles]
@@ -141,22 +142,26 @@ def _wrong_answers(
         temperature=session.recipe.negatives.temperature,
         seed=int(np.random.SeedSequence([session.recipe.seed, iteration, 8]).generate_state(1)[0]),
     )
-    drawn = _answers(session, policy, backbone, examples.take(again), decoding, "redraw", iteration)
+    # which cases these are may depend on rounding, so on how an earlier process cut its batches
+    journal = f"redraw-{sha256(again.tobytes()).hexdigest()[:16]}"
+    drawn = _answers(session, policy, backbone, examples.take(again), decoding, f"redraw {iteration}", journal)
     for case, own in zip(again.tolist(), drawn, strict=True):
         wrong[case] = [title for title in own if title != wanted[case]]
     return wrong
 
 
 def _answers(
-    session: Session, policy: Stage, backbone: Stage, examples: Split, decoding: Decoding, use: str, iteration: int
+    session: Session, policy: Stage, backbone: Stage, examples: Split, decoding: Decoding, note: str, name: str
 ) -> list[list[str]]:
     """The different titles that the policy answers to each example, grounded if the recipe says so.
 
-    What they are used for names the progress bar and the journal.
+    Args:
+        note: beside the progress bar.
+        name: of the journal.
     """
     recipe, model = session.recipe, session.policy(policy)
     asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
-    note, journal = f"{use} {iteration}", session.store.unfinished / use
+    journal = session.store.unfinished / name
     if recipe.server:
         answers = complete(model, asked, decoding, _served(session, policy), description=note, journal=journal)
     else:

@@ -14,9 +14,11 @@ from sprec.data import Dataset, Split
 from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
 from sprec.engine.origin import origin
 from sprec.engine.sharding import sharded
+from sprec.engine.trie import Trie
 from sprec.methods.sasrec import SASRec
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
+from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
 from sprec.runs.store import Stage, Store
 
@@ -51,6 +53,14 @@ class Session:
         """The prompts of this dataset in the recipe's style."""
         prompt = self.recipe.prompt
         return PromptBuilder(self.dataset.catalog, self.dataset.wording, prompt.style, prompt.history)
+
+    def trie(self, policy: Policy) -> Trie:
+        """The trie of the catalog's titles, made once: all policies of a run have one tokenizer."""
+        if self._trie is None:
+            self._trie = catalog_trie(policy, self.builder)
+        return self._trie
+
+    _trie: Trie | None = field(default=None, init=False)
 
     @property
     def cases(self) -> Split:
