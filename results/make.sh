@@ -3,12 +3,14 @@
 # resumes, and what is on record under $OUT/records is not run again. To make everything anew, take another folder: your
 # backbones are others, and the rows of a table must descend from one.
 #   OUT    where tables, figures and records are kept, default results/scratch/
+#   VARIANTS  the same for the variants of the baselines, which descend from other backbones, default results/variants/
 #   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets and runs are kept, default runs/
 #   JOBS   processes that divide the runs of a table among them, default 2
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-results/scratch}
+VARIANTS=${VARIANTS:-results/variants}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
 JOBS=${JOBS:-2}
@@ -41,5 +43,12 @@ done
 sprec reproduce figure4 --datasets "$WORK/data/MovieLens" --seeds 0 -o "$OUT" --jobs "$JOBS"
 sprec reproduce figure5 --datasets "$WORK/data/Goodreads" --seeds 0 -o "$OUT" --jobs "$JOBS"
 sprec reproduce figure6 --datasets "$WORK/data/Goodreads" --only 1 --only 3 --only 5 --seeds 0 -o "$OUT" --jobs "$JOBS"
+
+# The baselines as their papers have them and as the research code ran them.
+goodreads=(--datasets "$WORK/data/Goodreads")
+cds=(--datasets "$WORK/data/CDs_and_Vinyl")
+sprec reproduce variants "${goodreads[@]}" -o "$VARIANTS" --jobs "$JOBS"
+sprec reproduce variants "${cds[@]}" --seeds 0 -o "$VARIANTS" --jobs "$JOBS"
+sprec reproduce variants "${goodreads[@]}" "${cds[@]}" -o "$VARIANTS" --recorded
 
 if [ "$OUT" = results/scratch ]; then python docs/build.py; fi
