@@ -5,7 +5,8 @@
     python benchmarks/logs.py parquet-100m   100M rows in one Parquet file
 
 Each writes the log below --folder (kept for the next time), imports it in a process of its own with 2 threads, prints
-what came out and ends in one line of JSON: seconds, peak memory of the import, windows.
+what came out and ends in one line of JSON: seconds, peak memory of the import, windows. The last lines of the three are
+``benchmarks/results/logs.json``.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +177,7 @@ def main() -> None:
         generate(folder, rows)
         (folder / "complete").touch()
     result = measure(folder, arguments)
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "polars": pl.__version__}
+    machine = {"date": date.today().isoformat(), "cpus": os.cpu_count(), "python": platform.python_version(), "polars": pl.__version__}
     print(
         f"{given.log}: {result['rows']:,} rows in {result['seconds']} s, peak {result['peak_gib']} GiB, "
         f"{result['sequences']:,} windows"

@@ -17,6 +17,7 @@ PAGES = (
     "README.md",
     "docs/results.md",
     "docs/settings.md",
+    "docs/data.md",
     "docs/scale.md",
     "docs/reliability.md",
     "benchmarks/README.md",
@@ -258,6 +259,28 @@ def all_settings() -> str:
     return "\n".join(lines)
 
 
+_LOGS = {
+    "ml-10m": "MovieLens-10M's format and size",
+    "amazon": "Amazon's format, gzipped, 100k items as Python literals",
+    "parquet-100m": "one Parquet file",
+}
+
+
+def logs(file: Path) -> str:
+    """What the import of large logs took: ``benchmarks/logs.py``, a line of JSON for each log."""
+    records = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    lines = ["| log | rows | windows | seconds | peak memory |", "|---|---:|---:|---:|---:|"]
+    for record in records:
+        lines.append(
+            f"| {_LOGS[record['log']]} | {record['rows']:,} | {record['sequences']:,} | {record['seconds']:.3g} "
+            f"| {record['peak_gib']:.1f} GiB |"
+        )
+    first = records[0]
+    return "\n".join(
+        [*lines, "", f"{first['cpus']} CPU cores, polars {first['polars']}, {first['date']}; 2 threads.", ""]
+    )
+
+
 def costs() -> str:
     """What the paper's recipe costs at several sizes."""
     from sprec.runs.cost import table
@@ -317,6 +340,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["real-differences"] = partial(real_differences, *differences)
     found["cost"] = costs
     found["settings"] = all_settings
+    found["logs"] = partial(logs, ROOT / "benchmarks" / "results" / "logs.json")
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():
         found["chaos"] = partial(chaos, results / "chaos.json")
