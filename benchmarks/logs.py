@@ -177,7 +177,12 @@ def main() -> None:
         generate(folder, rows)
         (folder / "complete").touch()
     result = measure(folder, arguments)
-    machine = {"date": date.today().isoformat(), "cpus": os.cpu_count(), "python": platform.python_version(), "polars": pl.__version__}
+    machine = {
+        "date": date.today().isoformat(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "polars": pl.__version__,
+    }
     print(
         f"{given.log}: {result['rows']:,} rows in {result['seconds']} s, peak {result['peak_gib']} GiB, "
         f"{result['sequences']:,} windows"
