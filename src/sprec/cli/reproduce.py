@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 def reproduce(
     what: Annotated[
-        str,
-        typer.Argument(
-            help="table1 to table3, figure2 to figure6, variants, tradeoff, claims, or rates (search them)."
-        ),
+        str, typer.Argument(help="table1 to 3, figure2 to 6, variants, tradeoff, claims, or rates (search them).")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
@@ -185,12 +182,11 @@ def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
     from sprec.runs import paper
 
     samples = {dataset.name: paper.sampled(found, dataset) for dataset in datasets}
-    printed = "table2" if what == "variants" else what
-    table = paper.paper_table(printed, samples, marks)
+    table = paper.paper_table(what, samples, marks)
     print_table(table)
     return [
         *paper.write_table(table, output / what),
-        *paper.write_table(paper.changes_table(printed, samples), output / f"{what}-changes"),
+        *paper.write_table(paper.changes_table(what, samples), output / f"{what}-changes"),
         *paper.write_table(paper.differences_table(samples), output / f"{what}-differences"),
     ]
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from sprec.report.figures import Series
 
 REFERENCE = "BIGRec"
+_PRINTED_IN = {"variants": "table2"}
+"""Experiment to the table of the paper that has its rows, where that has another name."""
 LAST = 3
 """A sweep shows the mean of this many last iterations (paper, RQ3)."""
 
@@ -75,7 +77,7 @@ def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> T
     Marks compare the rows of one source: methods that recommend in the same way.
 
     Args:
-        experiment: ``table2`` or ``table3``.
+        experiment: ``table2``, ``table3`` or ``variants``.
         samples: dataset to what :func:`sampled` made of its runs.
         mark: ``real`` marks a best and second best only where the difference is real, ``paper`` as the paper does.
     """
@@ -101,7 +103,8 @@ def _seeds(sample: Bootstrap) -> str:
 
 def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
     """Method to what the paper printed for it."""
-    return {m: values for (table, data, m), values in published().items() if (table, data) == (experiment, dataset)}
+    wanted = (_PRINTED_IN.get(experiment, experiment), dataset)
+    return {m: values for (table, data, m), values in published().items() if (table, data) == wanted}
 
 
 def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cell]]:
