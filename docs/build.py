@@ -116,6 +116,8 @@ def benchmark(files: Sequence[Path]) -> str:
         lines += ["", negatives]
     if beside := beside_bf16(records):
         lines += ["", beside]
+    if counted := operations(records):
+        lines += ["", *counted]
     first = records[0]
     machine = ", ".join(f"{key} {value}" for key, value in first["machine"].items())
     rates = " to ".join(f"{pick(r['matmul_flops'] for r in records) / 1e9:,.0f}" for pick in (min, max))
@@ -238,6 +240,35 @@ def beside_bf16(records: Sequence[Mapping[str, Any]]) -> str:
         f"bf16 products are slower than those of float32 on this processor, {rate} GFLOP/s, so both sides compute in "
         f"float32. Of that rate the engine reaches, of {_OF_BF16:.0%} asked for: {found}."
     )
+
+
+def operations(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of the FLOPs that the sides do for the same work, and of the engine's rate; empty where none counted."""
+    rows = []
+    for record in records:
+        for part in record["parts"]:
+            own = part["engine"].get("operations", 0)
+            if not own:  # of runs before it was counted, on GPUs, and of parts that multiply nothing or are processes
+                continue
+            peers = ", ".join(
+                f"{own / peer['operations']:.0%} of `{name}`"
+                for name, peer in part["peers"].items()
+                if peer.get("operations")
+            )
+            rates = [own / part["engine"]["seconds"] / rate for rate in _rates(record)]
+            share = f"{rates[0]:.0%}" + "".join(f" ({rate:.0%} of bf16's)" for rate in rates[1:])
+            rows.append(f"| {part['part']} | {part['samples']} | {own / 1e9:,.0f} | {peers} | {share} |")
+    head = [
+        "| part | samples | GFLOP counted here | beside the peer's | of the matmul rate |",
+        "|---|---:|---:|---|---:|",
+    ]
+    return [*head, *rows] if rows else []
+
+
+def _rates(record: Mapping[str, Any]) -> list[float]:
+    """The rate of a product in the precision of a run, and that of bf16 where it is another one."""
+    other = record.get("precision") == "fp32" and record.get("matmul_flops_bf16")
+    return [record["matmul_flops"], *([record["matmul_flops_bf16"]] if other else [])]
 
 
 def _span(numbers: Sequence[float], form: str) -> str:

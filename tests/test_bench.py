@@ -48,6 +48,8 @@ def test_both_sides_compute_the_same() -> None:
     assert pairs["prompt_tokens"] > pairs["own_prompt_tokens"] > pairs["answer_tokens"] > 2
     assert record["precision"] == measure.precision("cpu")
     assert bool(record["matmul_flops_bf16"]) is cpu_has_bf16()
+    # two pairs are four sequences of the peer, each with the prompt that is read once here
+    assert 1 / 40 < pairs["engine"]["operations"] / peer["operations"] < 1 / 4
     assert pairs["share"] == pytest.approx(pairs["flops"] / pairs["engine"]["seconds"] / record["matmul_flops"])
 
 
@@ -304,6 +306,38 @@ def test_float32_is_compared_with_the_bf16_rate_where_that_was_measured() -> Non
     assert "slower than those of float32 on this processor, 100 to 200 GFLOP/s" in found
     assert found.endswith(": sft 45% to 75% (missed).")
     assert DOCS["beside_bf16"]([run("fp32", None, sft=1e11), run("bf16", 9e11, sft=1e11)]) == ""
+
+
+def test_counted_operations_are_those_of_products_and_attention() -> None:
+    query, key = torch.randn(2, 3, 5, 8), torch.randn(2, 3, 7, 8)
+
+    def work() -> str:
+        torch.randn(4, 6) @ torch.randn(6, 9)
+        torch.nn.functional.scaled_dot_product_attention(query, key, key)
+        return "done"
+
+    found, result = measure.counted(work)
+    products, attention = 2 * 4 * 6 * 9, 2 * (2 * 2 * 3 * 5 * 7 * 8)
+    assert (found, result) == (products + attention, "done")
+
+
+def test_the_table_of_operations_has_the_work_and_the_rate() -> None:
+    def side(operations: float) -> dict[str, float]:
+        return {"operations": operations, "seconds": 2.0}
+
+    sft = {"part": "sft", "samples": 64, "engine": side(4e10), "peers": {"trl": side(1e11), "old": {"seconds": 2.0}}}
+    alone = {"part": "evaluation", "samples": 9, "engine": side(2e10), "peers": {}}
+    whole = {"part": "iteration", "samples": 9, "engine": side(0), "peers": {}}
+    before = {"part": "sft", "samples": 9, "engine": {"seconds": 2.0}, "peers": {}}
+    run = {"precision": "fp32", "matmul_flops": 5e10, "matmul_flops_bf16": 2.5e10, "parts": [sft, alone, whole, before]}
+    assert DOCS["operations"]([run])[2:] == [
+        "| sft | 64 | 40 | 40% of `trl` | 40% (80% of bf16's) |",
+        "| evaluation | 9 | 20 |  | 20% (40% of bf16's) |",
+    ]
+    assert DOCS["operations"]([run | {"precision": "bf16", "parts": [alone]}])[2:] == [
+        "| evaluation | 9 | 20 |  | 20% |"
+    ]
+    assert DOCS["operations"]([run | {"parts": [before]}]) == []
 
 
 def test_the_table_of_speed_has_the_range_over_runs_and_peers(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sprec.engine.backbone import Policy, pick_device, pick_precision
 from sprec.engine.groups import PromptGroup
@@ -47,6 +48,20 @@ def seconds(call: Callable[[], Any], device: torch.device) -> tuple[Spent, Any]:
     result = call()
     _finish(device)
     return Spent(time.perf_counter() - wall, time.process_time() - cpu), result
+
+
+def counted(call: Callable[[], Any]) -> tuple[int, Any]:
+    """The FLOPs of a call's matrix products and attention, and its result; counting makes it slower."""
+    aten = torch.ops.aten
+    forward: Callable[..., int] = sdpa_flop_count
+    backward: Callable[..., int] = sdpa_backward_flop_count
+    cpu_attention: dict[Any, Callable[..., int]] = {  # PyTorch counts those of GPUs only
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: forward(q, k, v),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: backward(g, q, k, v),
+    }
+    with FlopCounterMode(display=False, custom_mapping=cpu_attention) as counter:
+        result = call()
+    return counter.get_total_flops(), result
 
 
 def _finish(device: torch.device) -> None:

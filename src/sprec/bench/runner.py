@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, TextIO
 
 from sprec.bench.measure import precision
-from sprec.bench.work import Work
+from sprec.bench.work import COUNT, Work
 from sprec.errors import UserError
 from sprec.progress import Bar
 
@@ -47,11 +47,11 @@ class Worker:
         """Wait until it is prepared."""
         self._read()
 
-    def repeat(self) -> Answer:
-        """Do it once."""
+    def repeat(self, *, count: bool = False) -> Answer:
+        """Do it once, and count its operations if asked to."""
         stdin = self.process.stdin
         if stdin is not None and self.process.poll() is None:
-            stdin.write("\n")
+            stdin.write(f"{COUNT if count else ''}\n")
             stdin.flush()
         return self._read()
 
@@ -110,13 +110,15 @@ def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, A
 def _resident(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, list[Answer]]:
     works = {"engine": part.engine} | {name: works[0] for name, works in part.peers.items()}
     answers: dict[str, list[Answer]] = {name: [] for name in works}
+    operations: dict[str, int] = {}
     with ExitStack() as stack:
         workers = {name: stack.enter_context(working(work, log)) for name, work in works.items()}
         for round_ in range(repeats + 1):
             for name, worker in workers.items():
-                answer = worker.repeat()
-                if round_:  # the first one warms up
-                    answers[name].append(answer)
+                answer = worker.repeat(count=not round_)  # the first one warms up
+                operations.setdefault(name, answer["operations"])
+                if round_:
+                    answers[name].append({**answer, "operations": operations[name]})
             progress.advance(1, part.name)
     return answers
 
@@ -176,6 +178,7 @@ def _summary(answers: Sequence[Answer]) -> dict[str, Any]:
         "peak_mib": max(answer["peak"] for answer in answers),
         "above_mib": max(answer["above"] for answer in answers),
         "losses": answers[0]["losses"][:3],
+        "operations": answers[0]["operations"],
     }
 
 

@@ -27,6 +27,8 @@ NEW_TOKENS = 16
 BETA = 0.1
 MICRO = 8
 """Rows of a peer's micro-batch on CPUs, where larger ones are slower; a GPU gets a whole step."""
+COUNT = "count"
+"""The line that asks a side to count the operations of a repetition."""
 _TEMPLATES = 4  # copies of the template that the tokenizer learns from: about as many tokens as with Llama's
 _PARTS_OF_WORDS = ("30m", "1b")  # 8,000 tokens that may reach over spaces would swallow the whole template
 

@@ -1,5 +1,6 @@
 """A side in a process of its own: prepares its part, then does one repetition for each line it reads.
 
+The line ``count`` has its operations counted (on CPUs: what is compiled for a GPU cannot be looked into).
 Answers are JSON lines on standard output; whatever libraries print goes to standard error.
 """
 
@@ -10,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-from sprec.bench.measure import Timed, forget_peak, memory, release
-from sprec.bench.work import Work
+from sprec.bench.measure import Timed, counted, forget_peak, memory, release
+from sprec.bench.work import COUNT, Work
 from sprec.engine.memory import shortages
 
 
@@ -59,10 +60,11 @@ def main() -> None:
     forget_peak()
     before, _ = memory(on_gpu)
     print(json.dumps({"ready": True}), file=answers, flush=True)
-    for _ in sys.stdin:
-        short, timed = shortages(), repetition()
+    for line in sys.stdin:
+        short = shortages()
+        operations, timed = counted(repetition) if line.strip() == COUNT and not on_gpu else (0, repetition())
         _, peak = memory(on_gpu)
-        told = {"peak": peak, "above": peak - before, "shortages": shortages() - short}
+        told = {"peak": peak, "above": peak - before, "shortages": shortages() - short, "operations": operations}
         print(json.dumps(asdict(timed) | timed.spent._asdict() | told), file=answers, flush=True)
         release()
 
