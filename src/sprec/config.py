@@ -111,6 +111,12 @@ class HuggingFace(Section):
     allow_pickle: bool = False
     """Accept weights that are not safetensors."""
 
+    @model_validator(mode="after")
+    def _trainable(self) -> "HuggingFace":
+        if self.quantize and not self.lora:
+            raise ValueError("weights of 4 bits cannot be trained: keep backbone.lora, or drop backbone.quantize")
+        return self
+
 
 class Prompt(Section):
     """How an example becomes text."""

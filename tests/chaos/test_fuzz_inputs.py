@@ -115,7 +115,7 @@ def test_arbitrary_changes(changes: list[tuple[str, str]], tmp_path: Path, recor
 
 
 CASES = VALUES | st.integers(0, 8)
-ITEMS = VALUES | st.lists(st.integers(-1, 13) | st.sampled_from(["Dune", "Dun"]), max_size=4)
+ITEMS = VALUES | st.lists(st.integers(-1, 13) | st.sampled_from(["Dune", "Dun"]), max_size=12)
 ENTRIES = st.builds(lambda case, items: json.dumps({"case": case, "items": items}), CASES, ITEMS)
 
 

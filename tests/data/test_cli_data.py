@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from sprec.cli.data import app
 from sprec.data import Dataset
+from sprec.data.readers.sprec import read
 from sprec.errors import UserError
 
 run = CliRunner()
@@ -25,6 +27,14 @@ def test_import_stats_and_json(layout: Callable[..., Path], tmp_path: Path) -> N
     assert printed.stdout.startswith("Books\n")
     facts = json.loads(run.invoke(app, ["stats", str(output), "--json"], catch_exceptions=False).stdout)
     assert facts["table1"] == {"items": 2, "interactions": 8, "sequences": 4}
+
+
+def test_what_is_undefined_is_null_in_json(layout: Callable[..., Path], tmp_path: Path) -> None:
+    rows = [(["Dune"], "Emma"), (["Emma"], "Dune")]
+    whole = read(layout({"Dune": [], "Emma": []}, train=rows, test=rows), "Books")
+    replace(whole, splits={"train": whole.train}).save(tmp_path / "untested")
+    printed = run.invoke(app, ["stats", str(tmp_path / "untested"), "--json"], catch_exceptions=False)
+    assert json.loads(printed.stdout, parse_constant=pytest.fail)["leakage"] == {"run": 4, "rows": 0, "share": None}
 
 
 def test_demo_is_written_and_not_overwritten_unasked(tmp_path: Path) -> None:

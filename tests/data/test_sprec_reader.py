@@ -10,6 +10,7 @@ from sprec.errors import UserError
 
 CATALOG = {"Dune": ["sci-fi"], "Emma": ["romance", "classic"], "Ulysses": ["classic"], 'Say "No"': []}
 TRAIN = [(["Dune", "Dune", "Emma"], "Ulysses"), (["Emma", "Unheard"], "Emma"), (["Dune"], "<span class=")]
+TEST_OF_DUNE = [(["A  Clash"], "Dune")]
 TEST = [(["Ulysses"], 'Say "No"')]
 
 
@@ -23,6 +24,7 @@ def test_rows_are_repaired_or_dropped_and_every_fault_is_counted(layout: Callabl
     assert dataset.warnings == {
         "catalog_items_without_genre": 1,
         "catalog_junk_titles_dropped": 1,
+        "catalog_quoted_titles_kept": 1,
         "consecutive_repeats_kept": 1,
         "seen_targets_kept": 1,
         "train_history_titles_dropped_unknown": 2,
@@ -30,6 +32,15 @@ def test_rows_are_repaired_or_dropped_and_every_fault_is_counted(layout: Callabl
         "train_rows_dropped_junk_target": 1,
         "train_rows_dropped_unknown_target": 1,
     }
+
+
+def test_titles_that_become_equal_and_long_ones_are_counted_and_kept(layout: Callable[..., Path]) -> None:
+    titles = ["Dune", "A  Clash", "A Clash", "A   Clash", "x" * 150, "y" * 151]
+    dataset = read(layout({key: ["sci-fi"] for key in titles}, train=[(["Dune"], "A Clash")], test=TEST_OF_DUNE), "Books")
+    assert dataset.catalog.titles[1:4] == ("A Clash",) * 3
+    assert list(dataset.train) == [Example((0,), 2)]
+    counted = {"catalog_long_titles_kept": 1, "catalog_shared_titles_kept": 2, "catalog_titles_tidied": 2}
+    assert dataset.warnings == counted
 
 
 def test_repeats_and_seen_targets_are_dropped_on_request(layout: Callable[..., Path]) -> None:
@@ -61,7 +72,7 @@ def test_without_metadata_the_catalog_is_made_of_the_titles(layout: Callable[...
     assert dataset.catalog.titles == ("Emma", 'A", "B', "Amélie", "Dune")
     assert list(dataset.train) == [Example((1, 3), 0), Example((3, 2), 1)]
     assert dataset.genres == ()
-    assert dataset.warnings == {"double_encoded_titles": 1}
+    assert dataset.warnings == {"catalog_quoted_titles_kept": 1, "double_encoded_titles": 1}
 
 
 def test_a_folder_of_records_is_read_as_it_is(rows_file: Callable[..., Path]) -> None:
@@ -130,6 +141,8 @@ ROWS = {  # items, rows kept of train, valid, test and extra, number of selected
 FAULTS = {
     "Goodreads": {
         "catalog_items_without_genre": 14,
+        "catalog_quoted_titles_kept": 1,
+        "catalog_shared_titles_kept": 5,
         "catalog_titles_tidied": 26,
         "consecutive_repeats_kept": 8,
         "extra_history_titles_dropped_unknown": 23,
@@ -144,11 +157,15 @@ FAULTS = {
     "MovieLens": {
         "catalog_duplicate_titles_merged": 1,
         "catalog_items_without_genre": 1,
+        "catalog_long_titles_kept": 1,
+        "catalog_quoted_titles_kept": 2,
         "catalog_titles_tidied": 1,
         "double_encoded_titles": 1_311,
     },
     "CDs_and_Vinyl": {
+        "catalog_quoted_titles_kept": 3,
         "catalog_scraped_titles_repaired": 100,
+        "catalog_shared_titles_kept": 2,
         "catalog_titles_tidied": 235,
         "consecutive_repeats_kept": 1_389,
         "extra_history_titles_dropped_junk": 122,

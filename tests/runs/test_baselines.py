@@ -1,6 +1,7 @@
 """Every baseline of the paper at toy size through the command line, sharing backbone, SFT and SASRec."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sprec.runs import Recommender, load_results
 from sprec.runs.examples import preference_groups, pretraining_examples, prompts, sft_groups
 from sprec.runs.oracle import load_oracle, smoothing
 from sprec.runs.recommender import backbone_of, open_run
-from sprec.runs.rollouts import Rollouts
+from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.stages import importance
 from sprec.runs.store import Stage
 
@@ -289,6 +290,26 @@ def test_self_hard_negatives_are_never_the_target(run: Run, toy_dataset: Dataset
     others = set(own) - set(right)
     assert {row: own[row] for row in others} == {row: redrawn[row] for row in others}
     assert set(right) & set(redrawn)
+
+
+def test_redraws_of_other_cases_are_not_taken_from_the_journal(run: Run) -> None:
+    """Which cases are drawn again may depend on rounding, so a process that goes on may have to draw others."""
+    options = {"negatives__source": "self-play", "loop__samples": 200, "sft__epochs": 12}
+    folder = run("rosepo", **options, negatives__redraw_equal=True)
+    session = open_run(folder)
+    session.recipe = session.recipe.model_copy(update={"tokens_per_batch": 1})  # each case is a batch of its own
+    (tuned,) = folder.glob("stages/*-sft")
+    policy, rows = Stage(tuned, tuned.name), Rollouts.read(folder / "stages/04-rollout-1").rows
+
+    def titles(cases: np.ndarray) -> list[list[str]]:
+        shutil.rmtree(session.store.unfinished / "rollout", ignore_errors=True)
+        return make_rollouts(session, policy, backbone_of(session), cases, 1).titles
+
+    first = titles(rows[::2])
+    beside = titles(rows[1::2])
+    shutil.rmtree(session.store.unfinished)
+    assert beside == titles(rows[1::2])
+    assert first != beside
 
 
 def test_semantic_negatives_from_the_top(run: Run, toy_dataset: Dataset) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from runs.conftest import toy_changes
 from sprec.cli import app
-from sprec.data import Dataset
+from sprec.data import Catalog, Dataset, Split
 from sprec.errors import UserError
 from sprec.runs import load_results
 from sprec.runs.compare import compare_runs, score_lists
@@ -116,6 +116,23 @@ def test_lists_shorter_than_five_are_compared_where_they_can_be(run: Run) -> Non
     )
     assert set(table.metrics) == {"DivRatio@1", "ORRatio@1", "MGU@1"}
     assert {labels[2].split()[0] for labels, _ in differences.rows} == set(table.metrics)
+
+
+def test_lists_longer_than_the_catalog_are_measured_as_far_as_it_goes(
+    toy_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three items, no genres: HR@1 exists, HR@5 does not; items named twice and what is undefined take a line each."""
+    splits = {name: Split.of([((0,), 1), ((1,), 2)]) for name in ("train", "test")}
+    dataset = Dataset("three", Catalog.of(["Alien", "Dune", "Emma"]), splits, (), toy_dataset.wording)
+    file = tmp_path / "lists.jsonl"
+    file.write_text('{"case": 0, "items": [1, 1, 1, 0, 2]}\n{"case": 1, "items": [0, 1, 2]}\n')
+    found = score_lists(file, dataset)
+    assert found["HR@1"] == 0.5
+    assert "HR@5" not in found
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "! 1 lists name an item more than once; each time counts as a recommendation"
+    assert told[1] == "! MGU and DGU are undefined (NaN): no selected genre on one side"
+    assert len(told) == 2
 
 
 def test_lists_of_some_cases_say_so(toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

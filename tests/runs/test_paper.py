@@ -12,7 +12,17 @@ from sprec.data import Catalog, Dataset, Split
 from sprec.data.dataset import Wording
 from sprec.evaluation import PAPER_METRICS, Table
 from sprec.report.paper import published
-from sprec.runs.paper import changes_table, differences_table, figure3, figure4, paper_table, sampled, sweep, tradeoff
+from sprec.runs.paper import (
+    changes_table,
+    compared,
+    differences_table,
+    figure3,
+    figure4,
+    paper_table,
+    sampled,
+    sweep,
+    tradeoff,
+)
 from sprec.runs.pipeline import Result
 from sprec.runs.recipes import resolve
 from sprec.runs.records import Record
@@ -63,7 +73,7 @@ def test_changes_and_differences_by_hand(dataset: Dataset) -> None:
         job("D3", 1): hits(90),
     }  # fmt: skip
     samples = {"Steam": sampled(found, dataset)}
-    changes = changes_table("table2", samples)
+    changes = changes_table("table2", samples, compared(samples))
     assert cells(changes, "ours, paper's protocol", "SPRec", "HR@5") == (pytest.approx(0.3 / 0.3), "better")
     assert cells(changes, "ours, exact", "SPRec", "HR@5") == (pytest.approx(-0.3 / 0.6), "worse")
     assert cells(changes, "ours, SASRec-guided beams", "D3", "HR@5") == (pytest.approx(0.5 / 0.4), "better"), "seed 1"
@@ -71,7 +81,7 @@ def test_changes_and_differences_by_hand(dataset: Dataset) -> None:
     printed = published()["table2", "Steam", "SPRec"]["HR@5"] / published()["table2", "Steam", "BIGRec"]["HR@5"] - 1
     assert cells(changes, "paper", "SPRec", "HR@5") == (pytest.approx(printed), "")
 
-    rows = {labels[1:]: row for labels, row in differences_table(samples).rows}
+    rows = {labels[1:]: row for labels, row in differences_table(compared(samples)).rows}
     assert len(rows) == 3 * len(PAPER_METRICS)
     row = rows["ours, paper's protocol", "SPRec", "BIGRec, paper's protocol", "HR@5 ↑"]
     assert row["value"].value == pytest.approx(0.6)
@@ -95,7 +105,7 @@ def test_over_recommendation_that_grows_is_worse(dataset: Dataset) -> None:
     spread = np.column_stack([(np.arange(CASES) + shift) % 20 for shift in range(5)])
     narrow = np.tile(np.arange(5), (CASES, 1))
     samples = {"Steam": sampled({job("BIGRec"): of(spread), job("SPRec"): of(narrow)}, dataset)}
-    changes = changes_table("table2", samples)
+    changes = changes_table("table2", samples, compared(samples))
     assert cells(changes, "ours", "SPRec", "ORRatio@1") == (pytest.approx(1 / 0.15 - 1), "worse")
     assert cells(changes, "ours", "SPRec", "DivRatio@1") == (pytest.approx(0.01 / 0.2 - 1), "worse")
     assert cells(changes, "ours", "SPRec", "HR@5") == (pytest.approx(1 / 0.25 - 1), "better")

@@ -291,17 +291,26 @@ def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_d
     for file in no_tokenizer.glob("tokenizer*"):
         file.unlink()
     run = tmp_path / "run"
-    changes = toy_changes()
+    changes, alone = toy_changes(), toy_changes(method="sasrec", recommend__top_k=1, loop__iterations=0)
     hub = ["--set", f"backbone={{kind: huggingface, path: '{no_tokenizer}'}}"]
     for arguments, message in [
         (("run", "demo", "--data", tmp_path / "nothing", "-o", run), "is not a dataset"),
         (("run", "demo", "--data", no_test, "-o", run, *changes), "the test split of none is empty"),
         (("run", "demo", "--data", one_item, "-o", run, *changes), "recommend.top_k=5, but the catalog of one has 1"),
+        (
+            ("run", "demo", "--data", one_item, "-o", run, *alone),
+            "SASRec learns to tell items apart, and the catalog of one has 1",
+        ),
         (("run", "demo", "--data", toy_data, "-o", run, "--set", "prefer.betta=1"), "prefer.betta: unknown key"),
         (("run", "demo", "--data", toy_data, "-o", run, *hub), f"no tokenizer could be loaded from {no_tokenizer}"),
         (("run", "demo", "--data", toy_data, "-o", run, "--set", "device=cuda"), "PyTorch sees no CUDA device"),
         (("recommend", toy_run, "--history", "Alein (1979)"), 'is titled "Alein (1979)"; closest: "Alien (1979)"'),
         (("recommend", toy_run, "--history", "Alien (1979)", "-k", "100000"), "k=100000 is not between 1 and"),
+        (
+            ("recommend", toy_run, "--history", "Alien (1979)", "--set", "recommend.protocol=exact",
+             "--set", "recommend.beams=366"),
+            "recommend.beams=366, but the catalog of",
+        ),
         (("recommend", tmp_path, "--history", "Alien (1979)"), "is not a run"),
         (("score", lists, "--data", toy_data), "lists.jsonl, line 1: no item is titled"),
     ]:  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 from sprec.data import Dataset
 from sprec.data.demo import demo
 from sprec.errors import UserError
+from sprec.recommend.exact import catalog_trie
 from sprec.runs import run
 from sprec.runs.oracle import load_oracle
 from sprec.runs.recipes import resolve
@@ -53,6 +54,14 @@ def test_the_grounder_keeps_no_policy_alive(make: Make) -> None:
     gc.collect()
     assert policy() is None
     np.testing.assert_array_equal(grounder.top_k(["Alien", "Dune"], 3), before)
+
+
+def test_the_trie_is_made_once(make: Make) -> None:
+    session = make("precision=fp32")
+    policy = session.policy(backbone_of(session))
+    trie = session.trie(policy)
+    assert trie.token.tolist() == catalog_trie(policy, session.builder).token.tolist()
+    assert session.trie(policy) is trie
 
 
 def test_data_in_memory_only_are_refused(toy_dataset: Dataset, tmp_path: Path) -> None:

@@ -79,6 +79,9 @@ def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recor
 
     if marks not in ("real", "paper"):
         raise UserError(f"--marks is real or paper, not {marks}")
+    for protocol in protocols or []:
+        if protocol not in ("paper", "exact", "consensus"):
+            raise UserError(f"--protocols takes paper, exact or consensus, not {protocol}; D3 is a method of its own")
     if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     if what == "rates" and recorded:
@@ -184,10 +187,11 @@ def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
     samples = {dataset.name: paper.sampled(found, dataset) for dataset in datasets}
     table = paper.paper_table(what, samples, marks)
     print_table(table)
+    compared = paper.compared(samples)
     return [
         *paper.write_table(table, output / what),
-        *paper.write_table(paper.changes_table(what, samples), output / f"{what}-changes"),
-        *paper.write_table(paper.differences_table(samples), output / f"{what}-differences"),
+        *paper.write_table(paper.changes_table(what, samples, compared), output / f"{what}-changes"),
+        *paper.write_table(paper.differences_table(compared), output / f"{what}-differences"),
     ]
 
 

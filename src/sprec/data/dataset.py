@@ -119,8 +119,9 @@ class Dataset:
     """Catalog, splits and provenance of one domain.
 
     Attributes:
-        splits: ``train``, ``valid``, ``test`` and ``extra`` (further sequences, older than the test rows, for
-            pre-training the scratch backbone and SASRec; never for the SFT). A split may be empty.
+        splits: ``train``, ``valid``, ``test`` and ``extra`` (further sequences for pre-training the scratch
+            backbone and SASRec, never for the SFT; older than the test rows where an importer divides a log). A split
+            may be empty.
         genres: the selected genres G of the fairness metrics, possibly none.
         warnings: what the reader repaired or dropped, with counts.
         meta: anything else worth keeping (source, options, counts of the full log).

@@ -19,7 +19,6 @@ from sprec.evaluation import (
     Table,
     accumulate,
     bootstrap,
-    evaluate,
     shared_seeds,
     table_of_differences,
     table_of_methods,
@@ -28,7 +27,7 @@ from sprec.progress import say
 from sprec.runs.labels import protocol_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS
+from sprec.runs.stages import RECOMMENDATIONS, measured
 
 
 @dataclass(frozen=True)
@@ -201,10 +200,15 @@ def score_lists(file: Path, dataset: Dataset, split: str = "test") -> dict[str, 
         say(
             f"{len(cases):,} of the {len(rows):,} cases of {split} are covered; DivRatio and ORRatio depend on how many"
         )
-    chosen = rows.take(cases)
-    ks = tuple(k for k in (1, 5, 10) if k <= lists.shape[1])
-    genres = catalog.genre_matrix(dataset.genres)
-    return evaluate(lists, chosen.targets, chosen.items, chosen.offsets, genres, ks)
+    _say_repeats(lists)
+    return measured(lists, rows.take(cases), dataset)
+
+
+def _say_repeats(lists: np.ndarray) -> None:
+    ordered = np.sort(lists, axis=1)
+    repeats = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+    if repeats.any():
+        say(f"! {repeats.sum():,} lists name an item more than once; each time counts as a recommendation")
 
 
 def read_lists(file: Path, catalog: Catalog, cases: int, split: str = "test") -> tuple[np.ndarray, np.ndarray]:

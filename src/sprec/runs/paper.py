@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from sprec.evaluation import (
     t_interval,
     with_arrow,
 )
+from sprec.progress import bar
 from sprec.report.paper import published, published_sizes
 from sprec.runs.records import Record
 from sprec.runs.reproduce import OWN_WAY, Job
@@ -46,6 +48,15 @@ LAST = 3
 Row = tuple[tuple[str, ...], Mapping[str, Cell]]
 Samples = Mapping[tuple[str, str], Bootstrap]
 """(variant, how it recommends) to its bootstrap over the test cases."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method beside its reference: labels (dataset, source, method, reference) and paired differences by metric."""
+
+    labels: tuple[str, str, str, str]
+    sample: Bootstrap
+    apart: Mapping[str, Difference]
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
@@ -68,7 +79,12 @@ def sampled(found: Mapping[Job, Record], dataset: Dataset) -> dict[tuple[str, st
     for job, record in found.items():
         if job.dataset == dataset.name:
             groups.setdefault((job.variant, job.how), {})[job.seed] = record.cases(dataset, job.recipe.split)
-    return {key: bootstrap(list(own.values()), training_seeds=list(own)) for key, own in groups.items()}
+    samples: dict[tuple[str, str], Bootstrap] = {}
+    with bar(f"resample {dataset.name}", len(groups)) as progress:
+        for key, own in groups.items():
+            samples[key] = bootstrap(list(own.values()), training_seeds=list(own))
+            progress.advance(1)
+    return samples
 
 
 def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> Table:
@@ -83,10 +99,13 @@ def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> T
     """
     rows: list[Row] = []
     for dataset, ours in samples.items():
-        for how in dict.fromkeys(how for _, how in ours):
-            block = {variant: sample for (variant, own), sample in ours.items() if own == how}
-            cells = _cells(block, mark)
-            rows += [((dataset, f"ours, {how}, {_seeds(block[name])}", name), cells[name]) for name in block]
+        ways = dict.fromkeys(how for _, how in ours)
+        with bar(f"mark {dataset}", len(ways)) as progress:
+            for how in ways:
+                block = {variant: sample for (variant, own), sample in ours.items() if own == how}
+                cells = _cells(block, mark)
+                rows += [((dataset, f"ours, {how}, {_seeds(block[name])}", name), cells[name]) for name in block]
+                progress.advance(1)
         theirs = _theirs(experiment, dataset)
         stars = {metric: plain_marks({m: v[metric] for m, v in theirs.items()}, metric) for metric in PAPER_METRICS}
         rows += [
@@ -119,12 +138,40 @@ def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cel
     return cells
 
 
-def changes_table(experiment: str, samples: Mapping[str, Samples]) -> Table:
+def compared(samples: Mapping[str, Samples]) -> list[Compared]:
+    """Every method beside its reference, dataset by dataset.
+
+    That is BIGRec by the same protocol; for methods that recommend in a way of their own BIGRec by the first one.
+    """
+    found = []
+    for dataset, ours in samples.items():
+        pairs = list(_references(ours))
+        with bar(f"compare {dataset}", len(pairs)) as progress:
+            for variant, how, reference in pairs:
+                labels = (dataset, f"ours, {how}", variant, f"{REFERENCE}, {reference}")
+                sample = ours[variant, how]
+                found.append(Compared(labels, sample, compare(sample, ours[REFERENCE, reference])))
+                progress.advance(1)
+    return found
+
+
+def _references(ours: Samples) -> Iterable[tuple[str, str, str]]:
+    """Method, how it recommends, and how the BIGRec recommends that it is compared with."""
+    references = [how for variant, how in ours if variant == REFERENCE]
+    for (variant, how), sample in ours.items():
+        fitting = [own for own in references if own == how or variant in OWN_WAY]
+        fitting = [own for own in fitting if shared_seeds(sample, ours[REFERENCE, own])]
+        if variant != REFERENCE and fitting:
+            yield variant, how, fitting[0]
+
+
+def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Compared]) -> Table:
     """Relative change of every method to BIGRec, ours (in words where it is real) and the paper's."""
     rows: list[Row] = []
-    for dataset, ours in samples.items():
-        for labels, apart in _compared(dataset, ours):
-            rows.append((labels, {m: Cell(apart[m].relative, mark=change_mark(apart[m], m)) for m in PAPER_METRICS}))
+    for dataset in datasets:
+        for one in (one for one in found if one.labels[0] == dataset):
+            cells = {m: Cell(one.apart[m].relative, mark=change_mark(one.apart[m], m)) for m in PAPER_METRICS}
+            rows.append((one.labels, cells))
         theirs = _theirs(experiment, dataset)
         base = theirs.get(REFERENCE, {})
         for method, values in theirs.items():
@@ -134,31 +181,14 @@ def changes_table(experiment: str, samples: Mapping[str, Samples]) -> Table:
     return Table("", ("dataset", "source", "method", "reference"), PAPER_METRICS, tuple(rows), digits=3)
 
 
-def differences_table(samples: Mapping[str, Samples]) -> Table:
+def differences_table(found: Sequence[Compared]) -> Table:
     """Paired difference of every method to BIGRec, metric by metric: 95% interval, relative, effect size, p."""
     rows: list[Row] = []
-    for dataset, ours in samples.items():
-        values = {(f"ours, {how}", variant): sample for (variant, how), sample in ours.items()}
-        for labels, apart in _compared(dataset, ours):
-            sample = values[labels[1], labels[2]]
-            for metric in PAPER_METRICS:
-                cells = {"value": Cell(sample.interval(metric).value), **difference_cells(apart[metric], metric)}
-                rows.append(((*labels, with_arrow(metric)), cells))
+    for one in found:
+        for metric in PAPER_METRICS:
+            cells = {"value": Cell(one.sample.interval(metric).value), **difference_cells(one.apart[metric], metric)}
+            rows.append(((*one.labels, with_arrow(metric)), cells))
     return Table("", ("dataset", "source", "method", "reference", "measure"), ("value", *DIFFERENCE), tuple(rows))
-
-
-def _compared(dataset: str, ours: Samples) -> Iterable[tuple[tuple[str, ...], dict[str, Difference]]]:
-    """Labels (dataset, source, method, reference) and paired differences of every method to its reference.
-
-    That is BIGRec by the same protocol; for methods that recommend in a way of their own BIGRec by the first one.
-    """
-    references = [how for variant, how in ours if variant == REFERENCE]
-    for (variant, how), sample in ours.items():
-        fitting = [own for own in references if own == how or variant in OWN_WAY]
-        fitting = [own for own in fitting if shared_seeds(sample, ours[REFERENCE, own])]
-        if variant != REFERENCE and fitting:
-            labels = (dataset, f"ours, {how}", variant, f"{REFERENCE}, {fitting[0]}")
-            yield labels, compare(sample, ours[REFERENCE, fitting[0]])
 
 
 def table1(datasets: Sequence[Dataset]) -> Table:

@@ -167,11 +167,10 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     items, k = len(dataset.catalog), recipe.recommend.top_k
     if k > items:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
-    if recipe.recommend.protocol in ("exact", "d3", "d3-grounded") and recipe.recommend.beams > items:
-        raise UserError(
-            f"recommend.beams={recipe.recommend.beams}, but the catalog of {dataset.name} has {items} items; lower it"
-        )
+    check_beams(recipe, dataset)
     _require_negatives(recipe, dataset)
+    if needs_oracle(recipe) and items < 2:
+        raise UserError(f"SASRec learns to tell items apart, and the catalog of {dataset.name} has {items}")
     if needs_oracle(recipe) and not len(dataset.valid):
         raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
     if recipe.method not in WITHOUT_MODEL and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
@@ -184,6 +183,17 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         require_room(excluded_items(cases, items, history=True, target=False), items, k)
     if recipe.sft.weights not in ("none", "equal") and not dataset.genres:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
+
+
+def check_beams(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse a search for more titles than there are.
+
+    Raises:
+        UserError: names the setting.
+    """
+    beams, items = recipe.recommend.beams, len(dataset.catalog)
+    if recipe.recommend.protocol in ("exact", "d3", "d3-grounded") and beams > items:
+        raise UserError(f"recommend.beams={beams}, but the catalog of {dataset.name} has {items} items; lower it")
 
 
 def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:

@@ -11,7 +11,7 @@ from sprec.errors import UserError
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.recommend.recommender import Recommendations
 from sprec.runs import protocols
-from sprec.runs.pipeline import check_fit, check_installed
+from sprec.runs.pipeline import check_beams, check_fit, check_installed
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
 from sprec.runs.stages import given, metrics_of
@@ -38,11 +38,13 @@ class Recommender:
             changes: other settings of recommending, as in ``sprec run --set``: ``recommend.protocol=exact``.
 
         Raises:
-            UserError: there is no finished run, or a setting does not exist or is none of recommending.
+            UserError: there is no finished run, or a setting does not exist, is none of recommending or does not fit
+                the catalog.
         """
         root = Path(run)
         session = open_run(root)
         session.recipe = _asked_otherwise(session, changes)
+        check_beams(session.recipe, session.dataset)
         return cls(session, backbone_of(session), Stage(root, "model"))
 
     def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> list[list[int]]:

@@ -12,7 +12,7 @@ import torch
 
 from sprec import storage
 from sprec.config import HuggingFace, Prefer, Scratch, Sft, Training
-from sprec.data import Example, Split
+from sprec.data import Dataset, Example, Split
 from sprec.engine import processes
 from sprec.engine.backbone import Policy, scratch
 from sprec.engine.checkpoint import Checkpoints
@@ -334,18 +334,26 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
 
 def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
     """The paper's metrics, the share of generated titles that exist, and the entropy of the first recommendations."""
-    catalog, test = session.dataset.catalog, session.cases
-    ks = tuple(k for k in (1, 5, 10) if k <= found.items.shape[1])
-    genres = catalog.genre_matrix(session.dataset.genres)
-    with warnings.catch_warnings(record=True) as caught:  # Python would print two lines, one of them source code
-        warnings.simplefilter("always")
-        metrics = measure(found.items, test.targets, test.items, test.offsets, genres, ks)
-    for one in caught:
-        say(f"! {one.message}")
+    metrics = measured(found.items, session.cases, session.dataset)
     answers = found.titles or found.samples
     if answers:
-        metrics["ExactTitles"] = exact_title_share(answers, catalog.titles)
+        metrics["ExactTitles"] = exact_title_share(answers, session.dataset.catalog.titles)
     return metrics | {"Entropy@1": entropy(found.items, 1)}
+
+
+def measured(lists: np.ndarray, cases: Split, dataset: Dataset) -> dict[str, float]:
+    """The paper's metrics of lists (n, k) for so many cases, at 1, 5 and 10 as far as k and the catalog go.
+
+    What is undefined is told in one line.
+    """
+    genres = dataset.catalog.genre_matrix(dataset.genres)
+    ks = tuple(k for k in (1, 5, 10) if k <= min(lists.shape[1], len(dataset.catalog)))
+    with warnings.catch_warnings(record=True) as caught:  # Python would print two lines, one of them source code
+        warnings.simplefilter("always")
+        metrics = measure(lists, cases.targets, cases.items, cases.offsets, genres, ks)
+    for one in caught:
+        say(f"! {one.message}")
+    return metrics
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:

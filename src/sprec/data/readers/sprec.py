@@ -29,6 +29,8 @@ from sprec.data.titles import clean_title, is_junk, repair_encoding, repair_scra
 from sprec.errors import UserError
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
+LONG = 150
+"""Letters of a title above which it counts as long."""
 
 
 def read(
@@ -60,6 +62,9 @@ def read(
     records = _read_splits(folder)
     faults: Counter[str] = Counter()
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
+    faults["catalog_shared_titles_kept"] = len(catalog) - len(catalog.by_title)
+    faults["catalog_quoted_titles_kept"] = sum('"' in title for title in catalog.titles)
+    faults["catalog_long_titles_kept"] = sum(len(title) > LONG for title in catalog.titles)
     matcher = TitleMatcher(items, faults)
     rules = _Rules(drop_repeats, drop_seen_targets)
     splits = {split: rules.apply(_match(rows, matcher, split, faults), faults) for split, rows in records.items()}
