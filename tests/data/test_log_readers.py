@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from sprec.data.logs import READERS, import_log
+from sprec.data.readers import tables
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
@@ -327,6 +328,31 @@ def test_a_log_can_carry_its_titles_or_use_ids_as_titles(tmp_path: Path) -> None
     ]
     bare = write_table(SHOP, tmp_path / "bare.csv")
     assert sorted(items(read_table(bare, None, Faults(), NAMES))) == [("02", "02", [], None), ("1", "1", [], None)]
+
+
+def test_titles_of_a_log_are_counted_over_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH", 2)
+    told = ["Tea", "Mug", "Tea", "Mug", "Pot", "Pot", "Pot", "Tea"]
+    for suffix in (".csv", ".parquet"):
+        frame = pl.DataFrame({"user": "a", "item": "1", "time": 5, "title": told})
+        faults = Faults()
+        log = read_table(write_table(frame, tmp_path / f"log{suffix}"), None, faults)
+        assert items(log) == [("1", "Pot", [], None)]
+        assert len(events(log)) == 8
+        assert faults.counts == {"items_with_several_titles": 1}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_parquet_log_that_gives_fewer_rows_than_it_promises_is_one_line(tmp_path: Path, listed: bool) -> None:
+    frame = pl.DataFrame({"user": ["a"] * 1500, "item": ["1"] * 1500, "time": range(1500)})
+    frame.write_parquet(tmp_path / "log.parquet", row_group_size=1000)
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    at = content.rindex(b"\x16\xe8\x07")  # the 500 rows of the second group, as Thrift writes them
+    content[at + 1] += 2  # 501: a thread of polars panics
+    (tmp_path / "log.parquet").write_bytes(content)
+    products = write_table(pl.DataFrame({"item": ["1"], "title": ["Tea"]}), tmp_path / "items.csv")
+    with pytest.raises(UserError, match=r"cannot read .*log.parquet: [\d,]+ of 1,500 rows are there; it is damaged"):
+        events(read_table(tmp_path / "log.parquet", products if listed else None, Faults()))
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

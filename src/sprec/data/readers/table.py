@@ -76,9 +76,7 @@ def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.
     require_columns(known, (names.item, title), path)
     wanted = {"item": names.item, "title": title}
     wanted |= {ours: theirs for ours, theirs in (("genres", names.genres), ("detail", names.detail)) if theirs in known}
-    if from_log:
-        table, wanted = table.group_by(set(wanted.values())).agg(pl.len().alias(_ROWS)), wanted | {_ROWS: _ROWS}
-    frame = read_table(table, path, wanted)
+    frame = read_table(table, path, wanted, count=_ROWS if from_log else "")
     kinds = to_genres(frame["genres"], names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail").cast(pl.String) if "detail" in wanted else pl.lit(None, pl.String)
     texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
@@ -97,7 +95,7 @@ def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
         frame: what the log says of items, with the number of rows that say so.
         faults: where items with several titles are counted.
     """
-    frame = frame.with_columns(pl.col("title").fill_null(""), pl.col(_ROWS).cast(pl.Int64))
+    frame = frame.with_columns(pl.col("title").fill_null(""))
     titled = (pl.col("title") != "") & (pl.col("title") != pl.col("item"))
     titles = frame.filter(titled).group_by("item").agg(pl.col("title").n_unique())
     faults.add("items_with_several_titles", count=titles.filter(pl.col("title") > 1).height)
@@ -139,4 +137,6 @@ def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: b
             kept = tuple(str(genre).strip() for genre in genres if str(genre).strip())
             rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
     frame = item_table((item, title, list(kept), detail) for item, title, kept, detail in rows)
-    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()))), faults) if from_log else frame
+    if not from_log:
+        return frame
+    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()), dtype=pl.Int64)), faults)
