@@ -386,6 +386,28 @@ def test_a_broken_zip_is_one_line(tmp_path: Path) -> None:
         READERS["movielens"](tmp_path / "ml.zip", Faults())
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [(6, 1, "password required"), (8, 99, "compression method"), (41, 7, "invalid block type"), (41, None, "zip")],
+    ids=["password", "method", "damaged", "cut"],
+)
+def test_an_unreadable_zip_is_one_line(tmp_path: Path, at: int, value: int | None, message: str) -> None:
+    ml_latest(tmp_path)
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("ratings.csv", "movies.csv"):
+            archive.write(tmp_path / name, name)
+    content = bytearray((tmp_path / "ml.zip").read_bytes())
+    if value is None:
+        del content[at:]
+    else:
+        content[at] = value
+        if at < 30:  # also in the table of contents
+            content[content.find(b"PK\x01\x02") + at + 2] = value
+    (tmp_path / "ml.zip").write_bytes(content)
+    with pytest.raises(UserError, match=rf"{message}.*fetch"):
+        READERS["movielens"](tmp_path / "ml.zip", Faults())
+
+
 def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> None:
     ml_10m(tmp_path)
     (tmp_path / "movies.dat").write_text("")

@@ -3,7 +3,9 @@
 """
 
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +39,18 @@ GENRES_100K = (
     "Western",
 )
 """The flags at the end of a line of ``u.item``, in the order of ``u.genre``."""
+
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
+"""What zipfile raises on damaged bytes, on a password and on a method of compression that it does not know."""
 
 _INTEGERS = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
 _COLONS = {  # "1::122::5::838985046" cut at single colons: every other field is empty
@@ -96,8 +110,8 @@ class _Files:
     def _open_zip(source: Path) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{source} is not a readable zip: {error}") from error
+        except _UNREADABLE as error:
+            raise UserError(f"{source} is not a readable zip: {error}; fetch it again") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -112,15 +126,16 @@ class _Files:
         """The bytes of a file.
 
         Raises:
-            UserError: missing, empty or damaged.
+            UserError: missing, empty, damaged or encrypted.
         """
         if name not in self._names:
             raise UserError(f"{self._source} holds no {name}")
         try:
             path = self._names[name]
             content = self._archive.read(path) if self._archive else Path(path).read_bytes()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"cannot read {name} in {self._source}: {error}") from error
+        except _UNREADABLE as error:
+            advice = "; fetch the zip again, or unpack it and give the folder" if self._archive else ""
+            raise UserError(f"cannot read {name} in {self._source}: {error}{advice}") from error
         if not content:
             raise UserError(f"{name} in {self._source} is empty")
         return content
