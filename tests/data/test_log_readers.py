@@ -273,6 +273,20 @@ def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
     assert faults.counts == {"malformed_lines": 2}
 
 
+def test_half_of_a_character_in_json_is_no_id_no_time_and_no_title(tmp_path: Path) -> None:
+    log: list[dict[str, Any]] = [{"user": f"u{i % 3}", "item": f"i{i % 4}", "time": i} for i in range(40)]
+    log += [{"user": "\ud83d", "item": "i1", "time": 50}, {"user": "u1", "item": "i1", "time": "\ud83d"}]
+    titles = ["Tea \ud83d", "Pot", "Mug", "Cup"]
+    products = [{"item": f"i{i}", "title": title, "genres": ["a", "\ud83d"]} for i, title in enumerate(titles)]
+    for name, records in (("log", log), ("items", products)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    dataset = import_log("table", tmp_path / "log.jsonl", protocol=Protocol(3), items=tmp_path / "items.jsonl")
+    assert dataset.save(tmp_path / "data").catalog.titles == ("Pot", "Mug", "Cup")
+    assert set(dataset.catalog.genres) == {("a",)}
+    assert dataset.warnings["malformed_lines"] == 2
+    assert dataset.warnings["items_dropped_without_title"] == 1
+
+
 def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"user": 7.0, "item": 1.0, "time": 5}\n{"user": 7.5, "item": 1, "time": 6}\n')
     faults = Faults()

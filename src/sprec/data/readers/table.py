@@ -134,7 +134,7 @@ def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: b
         kinds = record.get(names.genres) or []
         genres = kinds if isinstance(kinds, list) else str(kinds).split(names.separator)
         if item:
-            kept = tuple(str(genre).strip() for genre in genres if str(genre).strip())
+            kept = tuple(str(genre).strip() for genre in genres if genre is not None and str(genre).strip())
             rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
     frame = item_table((item, title, list(kept), detail) for item, title, kept, detail in rows)
     if not from_log:
