@@ -32,7 +32,7 @@ NOON = 1_500_000_000_000
     ],
 )
 def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: list[int | None]) -> None:
-    assert to_time(pl.Series("time", values)).to_list() == expected
+    assert to_time(pl.Series("time", values), "log").to_list() == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: lis
     ],
 )
 def test_each_number_has_a_unit_of_its_own(values: Any, expected: list[int | None]) -> None:
-    assert to_time(pl.Series("time", values)).to_list() == expected
+    assert to_time(pl.Series("time", values), "log").to_list() == expected
 
 
 @given(st.datetimes(min_value=dt.datetime(1975, 1, 1), max_value=dt.datetime(2100, 1, 1)))
@@ -54,7 +54,7 @@ def test_a_date_and_its_number_are_the_same_time(moment: dt.datetime) -> None:
     moment = moment.replace(microsecond=0)
     seconds = int(moment.replace(tzinfo=dt.UTC).timestamp())
     forms = [pl.Series([moment.isoformat()]), pl.Series([moment]), pl.Series([seconds]), pl.Series([seconds * 1000])]
-    assert {to_time(values)[0] for values in forms} == {seconds * 1000}
+    assert {to_time(values, "log")[0] for values in forms} == {seconds * 1000}
 
 
 def test_times_that_nobody_can_read_are_one_line() -> None:
@@ -105,5 +105,5 @@ def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
 
 def test_genres_are_split_trimmed_and_unique() -> None:
     texts = pl.Series(["Drama| Crime |Drama", "", None, "(no genres listed)"])
-    assert [kinds or [] for kinds in to_genres(texts).to_list()] == [["Drama", "Crime"], [], [], []]
-    assert to_genres(pl.Series([["b", " a"], ["a", "a"]])).to_list() == [["b", "a"], ["a"]]
+    assert [kinds or [] for kinds in to_genres(texts, "items").to_list()] == [["Drama", "Crime"], [], [], []]
+    assert to_genres(pl.Series([["b", " a"], ["a", "a"]]), "items").to_list() == [["b", "a"], ["a"]]

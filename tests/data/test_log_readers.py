@@ -1,3 +1,4 @@
+import datetime as dt
 import gzip
 import json
 import zipfile
@@ -271,6 +272,41 @@ def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
     assert events(log) == [("7", "1", 5250)]
     assert items(log) == [("1", "Tea", [], None)]
     assert faults.counts == {"malformed_lines": 2}
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["a", "b", "1", "02", "2017-07-14", "4.5"]), pl.Binary])
+def test_texts_of_parquet_may_be_categories_or_bytes(tmp_path: Path, kind: Any) -> None:
+    log = write_table(SHOP.with_columns(rating=pl.lit("4.5")).cast(kind), tmp_path / "log.parquet")
+    products = PRODUCTS.cast({"sku": pl.Binary, "name": pl.Categorical, "kind": pl.Categorical})
+    read = read_table(log, write_table(products, tmp_path / "items.parquet"), Faults(), NAMES)
+    assert next(iter(read.events)).rows()[:2] == [
+        ("a", "1", 1_499_990_400_000, 4.5),
+        ("a", "02", 1_499_990_400_000, 4.5),
+    ]
+    assert items(read) == [("1", "Tea, green", ["Food", "Drink"], None), ("02", "Pot", [], None)]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("time", [dt.time(1, 2)], "type Time as time"),
+        ("time", [dt.timedelta(1)], r"type Duration\(.*\) as time"),
+        ("time", [[5]], r"type List\(Int64\) as time"),
+        ("user", [["a"]], r"type List\(String\) as user"),
+        ("user", [b"\xff"], "type Binary as user"),
+        ("item", [{"a": 1}], r"type Struct\(.*\) as item"),
+        ("rating", [[5]], r"type List\(Int64\) as rating"),
+        ("title", [["Tea"]], r"type List\(String\) as title"),
+        ("detail", [["Tea"]], r"type List\(String\) as detail"),
+        ("genres", [{"a": 1}], r"type Struct\(.*\) as genres"),
+        ("genres", [[["a"]]], r"type List\(String\) as genres"),
+    ],
+)
+def test_columns_of_unusable_types_are_one_line(tmp_path: Path, column: str, values: list[Any], message: str) -> None:
+    frame = pl.DataFrame({"user": ["a"], "item": ["1"], "time": [5], "title": ["Tea"]})
+    path = write_table(frame.with_columns(pl.Series(column, values)), tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=rf"log.parquet: cannot use the column of {message}; write numbers or text"):
+        events(read_table(path, None, Faults()))
 
 
 def test_half_of_a_character_in_json_is_no_id_no_time_and_no_title(tmp_path: Path) -> None:

@@ -180,4 +180,4 @@ def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
 
 def _items(rows: Sequence[tuple[str | None, ...]]) -> pl.DataFrame:
     frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String, "genres": pl.String}, orient="row")
-    return frame.with_columns(to_genres(frame["genres"]), detail=pl.lit(None, pl.String)).select(list(ITEMS))
+    return frame.with_columns(to_genres(frame["genres"], "movies"), detail=pl.lit(None, pl.String)).select(list(ITEMS))

@@ -121,6 +121,6 @@ def _items(path: Path) -> pl.DataFrame:
         if first:
             wanted[ours] = columns[first]
     frame = read_table(table, path, wanted)
-    kinds = to_genres(frame["genres"], " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    kinds = to_genres(frame["genres"], path.name, " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail") if "detail" in wanted else pl.lit(None, pl.String)
     return frame.with_columns(genres=kinds, detail=detail).select(list(ITEMS))

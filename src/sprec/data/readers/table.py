@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.columns import as_plain, to_events, to_genres
 from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import as_text, event_batches, item_table
@@ -77,7 +77,10 @@ def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.
     wanted = {"item": names.item, "title": title}
     wanted |= {ours: theirs for ours, theirs in (("genres", names.genres), ("detail", names.detail)) if theirs in known}
     frame = read_table(table, path, wanted, count=_ROWS if from_log else "")
-    kinds = to_genres(frame["genres"], names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    frame = frame.with_columns(as_plain(frame[name], path.name) for name in wanted if name != "genres")
+    kinds = (
+        to_genres(frame["genres"], path.name, names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    )
     detail = pl.col("detail").cast(pl.String) if "detail" in wanted else pl.lit(None, pl.String)
     texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
     if frame["item"].dtype.is_float():
