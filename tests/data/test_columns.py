@@ -25,6 +25,7 @@ NOON = 1_500_000_000_000
         (["2017-07-14", "2017-07-14 02:40:00", None], [1_499_990_400_000, NOON, None]),
         (["2017-07-14T02:40:00.250", "2017/07/14"], [NOON + 250, 1_499_990_400_000]),
         (["2017-07-14T02:40:00Z", "2017-07-14T04:40:00+02:00"], [NOON, NOON]),
+        (["2017-07-14", "1500000000", "soon", "2017-07-14 02:40:00"], [1_499_990_400_000, NOON, None, NOON]),
         (["Thu Jul 13 19:40:00 -0700 2017"], [NOON]),
         ([dt.date(2017, 7, 14)], [1_499_990_400_000]),
         ([dt.datetime(2017, 7, 14, 2, 40)], [NOON]),
@@ -82,8 +83,26 @@ def test_ids_are_whole_numbers_or_text() -> None:
     assert to_id(pl.Series("user", [1.0, 2.5, None]), "log").to_list() == [1, None, None]
     assert to_id(pl.Series("user", [2**64 - 1, 5], dtype=pl.UInt64), "log").to_list() == [2**64 - 1, 5]
     assert to_id(pl.Series("user", [" a ", "", None]), "log").to_list() == ["a", None, None]
-    with pytest.raises(UserError, match="log: item id -3 is negative"):
-        to_id(pl.Series("item", [1, -3]), "log")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_events_depend_neither_on_batches_nor_on_the_order_of_rows(batch: int) -> None:
+    rows = [("a", "1500000000"), ("-1", "2017-07-14"), ("-2", "2017-07-14 02:40:00"), ("-3", "1500000001"), ("b", "5")]
+    frame = pl.DataFrame(rows, schema=["user", "time"], orient="row").with_columns(item="user")
+    known = [("-1", 1_499_990_400_000), ("-2", NOON), ("-3", NOON + 1000), ("a", NOON), ("b", 5000)]
+    for order in (frame, frame.reverse(), frame.sort("time"), frame.sort("user")):
+        faults = Faults()
+        found = list(to_events(order.iter_slices(batch), "log", faults))
+        assert sorted(pl.concat(found).select("user", "time").rows()) == known
+        assert faults.counts == {}
+
+
+@pytest.mark.parametrize("ids", [["1", "-3", "2"], [1, -3, 2], ["1", "-3", None]])
+def test_a_column_of_numbers_that_are_negative_is_one_line(ids: list[Any]) -> None:
+    frame = pl.DataFrame({"user": "a", "item": ids, "time": 5})
+    for order in (frame, frame.reverse()):
+        with pytest.raises(UserError, match="log: item id -3 is negative"):
+            list(to_events(order.iter_slices(1), "log", Faults()))
 
 
 def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:

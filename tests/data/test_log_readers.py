@@ -323,6 +323,13 @@ def test_half_of_a_character_in_json_is_no_id_no_time_and_no_title(tmp_path: Pat
     assert dataset.warnings["items_dropped_without_title"] == 1
 
 
+def test_a_truth_value_is_no_time_beside_numbers_and_texts(tmp_path: Path) -> None:
+    for others in ("5", '"5"', "5.0"):
+        line = '{"user": 1, "item": 1, "time": %s}\n'
+        (tmp_path / "log.jsonl").write_text(line % "true" + line % others)
+        assert events(read_table(tmp_path / "log.jsonl", None, Faults())) == [("1", "1", 5000)]
+
+
 def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"user": 7.0, "item": 1.0, "time": 5}\n{"user": 7.5, "item": 1, "time": 6}\n')
     faults = Faults()
