@@ -187,7 +187,7 @@ def test_steam_reviews(tmp_path: Path) -> None:
     log = READERS["steam"](tmp_path, faults)
     assert events(log) == [("Chaos", "10", 1_499_990_400_000)]
     assert items(log) == GAMES
-    assert faults.counts == {"malformed_lines": 1}
+    assert faults.counts == {"malformed_lines": 1, "items_dropped_without_id": 1}
 
 
 def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
     faults = Faults()
     log = READERS["steam"](tmp_path, faults)
     assert events(log) == [("u", "20", 0), ("u", "10", 86_400_000)]
-    assert faults.counts == {"malformed_lines": 2}
+    assert faults.counts == {"malformed_lines": 2, "items_dropped_without_id": 1}
 
 
 def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
         import_log("steam", tmp_path, "lib", Protocol(1, min_length=1))
     dataset = import_log("steam", tmp_path, "lib", Protocol(1, min_length=1, split="leave-one-out"))
     assert list(dataset.test) == [((1,), 0), ((1,), 0)]
-    assert dataset.warnings == {}
+    assert dataset.warnings == {"items_dropped_without_id": 1}
 
 
 # RecBole and tables --------------------------------------------------------------------------------------------------
@@ -410,6 +410,49 @@ def test_a_parquet_log_that_gives_fewer_rows_than_it_promises_is_one_line(tmp_pa
     products = write_table(pl.DataFrame({"item": ["1"], "title": ["Tea"]}), tmp_path / "items.csv")
     with pytest.raises(UserError, match=r"cannot read .*log.parquet: [\d,]+ of 1,500 rows are there; it is damaged"):
         events(read_table(tmp_path / "log.parquet", products if listed else None, Faults()))
+
+
+def write_lists_with_gaps(folder: Path) -> None:
+    """Lists of every format with one item, 7, and two without an id."""
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,7,5,5\n")
+    (folder / "movies.csv").write_text('movieId,title,genres\n7,Tea,A\n,Pot,A\n"",Mug,A\n')
+    write_gz(folder / "goodreads_interactions.json.gz", [{}])
+    write_gz(folder / "goodreads_books.json.gz", [{"book_id": 7}, {"title": "Pot"}, {"book_id": ""}])
+    (folder / "shop.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t5\n")
+    (folder / "shop.item").write_text("item_id:token\ttitle:token\n7\tTea\n\tPot\n \tMug\n")
+
+
+@pytest.mark.parametrize("format", ["movielens", "goodreads", "recbole"])
+def test_listed_items_without_an_id_are_counted(tmp_path: Path, format: str) -> None:
+    write_lists_with_gaps(tmp_path)
+    faults = Faults()
+    log = READERS[format](tmp_path, faults)
+    assert [item for item, *_ in items(log)] == ["7"]
+    assert faults.counts["items_dropped_without_id"] == 2
+
+
+def test_products_without_an_id_are_counted(tmp_path: Path) -> None:
+    write_gz(tmp_path / "CDs_5.json.gz", [{}])
+    write_gz(tmp_path / "meta_CDs.json.gz", [{"asin": "7"}, {"title": "Pot"}, {"asin": None}])
+    faults = Faults()
+    assert [item for item, *_ in items(READERS["amazon"](tmp_path, faults))] == ["7"]
+    assert faults.counts == {"items_dropped_without_id": 2}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_rows_without_an_id_are_counted_in_a_list_and_malformed_in_a_log(tmp_path: Path, suffix: str) -> None:
+    rows = {"user": ["a"] * 3, "item": ["7", None, " "], "time": [5] * 3, "title": ["Tea", "Pot", "Mug"]}
+    log = write_table(pl.DataFrame(rows), tmp_path / f"log{suffix}")
+    listed = write_table(pl.DataFrame(rows).select("item", "title"), tmp_path / f"items{suffix}")
+    for source, counts in (
+        (listed, {"items_dropped_without_id": 2, "malformed_lines": 2}),
+        (None, {"malformed_lines": 2}),
+    ):
+        faults = Faults()
+        read = read_table(log, source, faults)
+        assert events(read) == [("a", "7", 5000)]
+        assert items(read) == [("7", "Tea", [], None)]
+        assert faults.counts == counts
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

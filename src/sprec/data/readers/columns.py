@@ -87,6 +87,13 @@ def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.S
     raise UserError(f"{source}: cannot use the column of type {kind!s:.60} as {values.name}; write numbers or text")
 
 
+def with_id(items: pl.DataFrame, faults: Faults) -> pl.DataFrame:
+    """The rows of a table of items that have an id; the others are counted."""
+    known = items.filter(pl.col("item").str.strip_chars() != "")
+    faults.add("items_dropped_without_id", count=len(items) - len(known))
+    return known
+
+
 def to_id(values: pl.Series, source: str) -> pl.Series:
     """Ids as integers where the column is numeric, else as text; an empty text is no id.
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.columns import to_events, to_genres, with_id
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.tables import batches, scan_text
 from sprec.data.readers.tables import read as read_table
@@ -77,7 +77,7 @@ def read(source: Path, faults: Faults) -> Log:
     if "ratings.csv" in files:
         columns = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
         table = scan_text(files["ratings.csv"], columns=columns).rename(dict(zip(columns, _INTEGERS, strict=True)))
-        return _log(_events(table, "ratings.csv", faults), _movies_csv(files))
+        return _log(_events(table, "ratings.csv", faults), _movies_csv(files, faults))
     if "u.data" in files:
         table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
         return _log(_events(table, "u.data", faults), _u_item(files, faults))
@@ -157,13 +157,13 @@ def _movies_dat(files: _Files, faults: Faults) -> pl.DataFrame:
             faults.add("malformed_lines", f"movies.dat:{number}: {line.strip()[:60]!r}")
             continue
         rows.append((fields[0], "::".join(fields[1:-1]), fields[-1]))
-    return _items(rows)
+    return _items(rows, faults)
 
 
-def _movies_csv(files: _Files) -> pl.DataFrame:
+def _movies_csv(files: _Files, faults: Faults) -> pl.DataFrame:
     names = {"item": "movieId", "title": "title", "genres": "genres"}
     frame = read_table(scan_text(files["movies.csv"]), "movies.csv", names)
-    return _items(frame.select(list(names)).rows())
+    return _items(frame.select(list(names)).rows(), faults)
 
 
 def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
@@ -175,9 +175,10 @@ def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
             continue
         kinds = [genre for genre, flag in zip(GENRES_100K, fields[5:], strict=True) if flag == "1"]
         rows.append((fields[0], fields[1], "|".join(genre for genre in kinds if genre != "unknown")))
-    return _items(rows)
+    return _items(rows, faults)
 
 
-def _items(rows: Sequence[tuple[str | None, ...]]) -> pl.DataFrame:
-    frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String, "genres": pl.String}, orient="row")
+def _items(rows: Sequence[tuple[str | None, ...]], faults: Faults) -> pl.DataFrame:
+    texts = dict.fromkeys(("item", "title", "genres"), pl.String)
+    frame = with_id(pl.DataFrame(rows, schema=texts, orient="row"), faults)
     return frame.with_columns(to_genres(frame["genres"], "movies"), detail=pl.lit(None, pl.String)).select(list(ITEMS))

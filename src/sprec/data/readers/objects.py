@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events
+from sprec.data.readers.columns import to_events, with_id
 from sprec.data.readers.log import ITEMS, LINE, Faults
 from sprec.errors import UserError
 
 Row = tuple[int, Any, Any, Any, Any]
 """Line, user, item, time, rating."""
-Item = tuple[str, str, list[str], str | None]
+Item = tuple[str | None, str, list[str], str | None]
 """Item, title, genres, detail."""
 
 BATCH = 200_000
@@ -41,9 +41,9 @@ def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
         )
 
 
-def item_table(rows: Iterable[Item]) -> pl.DataFrame:
-    """The table of items; see :data:`~sprec.data.readers.log.ITEMS`."""
-    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+def item_table(rows: Iterable[Item], faults: Faults) -> pl.DataFrame:
+    """The table of items (see :data:`~sprec.data.readers.log.ITEMS`); rows without an id are counted and dropped."""
+    return with_id(pl.DataFrame(list(rows), schema=ITEMS, orient="row"), faults)
 
 
 def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sprec.data.readers.columns import as_plain, to_events, to_genres
+from sprec.data.readers.columns import as_plain, to_events, to_genres, with_id
 from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import as_text, event_batches, item_table
@@ -87,8 +87,10 @@ def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.
         frame = frame.with_columns(pl.col("item").cast(pl.Int64, strict=False))  # as the ids of the log
     if title == names.item:
         frame = frame.with_columns(title="item")
-    frame = frame.with_columns(texts, genres=kinds, detail=detail).drop_nulls("item")
-    return _most_frequent(frame, faults) if from_log else frame.select(list(ITEMS))
+    frame = frame.with_columns(texts, genres=kinds, detail=detail)
+    if from_log:  # whose rows without an item are malformed events
+        return _most_frequent(with_id(frame, Faults()), faults)
+    return with_id(frame, faults).select(list(ITEMS))
 
 
 def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
@@ -131,7 +133,8 @@ def _rows(path: Path, names: Columns, faults: Faults) -> Iterator[tuple[int, Any
 def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
     needed = (names.item,) if from_log else (names.item, names.title)
     rows: Counter[tuple[str, str, tuple[str, ...], str | None]] = Counter()
-    for _, record in _records(path, needed, Faults() if from_log else faults):
+    own = Faults() if from_log else faults  # lines of a log are judged where its events are read
+    for _, record in _records(path, needed, own):
         item = as_text(record.get(names.item))
         title = as_text(record.get(names.title, item if from_log else None))
         kinds = record.get(names.genres) or []
@@ -139,7 +142,9 @@ def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: b
         if item:
             kept = tuple(str(genre).strip() for genre in genres if genre is not None and str(genre).strip())
             rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
-    frame = item_table((item, title, list(kept), detail) for item, title, kept, detail in rows)
+        else:
+            own.add("items_dropped_without_id")
+    frame = item_table(((item, title, list(kept), detail) for item, title, kept, detail in rows), own)
     if not from_log:
         return frame
     return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()), dtype=pl.Int64)), faults)
