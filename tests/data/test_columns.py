@@ -63,6 +63,11 @@ def test_times_that_nobody_can_read_are_one_line() -> None:
         next(to_events([events_at("soon", "later")], "log", Faults()))
 
 
+def test_times_that_are_missing_are_one_line() -> None:
+    with pytest.raises(UserError, match="log: no time can be read; use numbers"):
+        next(to_events([events_at(None, None)], "log", Faults()))
+
+
 def events_at(*times: str | None) -> pl.DataFrame:
     return pl.DataFrame({"user": "a", "item": "1", "time": pl.Series(times, dtype=pl.String)})
 

@@ -109,6 +109,24 @@ def test_malformed_movielens_lines_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_movielens_ratings_are_read_by_the_names_of_their_columns(tmp_path: Path) -> None:
+    ml_latest(tmp_path)
+    (tmp_path / "ratings.csv").write_text(
+        "timestamp,note,movieId,userId,rating\n2017-07-14 02:40:00,x,122,1,5\n1500000001.5,,185,1,4,further\n5,,x,1,4\n"
+    )
+    faults = Faults()
+    batch = next(READERS["movielens"](tmp_path, faults).events)
+    assert batch.rows() == [(1, 122, 1_500_000_000_000, 5.0), (1, 185, 1_500_000_001_500, 4.0)]
+    assert faults.counts == {"malformed_lines": 1}
+
+
+def test_a_missing_column_of_movielens_ratings_is_one_line(tmp_path: Path) -> None:
+    ml_latest(tmp_path)
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,122,5.0\n")
+    with pytest.raises(UserError, match=r'ratings.csv has no column "timestamp"; columns: userId, movieId, rating$'):
+        events(READERS["movielens"](tmp_path, Faults()))
+
+
 # UCSD ----------------------------------------------------------------------------------------------------------------
 
 

@@ -31,8 +31,9 @@ def to_events(frames: Iterable[pl.DataFrame], source: str, faults: Faults) -> It
     for number, frame in enumerate(frames):
         times = to_time(frame["time"], source)
         if number == 0 and len(times) and times.null_count() == len(times):
-            found = frame["time"][0]
-            raise UserError(f"{source}: cannot read the time {found!r}; use numbers (Unix time) or ISO dates")
+            found = frame["time"].drop_nulls()
+            what = f"cannot read the time {found[0]!r}" if len(found) else "no time can be read"
+            raise UserError(f"{source}: {what}; use numbers (Unix time) or ISO dates")
         columns = [to_id(frame[name], source) for name in ids]
         for column in columns:
             ids[column.name].add(column)

@@ -6,7 +6,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import polars as pl
@@ -53,6 +53,7 @@ _UNREADABLE = (
 """What zipfile raises on damaged bytes, on a password and on a method of compression that it does not know."""
 
 _INTEGERS = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
+_CSV = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.String}
 _COLONS = {  # "1::122::5::838985046" cut at single colons: every other field is empty
     "user": pl.Int64,
     "": pl.String,
@@ -75,9 +76,8 @@ def read(source: Path, faults: Faults) -> Log:
         table = scan_text(files["ratings.dat"], separator=":", quote=None, header=False, columns=_COLONS)
         return _log(_events(table, "ratings.dat", faults), _movies_dat(files, faults))
     if "ratings.csv" in files:
-        columns = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
-        table = scan_text(files["ratings.csv"], columns=columns).rename(dict(zip(columns, _INTEGERS, strict=True)))
-        return _log(_events(table, "ratings.csv", faults), _movies_csv(files, faults))
+        table = scan_text(files["ratings.csv"], columns=_CSV)
+        return _log(_events(table, "ratings.csv", faults, _CSV), _movies_csv(files, faults))
     if "u.data" in files:
         table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
         return _log(_events(table, "u.data", faults), _u_item(files, faults))
@@ -88,8 +88,10 @@ def _log(events: Iterator[pl.DataFrame], items: pl.DataFrame) -> Log:
     return Log(events, items, noun="movies", verb="watched", whole_catalog=True)
 
 
-def _events(table: pl.LazyFrame, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
-    return to_events(batches(table, name, {column: column for column in _INTEGERS}), name, faults)
+def _events(
+    table: pl.LazyFrame, name: str, faults: Faults, columns: Iterable[str] = _INTEGERS
+) -> Iterator[pl.DataFrame]:
+    return to_events(batches(table, name, dict(zip(_INTEGERS, columns, strict=True))), name, faults)
 
 
 class _Files:

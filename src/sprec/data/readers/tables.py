@@ -55,15 +55,16 @@ def scan_text(
 ) -> pl.LazyFrame:
     """Open delimited text.
 
-    Where ``columns`` are given, fields that do not fit them become null and further fields are ignored; else a row with
-    more fields than the header is an error when it is read.
+    Where ``columns`` are given (by name where there is a header, else by place), fields that do not fit them become
+    null and further fields are ignored; else a row with more fields than the header is an error when it is read.
     """
     return pl.scan_csv(
         source,
         separator=separator,
         quote_char=quote,
         has_header=header,
-        schema=dict(columns) if columns else None,
+        schema=dict(columns) if columns and not header else None,
+        schema_overrides=dict(columns) if columns and header else None,
         infer_schema=False,
         ignore_errors=columns is not None,
         truncate_ragged_lines=columns is not None,
