@@ -1,6 +1,7 @@
 import datetime as dt
 import gzip
 import json
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -537,6 +538,20 @@ def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> No
     (tmp_path / "ratings.dat").write_text("")
     with pytest.raises(UserError, match=r"ratings.dat in .* is empty"):
         READERS["movielens"](tmp_path, Faults())
+
+
+def test_names_that_are_not_utf8_are_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    ml_latest(folder)
+    with pytest.raises(UserError, match=r"/b\? has a name that is not UTF-8; rename it"):
+        import_log("movielens", folder, "films")
+    recbole(tmp_path)
+    (tmp_path / "shop.item").rename(tmp_path / os.fsdecode(b"shop\xff.item"))
+    with pytest.raises(UserError, match=r"/shop\?.item has a name that is not UTF-8"):
+        READERS["recbole"](tmp_path, Faults())
+    with pytest.raises(UserError, match=r"^\? has a name that is not UTF-8"):
+        import_log("movielens", tmp_path, os.fsdecode(b"\xff"))
 
 
 def test_amazon_needs_one_file_of_reviews(tmp_path: Path) -> None:

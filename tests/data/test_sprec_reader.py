@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_titles_with_half_of_a_character_are_junk(layout: Callable[..., Path], t
     assert dataset.warnings["catalog_junk_titles_dropped"] == 2
     assert dataset.warnings["train_history_titles_dropped_junk"] == 1
     assert dataset.warnings["test_rows_dropped_junk_target"] == 1
+
+
+def test_names_that_are_not_utf8_are_one_line(layout: Callable[..., Path]) -> None:
+    source = layout(train=TRAIN, test=TEST)
+    (source / "data" / "Books").rename(source / "data" / os.fsdecode(b"Books\xff"))
+    with pytest.raises(UserError, match=r"^Books\? has a name that is not UTF-8; rename it"):
+        read(source)
 
 
 def test_repeats_and_seen_targets_are_dropped_on_request(layout: Callable[..., Path]) -> None:

@@ -13,6 +13,7 @@ from sprec.data.dataset import Dataset, Split, Wording
 from sprec.data.events import Events, collect, core, drop_repeats, long_enough
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
+from sprec.data.readers.files import require_utf8
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
@@ -99,6 +100,8 @@ def import_log(
         raise UserError(f'unknown format "{format}"; formats: {", ".join(["sprec", *READERS, "table"])}')
     source, faults, title = Path(source), Faults(), name or Path(source).resolve().name.split(".")[0]
     cleaning = cleaning or Cleaning()
+    for text in (source, title):
+        require_utf8(text)
     if format == "recbole" and recbole.has_windows(source):
         dataset = _of_windows(source, title, cleaning, wording(noun or "items", verb or "chosen"), faults)
     else:

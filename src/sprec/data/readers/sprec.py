@@ -15,7 +15,7 @@ from pathlib import Path
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
 from sprec.data.genres import NO_GENRE, check_genres, count_genres, hierarchical_parents, select_genres
-from sprec.data.readers.files import read_json_object
+from sprec.data.readers.files import read_json_object, require_utf8
 from sprec.data.readers.records import (
     SEPARATOR,
     Record,
@@ -57,6 +57,7 @@ def read(
         UserError: a file is missing or malformed, a genre unknown, or no training or test row is left.
     """
     folder, facts, name = _locate(Path(source), name)
+    require_utf8(name)
     records = _read_splits(folder)
     faults: Counter[str] = Counter()
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
