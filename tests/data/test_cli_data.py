@@ -171,3 +171,10 @@ def test_looking_at_data_never_imports_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "365" in done.stdout
+
+
+def test_a_negative_number_of_genres_is_refused(tmp_path: Path) -> None:
+    done = run.invoke(app, ["import", "table", "log.csv", "-o", str(tmp_path / "out"), "--top-genres", "-1"])
+    assert done.exit_code == 2
+    assert "--top-genres" in done.output
+    assert "greater than or equal to 0" in done.output

@@ -25,6 +25,7 @@ NOON = 1_500_000_000_000
         (["2017-07-14", "2017-07-14 02:40:00", None], [1_499_990_400_000, NOON, None]),
         (["2017-07-14T02:40:00.250", "2017/07/14"], [NOON + 250, 1_499_990_400_000]),
         (["2017-07-14T02:40:00Z", "2017-07-14T04:40:00+02:00"], [NOON, NOON]),
+        (["2017-07-14", "1500000000", "soon", "2017-07-14 02:40:00"], [1_499_990_400_000, NOON, None, NOON]),
         (["Thu Jul 13 19:40:00 -0700 2017"], [NOON]),
         ([dt.date(2017, 7, 14)], [1_499_990_400_000]),
         ([dt.datetime(2017, 7, 14, 2, 40)], [NOON]),
@@ -32,7 +33,7 @@ NOON = 1_500_000_000_000
     ],
 )
 def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: list[int | None]) -> None:
-    assert to_time(pl.Series("time", values)).to_list() == expected
+    assert to_time(pl.Series("time", values), "log").to_list() == expected
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_times_of_all_kinds_become_milliseconds(values: list[Any], expected: lis
     ],
 )
 def test_each_number_has_a_unit_of_its_own(values: Any, expected: list[int | None]) -> None:
-    assert to_time(pl.Series("time", values)).to_list() == expected
+    assert to_time(pl.Series("time", values), "log").to_list() == expected
 
 
 @given(st.datetimes(min_value=dt.datetime(1975, 1, 1), max_value=dt.datetime(2100, 1, 1)))
@@ -54,12 +55,17 @@ def test_a_date_and_its_number_are_the_same_time(moment: dt.datetime) -> None:
     moment = moment.replace(microsecond=0)
     seconds = int(moment.replace(tzinfo=dt.UTC).timestamp())
     forms = [pl.Series([moment.isoformat()]), pl.Series([moment]), pl.Series([seconds]), pl.Series([seconds * 1000])]
-    assert {to_time(values)[0] for values in forms} == {seconds * 1000}
+    assert {to_time(values, "log")[0] for values in forms} == {seconds * 1000}
 
 
 def test_times_that_nobody_can_read_are_one_line() -> None:
     with pytest.raises(UserError, match="log: cannot read the time 'soon'; use numbers"):
         next(to_events([events_at("soon", "later")], "log", Faults()))
+
+
+def test_times_that_are_missing_are_one_line() -> None:
+    with pytest.raises(UserError, match="log: no time can be read; use numbers"):
+        next(to_events([events_at(None, None)], "log", Faults()))
 
 
 def events_at(*times: str | None) -> pl.DataFrame:
@@ -82,8 +88,26 @@ def test_ids_are_whole_numbers_or_text() -> None:
     assert to_id(pl.Series("user", [1.0, 2.5, None]), "log").to_list() == [1, None, None]
     assert to_id(pl.Series("user", [2**64 - 1, 5], dtype=pl.UInt64), "log").to_list() == [2**64 - 1, 5]
     assert to_id(pl.Series("user", [" a ", "", None]), "log").to_list() == ["a", None, None]
-    with pytest.raises(UserError, match="log: item id -3 is negative"):
-        to_id(pl.Series("item", [1, -3]), "log")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_events_depend_neither_on_batches_nor_on_the_order_of_rows(batch: int) -> None:
+    rows = [("a", "1500000000"), ("-1", "2017-07-14"), ("-2", "2017-07-14 02:40:00"), ("-3", "1500000001"), ("b", "5")]
+    frame = pl.DataFrame(rows, schema=["user", "time"], orient="row").with_columns(item="user")
+    known = [("-1", 1_499_990_400_000), ("-2", NOON), ("-3", NOON + 1000), ("a", NOON), ("b", 5000)]
+    for order in (frame, frame.reverse(), frame.sort("time"), frame.sort("user")):
+        faults = Faults()
+        found = list(to_events(order.iter_slices(batch), "log", faults))
+        assert sorted(pl.concat(found).select("user", "time").rows()) == known
+        assert faults.counts == {}
+
+
+@pytest.mark.parametrize("ids", [["1", "-3", "2"], [1, -3, 2], ["1", "-3", None]])
+def test_a_column_of_numbers_that_are_negative_is_one_line(ids: list[Any]) -> None:
+    frame = pl.DataFrame({"user": "a", "item": ids, "time": 5})
+    for order in (frame, frame.reverse()):
+        with pytest.raises(UserError, match="log: item id -3 is negative"):
+            list(to_events(order.iter_slices(1), "log", Faults()))
 
 
 def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
@@ -105,5 +129,5 @@ def test_rows_without_a_user_item_or_time_are_counted_and_shown() -> None:
 
 def test_genres_are_split_trimmed_and_unique() -> None:
     texts = pl.Series(["Drama| Crime |Drama", "", None, "(no genres listed)"])
-    assert [kinds or [] for kinds in to_genres(texts).to_list()] == [["Drama", "Crime"], [], [], []]
-    assert to_genres(pl.Series([["b", " a"], ["a", "a"]])).to_list() == [["b", "a"], ["a"]]
+    assert [kinds or [] for kinds in to_genres(texts, "items").to_list()] == [["Drama", "Crime"], [], [], []]
+    assert to_genres(pl.Series([["b", " a"], ["a", "a"]]), "items").to_list() == [["b", "a"], ["a"]]

@@ -4,22 +4,29 @@
 """
 
 import gzip
+import io
 import json
 import os
 import random
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from chaos.records import recording
 from chaos.watch import one_line_at_most
+from sprec.data import Dataset
 from sprec.data.logs import import_log
 from sprec.data.readers.sprec import read
 from sprec.data.windows import Protocol, Sizes
 
-INPUTS = int(os.environ.get("SPREC_FUZZ", "270"))
+INPUTS = int(os.environ.get("SPREC_FUZZ", "400"))
 PROTOCOL = Protocol(history=3, min_history=1, min_length=1, sizes=Sizes(5, 5, 5, 5))
+UNTIMED = replace(PROTOCOL, split="leave-one-out")
 EVENTS = [(i % 3, i % 4, 1_500_000_000 + i) for i in range(20)]
 
 
@@ -31,15 +38,38 @@ def told(history: str, target: str) -> dict[str, str]:
     return {"instruction": "Recommend.", "input": f"Seen the following books: {history}.", "output": f'"{target}"\n'}
 
 
+def zipped(files: Mapping[str, str]) -> bytes:
+    with zipfile.ZipFile(archive := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
+        for name, text in files.items():
+            file.writestr(zipfile.ZipInfo(f"ml/{name}"), text, zipfile.ZIP_DEFLATED)
+    return archive.getvalue()
+
+
+def parquet(**columns: Sequence[Any]) -> bytes:
+    pl.DataFrame(columns).write_parquet(file := io.BytesIO())
+    return file.getvalue()
+
+
 RECORDS = json.dumps([told('"Dune", "Emma"', "Dune"), told('"Emma"', "It")])
-FILES: dict[str, dict[str, str]] = {
+MOVIELENS_CSV = {
+    "ratings.csv": "userId,movieId,rating,timestamp\n" + lines(EVENTS, lambda row: f"{row[0]},{row[1]},5,{row[2]}"),
+    "movies.csv": "movieId,title,genres\n" + lines(range(4), lambda i: f'{i},"Film, {i}",A|B'),
+}
+LOG = "user,item,time\n" + lines(EVENTS, lambda row: ",".join(map(str, row)))
+WINDOWS = "session_id:token\titem_id_list:token_seq\titem_id:token\n" + lines(
+    range(6), lambda i: f"{i}\t0 1 2\t{i % 4}"
+)
+GAMES = lines(({"id": str(i), "app_name": f"Game {i}"} for i in range(4)), repr)
+FILES: dict[str, dict[str, str | bytes]] = {
     "movielens": {
         "ratings.dat": lines(EVENTS, lambda row: f"{row[0]}::{row[1]}::5::{row[2]}"),
         "movies.dat": lines(range(4), lambda i: f"{i}::Film {i}::A|B"),
     },
-    "movielens csv": {
-        "ratings.csv": "userId,movieId,rating,timestamp\n" + lines(EVENTS, lambda row: f"{row[0]},{row[1]},5,{row[2]}"),
-        "movies.csv": "movieId,title,genres\n" + lines(range(4), lambda i: f'{i},"Film, {i}",A|B'),
+    "movielens csv": {**MOVIELENS_CSV},
+    "movielens zip": {"ml.zip": zipped(MOVIELENS_CSV)},
+    "movielens 100k": {
+        "u.data": lines(EVENTS, lambda row: f"{row[0]}\t{row[1]}\t5\t{row[2]}"),
+        "u.item": lines(range(4), lambda i: f"{i}|Film {i}|01-Jan-1992||http://x|" + "|".join("01" * 9 + "0")),
     },
     "goodreads": {
         "goodreads_interactions.json.gz": lines(
@@ -58,6 +88,24 @@ FILES: dict[str, dict[str, str]] = {
             ({"asin": f"B{i}", "title": f"It's {i}", "categories": [["x"]]} for i in range(4)), repr
         ),
     },
+    "amazon 2018": {
+        "Things_5.json.gz": lines(
+            {"reviewerID": f"A{user}", "asin": f"B{item}", "overall": 4.0, "unixReviewTime": time}
+            for user, item, time in EVENTS
+        ),
+        "meta_Things.json.gz": lines(
+            {"asin": f"B{i}", "title": f"It's {i}", "category": ["x", "y"], "brand": "z"} for i in range(4)
+        ),
+    },
+    "amazon 2023": {
+        "Things.jsonl.gz": lines(
+            {"user_id": f"A{user}", "parent_asin": f"B{item}", "rating": 4.0, "timestamp": time * 1000}
+            for user, item, time in EVENTS
+        ),
+        "meta_Things.jsonl.gz": lines(
+            {"parent_asin": f"B{i}", "title": f"It's {i}", "categories": ["x", "y"], "store": "z"} for i in range(4)
+        ),
+    },
     "steam": {
         "steam_reviews.json.gz": lines(
             (
@@ -66,7 +114,13 @@ FILES: dict[str, dict[str, str]] = {
             ),
             lambda row: repr(row).replace(": '", ": u'"),
         ),
-        "steam_games.json.gz": lines(({"id": str(i), "app_name": f"Game {i}"} for i in range(4)), repr),
+        "steam_games.json.gz": GAMES,
+    },
+    "steam libraries": {
+        "australian_users_items.json.gz": lines(
+            ({"user_id": f"u{user}", "items": [{"item_id": str(i)} for i in range(4)]} for user in range(6)), repr
+        ),
+        "steam_games.json.gz": GAMES,
     },
     "recbole": {
         "s.inter": "user_id:token\titem_id:token\ttimestamp:float\n"
@@ -74,7 +128,24 @@ FILES: dict[str, dict[str, str]] = {
         "s.item": "item_id:token\ttitle:token_seq\tclass:token_seq\n"
         + lines(range(4), lambda i: f"{i}\tThing {i}\ta b"),
     },
-    "table": {"log.csv": "user,item,time\n" + lines(EVENTS, lambda row: ",".join(map(str, row)))},
+    "recbole windows": {
+        **{f"s.{split}.inter": WINDOWS for split in ("train", "valid", "test")},
+        "s.item": "item_id:token\ttitle:token_seq\tgenres:token_seq\n"
+        + lines(range(4), lambda i: f"{i}\tThing {i}\ta b"),
+    },
+    "table": {"log.csv": LOG},
+    "table items": {
+        "log.csv": LOG,
+        "items.csv": "item,title,genres,detail\n" + lines(range(4), lambda i: f"{i},Thing {i},a|b,x"),
+    },
+    "table items jsonl": {
+        "log.csv": LOG,
+        "items.jsonl": lines({"item": i, "title": f"Thing {i}", "genres": ["a"], "detail": "x"} for i in range(4)),
+    },
+    "table parquet": {
+        "log.parquet": parquet(**dict(zip(("user", "item", "time"), zip(*EVENTS, strict=True), strict=True))),
+        "items.parquet": parquet(item=range(4), title=["Tea", "Pot", "Mug", "Cup"], genres=[["a"], ["b"], [], ["a"]]),
+    },
     "table jsonl": {"log.jsonl": lines({"user": user, "item": item, "time": time} for user, item, time in EVENTS)},
     "sprec": {
         **{f"data/Books/{split}.json": RECORDS for split in ("train", "valid", "test", "valid_4096")},
@@ -84,7 +155,7 @@ FILES: dict[str, dict[str, str]] = {
     },
 }
 SPLINTERS = [b'"', b"'", b"\n", b"\r", b",", b"{", b"}", b"[", b"\\", b"::", b"\t", b"null", b"-1", b"1e999", b"9" * 23]
-SPLINTERS += [b"\x00", b"\xff", b"NaN"]
+SPLINTERS += [b"\x00", b"\xff", b"NaN", b"\\ud83d"]
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -106,21 +177,37 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
+def made(name: str, content: str | bytes, rng: random.Random | None) -> bytes:
+    """The bytes of a file, damaged where there is a generator: of an archive what is in it, or the archive."""
+    content = content.encode() if isinstance(content, str) else content
+    packed = name.endswith(".gz")
+    inside = rng is not None and (not packed or rng.random() < 0.8)
+    content = damage(content, rng) if rng and inside else content
+    content = gzip.compress(content, 1, mtime=0) if packed else content
+    return damage(content, rng) if rng and not inside else content
+
+
+def import_kind(kind: str, folder: Path) -> Dataset:
+    format, names = kind.split()[0], sorted(FILES[kind], reverse=True)  # log.csv before items.csv
+    if format == "sprec":
+        return read(folder)
+    alone = format == "table" or names == ["ml.zip"]
+    items = folder / names[1] if format == "table" and len(names) > 1 else None
+    protocol = UNTIMED if kind == "steam libraries" else PROTOCOL
+    return import_log(format, folder / names[0] if alone else folder, protocol=protocol, items=items)
+
+
 @pytest.mark.parametrize("kind", FILES)
 def test_damaged_files_are_imported_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
-    format, rng = kind.split()[0], random.Random(kind)
-    imported = 0
+    rng, imported = random.Random(kind), 0
     for name in FILES[kind]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     with recording(kind) as record:
         for _ in range(INPUTS // len(FILES)):
             broken = rng.choice(list(FILES[kind]))
-            for name, text in FILES[kind].items():
-                content = damage(text.encode(), rng) if name == broken else text.encode()
-                (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith(".gz") else content)
-            source = tmp_path / broken if format == "table" else tmp_path
+            for name, content in FILES[kind].items():
+                (tmp_path / name).write_bytes(made(name, content, rng if name == broken else None))
             with record.trying("damaged raw logs"), one_line_at_most(tmp_path / "nothing"):
-                dataset = read(source) if format == "sprec" else import_log(format, source, protocol=PROTOCOL)
-                imported += len(dataset.catalog) > 0
+                imported += len(import_kind(kind, tmp_path).catalog) > 0
     assert imported, "every file was refused: the test proves little"
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(FILES[kind])

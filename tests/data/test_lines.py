@@ -36,6 +36,22 @@ def test_strings_that_look_like_syntax_survive(record: dict[str, Any]) -> None:
     assert parse(repr(record)) == record
 
 
+def test_texts_with_half_of_a_character_are_missing() -> None:
+    line = r'{"a": "x\ud83d", "b": "\ud83d\ude00", "c": ["\udc00", {"d": "\uD800y"}, "y"], "\ud800": 1, "e": "\\ud800"}'
+    whole = {"a": None, "b": "\U0001f600", "c": [None, {"d": None}, "y"], "e": r"\ud800"}
+    assert parse(line) == parse(line.replace('"', "'")) == whole
+    assert parse(r"{u'a': u'\U0000d83d', 'b': None, None: 1}") == {"a": None, "b": None, None: 1}
+
+
+halves = st.text(alphabet="a\ud83d\ude00\"'\\u")
+
+
+@given(st.dictionaries(halves, halves | st.lists(halves), max_size=4))
+def test_whatever_is_read_can_be_written(record: dict[str, Any]) -> None:
+    for line in (repr(record), json.dumps(record)):
+        assert json.dumps(parse(line), ensure_ascii=False).encode()
+
+
 def test_python_2_strings_are_read() -> None:
     line = """{u'id': u'1', u"it's": u'caf\\xe9 "None"', 'menu': None, 'flu': [True, u'x']}"""
     assert parse(line) == {"id": "1", "it's": 'café "None"', "menu": None, "flu": [True, "x"]}

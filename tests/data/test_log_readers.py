@@ -1,5 +1,7 @@
+import datetime as dt
 import gzip
 import json
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +11,7 @@ import polars as pl
 import pytest
 
 from sprec.data.logs import READERS, import_log
+from sprec.data.readers import tables
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
@@ -107,6 +110,24 @@ def test_malformed_movielens_lines_are_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_movielens_ratings_are_read_by_the_names_of_their_columns(tmp_path: Path) -> None:
+    ml_latest(tmp_path)
+    (tmp_path / "ratings.csv").write_text(
+        "timestamp,note,movieId,userId,rating\n2017-07-14 02:40:00,x,122,1,5\n1500000001.5,,185,1,4,further\n5,,x,1,4\n"
+    )
+    faults = Faults()
+    batch = next(READERS["movielens"](tmp_path, faults).events)
+    assert batch.rows() == [(1, 122, 1_500_000_000_000, 5.0), (1, 185, 1_500_000_001_500, 4.0)]
+    assert faults.counts == {"malformed_lines": 1}
+
+
+def test_a_missing_column_of_movielens_ratings_is_one_line(tmp_path: Path) -> None:
+    ml_latest(tmp_path)
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,122,5.0\n")
+    with pytest.raises(UserError, match=r'ratings.csv has no column "timestamp"; columns: userId, movieId, rating$'):
+        events(READERS["movielens"](tmp_path, Faults()))
+
+
 # UCSD ----------------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +206,7 @@ def test_steam_reviews(tmp_path: Path) -> None:
     log = READERS["steam"](tmp_path, faults)
     assert events(log) == [("Chaos", "10", 1_499_990_400_000)]
     assert items(log) == GAMES
-    assert faults.counts == {"malformed_lines": 1}
+    assert faults.counts == {"malformed_lines": 1, "items_dropped_without_id": 1}
 
 
 def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
@@ -195,7 +216,7 @@ def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
     faults = Faults()
     log = READERS["steam"](tmp_path, faults)
     assert events(log) == [("u", "20", 0), ("u", "10", 86_400_000)]
-    assert faults.counts == {"malformed_lines": 2}
+    assert faults.counts == {"malformed_lines": 2, "items_dropped_without_id": 1}
 
 
 def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
@@ -206,7 +227,7 @@ def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
         import_log("steam", tmp_path, "lib", Protocol(1, min_length=1))
     dataset = import_log("steam", tmp_path, "lib", Protocol(1, min_length=1, split="leave-one-out"))
     assert list(dataset.test) == [((1,), 0), ((1,), 0)]
-    assert dataset.warnings == {}
+    assert dataset.warnings == {"items_dropped_without_id": 1}
 
 
 # RecBole and tables --------------------------------------------------------------------------------------------------
@@ -272,6 +293,62 @@ def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
     assert faults.counts == {"malformed_lines": 2}
 
 
+@pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["a", "b", "1", "02", "2017-07-14", "4.5"]), pl.Binary])
+def test_texts_of_parquet_may_be_categories_or_bytes(tmp_path: Path, kind: Any) -> None:
+    log = write_table(SHOP.with_columns(rating=pl.lit("4.5")).cast(kind), tmp_path / "log.parquet")
+    products = PRODUCTS.cast({"sku": pl.Binary, "name": pl.Categorical, "kind": pl.Categorical})
+    read = read_table(log, write_table(products, tmp_path / "items.parquet"), Faults(), NAMES)
+    assert next(iter(read.events)).rows()[:2] == [
+        ("a", "1", 1_499_990_400_000, 4.5),
+        ("a", "02", 1_499_990_400_000, 4.5),
+    ]
+    assert items(read) == [("1", "Tea, green", ["Food", "Drink"], None), ("02", "Pot", [], None)]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("time", [dt.time(1, 2)], "type Time as time"),
+        ("time", [dt.timedelta(1)], r"type Duration\(.*\) as time"),
+        ("time", [[5]], r"type List\(Int64\) as time"),
+        ("user", [["a"]], r"type List\(String\) as user"),
+        ("user", [b"\xff"], "type Binary as user"),
+        ("item", [{"a": 1}], r"type Struct\(.*\) as item"),
+        ("rating", [[5]], r"type List\(Int64\) as rating"),
+        ("title", [["Tea"]], r"type List\(String\) as title"),
+        ("detail", [["Tea"]], r"type List\(String\) as detail"),
+        ("genres", [{"a": 1}], r"type Struct\(.*\) as genres"),
+        ("genres", [[["a"]]], r"type List\(String\) as genres"),
+    ],
+)
+def test_columns_of_unusable_types_are_one_line(tmp_path: Path, column: str, values: list[Any], message: str) -> None:
+    frame = pl.DataFrame({"user": ["a"], "item": ["1"], "time": [5], "title": ["Tea"]})
+    path = write_table(frame.with_columns(pl.Series(column, values)), tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=rf"log.parquet: cannot use the column of {message}; write numbers or text"):
+        events(read_table(path, None, Faults()))
+
+
+def test_half_of_a_character_in_json_is_no_id_no_time_and_no_title(tmp_path: Path) -> None:
+    log: list[dict[str, Any]] = [{"user": f"u{i % 3}", "item": f"i{i % 4}", "time": i} for i in range(40)]
+    log += [{"user": "\ud83d", "item": "i1", "time": 50}, {"user": "u1", "item": "i1", "time": "\ud83d"}]
+    titles = ["Tea \ud83d", "Pot", "Mug", "Cup"]
+    products = [{"item": f"i{i}", "title": title, "genres": ["a", "\ud83d"]} for i, title in enumerate(titles)]
+    for name, records in (("log", log), ("items", products)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    dataset = import_log("table", tmp_path / "log.jsonl", protocol=Protocol(3), items=tmp_path / "items.jsonl")
+    assert dataset.save(tmp_path / "data").catalog.titles == ("Pot", "Mug", "Cup")
+    assert set(dataset.catalog.genres) == {("a",)}
+    assert dataset.warnings["malformed_lines"] == 2
+    assert dataset.warnings["items_dropped_without_title"] == 1
+
+
+def test_a_truth_value_is_no_time_beside_numbers_and_texts(tmp_path: Path) -> None:
+    for others in ("5", '"5"', "5.0"):
+        line = '{"user": 1, "item": 1, "time": %s}\n'
+        (tmp_path / "log.jsonl").write_text(line % "true" + line % others)
+        assert events(read_table(tmp_path / "log.jsonl", None, Faults())) == [("1", "1", 5000)]
+
+
 def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"user": 7.0, "item": 1.0, "time": 5}\n{"user": 7.5, "item": 1, "time": 6}\n')
     faults = Faults()
@@ -329,6 +406,74 @@ def test_a_log_can_carry_its_titles_or_use_ids_as_titles(tmp_path: Path) -> None
     assert sorted(items(read_table(bare, None, Faults(), NAMES))) == [("02", "02", [], None), ("1", "1", [], None)]
 
 
+def test_titles_of_a_log_are_counted_over_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "BATCH", 2)
+    told = ["Tea", "Mug", "Tea", "Mug", "Pot", "Pot", "Pot", "Tea"]
+    for suffix in (".csv", ".parquet"):
+        frame = pl.DataFrame({"user": "a", "item": "1", "time": 5, "title": told})
+        faults = Faults()
+        log = read_table(write_table(frame, tmp_path / f"log{suffix}"), None, faults)
+        assert items(log) == [("1", "Pot", [], None)]
+        assert len(events(log)) == 8
+        assert faults.counts == {"items_with_several_titles": 1}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_parquet_log_that_gives_fewer_rows_than_it_promises_is_one_line(tmp_path: Path, listed: bool) -> None:
+    frame = pl.DataFrame({"user": ["a"] * 1500, "item": ["1"] * 1500, "time": range(1500)})
+    frame.write_parquet(tmp_path / "log.parquet", row_group_size=1000)
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    at = content.rindex(b"\x16\xe8\x07")  # the 500 rows of the second group, as Thrift writes them
+    content[at + 1] += 2  # 501: a thread of polars panics
+    (tmp_path / "log.parquet").write_bytes(content)
+    products = write_table(pl.DataFrame({"item": ["1"], "title": ["Tea"]}), tmp_path / "items.csv")
+    with pytest.raises(UserError, match=r"cannot read .*log.parquet: [\d,]+ of 1,500 rows are there; it is damaged"):
+        events(read_table(tmp_path / "log.parquet", products if listed else None, Faults()))
+
+
+def write_lists_with_gaps(folder: Path) -> None:
+    """Lists of every format with one item, 7, and two without an id."""
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,7,5,5\n")
+    (folder / "movies.csv").write_text('movieId,title,genres\n7,Tea,A\n,Pot,A\n"",Mug,A\n')
+    write_gz(folder / "goodreads_interactions.json.gz", [{}])
+    write_gz(folder / "goodreads_books.json.gz", [{"book_id": 7}, {"title": "Pot"}, {"book_id": ""}])
+    (folder / "shop.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t7\t5\n")
+    (folder / "shop.item").write_text("item_id:token\ttitle:token\n7\tTea\n\tPot\n \tMug\n")
+
+
+@pytest.mark.parametrize("format", ["movielens", "goodreads", "recbole"])
+def test_listed_items_without_an_id_are_counted(tmp_path: Path, format: str) -> None:
+    write_lists_with_gaps(tmp_path)
+    faults = Faults()
+    log = READERS[format](tmp_path, faults)
+    assert [item for item, *_ in items(log)] == ["7"]
+    assert faults.counts["items_dropped_without_id"] == 2
+
+
+def test_products_without_an_id_are_counted(tmp_path: Path) -> None:
+    write_gz(tmp_path / "CDs_5.json.gz", [{}])
+    write_gz(tmp_path / "meta_CDs.json.gz", [{"asin": "7"}, {"title": "Pot"}, {"asin": None}])
+    faults = Faults()
+    assert [item for item, *_ in items(READERS["amazon"](tmp_path, faults))] == ["7"]
+    assert faults.counts == {"items_dropped_without_id": 2}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_rows_without_an_id_are_counted_in_a_list_and_malformed_in_a_log(tmp_path: Path, suffix: str) -> None:
+    rows = {"user": ["a"] * 3, "item": ["7", None, " "], "time": [5] * 3, "title": ["Tea", "Pot", "Mug"]}
+    log = write_table(pl.DataFrame(rows), tmp_path / f"log{suffix}")
+    listed = write_table(pl.DataFrame(rows).select("item", "title"), tmp_path / f"items{suffix}")
+    for source, counts in (
+        (listed, {"items_dropped_without_id": 2, "malformed_lines": 2}),
+        (None, {"malformed_lines": 2}),
+    ):
+        faults = Faults()
+        read = read_table(log, source, faults)
+        assert events(read) == [("a", "7", 5000)]
+        assert items(read) == [("7", "Tea", [], None)]
+        assert faults.counts == counts
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +505,28 @@ def test_a_broken_zip_is_one_line(tmp_path: Path) -> None:
         READERS["movielens"](tmp_path / "ml.zip", Faults())
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [(6, 1, "password required"), (8, 99, "compression method"), (41, 7, "invalid block type"), (41, None, "zip")],
+    ids=["password", "method", "damaged", "cut"],
+)
+def test_an_unreadable_zip_is_one_line(tmp_path: Path, at: int, value: int | None, message: str) -> None:
+    ml_latest(tmp_path)
+    with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("ratings.csv", "movies.csv"):
+            archive.write(tmp_path / name, name)
+    content = bytearray((tmp_path / "ml.zip").read_bytes())
+    if value is None:
+        del content[at:]
+    else:
+        content[at] = value
+        if at < 30:  # also in the table of contents
+            content[content.find(b"PK\x01\x02") + at + 2] = value
+    (tmp_path / "ml.zip").write_bytes(content)
+    with pytest.raises(UserError, match=rf"{message}.*fetch"):
+        READERS["movielens"](tmp_path / "ml.zip", Faults())
+
+
 def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> None:
     ml_10m(tmp_path)
     (tmp_path / "movies.dat").write_text("")
@@ -371,6 +538,20 @@ def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> No
     (tmp_path / "ratings.dat").write_text("")
     with pytest.raises(UserError, match=r"ratings.dat in .* is empty"):
         READERS["movielens"](tmp_path, Faults())
+
+
+def test_names_that_are_not_utf8_are_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"b\xff")
+    folder.mkdir()
+    ml_latest(folder)
+    with pytest.raises(UserError, match=r"/b\? has a name that is not UTF-8; rename it"):
+        import_log("movielens", folder, "films")
+    recbole(tmp_path)
+    (tmp_path / "shop.item").rename(tmp_path / os.fsdecode(b"shop\xff.item"))
+    with pytest.raises(UserError, match=r"/shop\?.item has a name that is not UTF-8"):
+        READERS["recbole"](tmp_path, Faults())
+    with pytest.raises(UserError, match=r"^\? has a name that is not UTF-8"):
+        import_log("movielens", tmp_path, os.fsdecode(b"\xff"))
 
 
 def test_amazon_needs_one_file_of_reviews(tmp_path: Path) -> None:

@@ -212,3 +212,17 @@ def test_ml_100k(shared_data: Path) -> None:
     assert dataset.meta["windows"] == {"train": 72_456, "valid": 9_057, "test": 9_057}
     assert dataset.catalog.titles[0] == "Toy Story"
     assert len(dataset.catalog.by_title) == 1_682
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_title": -5}, r"max_title must be 0 \(no limit\) or at least 10 characters, got -5"),
+        ({"max_title": 9}, "at least 10 characters, got 9"),
+        ({"top": -1}, "the number of genres to select must not be negative, got -1"),
+    ],
+)
+def test_limits_that_leave_nothing_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Cleaning(**settings)  # type: ignore[arg-type]
+    assert Cleaning(max_title=10, top=0).max_title == 10

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,31 @@ def test_titles_that_become_equal_and_long_ones_are_counted_and_kept(layout: Cal
     assert list(dataset.train) == [Example((0,), 2)]
     counted = {"catalog_long_titles_kept": 1, "catalog_shared_titles_kept": 2, "catalog_titles_tidied": 2}
     assert dataset.warnings == counted
+
+
+def test_titles_with_half_of_a_character_are_junk(layout: Callable[..., Path], tmp_path: Path) -> None:
+    source = layout(CATALOG, train=TRAIN, test=TEST)
+    names = {"10": "Dune", "11": "Emma \ud83d", "\ud83d": "Ulysses", "13": 'Say "No"'}
+    (source / "eval" / "Books" / "id2name.json").write_text(json.dumps(names))
+    rows = json.loads((source / "data" / "Books" / "test.json").read_text("utf-8"))
+    (source / "data" / "Books" / "test.json").write_text(
+        json.dumps([*rows, rows[0] | {"output": '"\ud83d"'}, rows[0] | {"input": 'Read "Dune"'}])
+    )
+    with pytest.raises(UserError, match=r"train.json: no row is left"):
+        read(source, "Books")
+    (source / "data" / "Books" / "train.json").write_text(json.dumps([rows[0] | {"input": 'Read "Dune", "\ud83d"'}]))
+    dataset = read(source, "Books").save(tmp_path / "data")
+    assert dataset.catalog.titles == ("Dune", 'Say "No"')
+    assert dataset.warnings["catalog_junk_titles_dropped"] == 2
+    assert dataset.warnings["train_history_titles_dropped_junk"] == 1
+    assert dataset.warnings["test_rows_dropped_junk_target"] == 1
+
+
+def test_names_that_are_not_utf8_are_one_line(layout: Callable[..., Path]) -> None:
+    source = layout(train=TRAIN, test=TEST)
+    (source / "data" / "Books").rename(source / "data" / os.fsdecode(b"Books\xff"))
+    with pytest.raises(UserError, match=r"^Books\? has a name that is not UTF-8; rename it"):
+        read(source)
 
 
 def test_repeats_and_seen_targets_are_dropped_on_request(layout: Callable[..., Path]) -> None:

@@ -43,15 +43,20 @@ Extra = Annotated[int, _option(panel=_SPLIT, help="Further training examples, fo
 Seed = Annotated[int, Option(min=0, help="Seed of the draws.", rich_help_panel=_SPLIT)]
 
 Genre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre of the fairness metrics; repeat it.")]
-TopGenres = Annotated[int, _option(panel=_TITLES, help="How many genres to select where none are given.")]
+TopGenres = Annotated[
+    int, Option(min=0, help="How many genres to select where none are given.", rich_help_panel=_TITLES)
+]
 ExcludeGenre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre never to select; repeat it.")]
 Parents = Annotated[
     bool, _option("--keep-parents/--drop-parents", panel=_TITLES, help="Select genres that only contain others, too.")
 ]
-MaxTitle = Annotated[int, _option(panel=_TITLES, help="Cut longer titles, in characters; 0 for no limit.")]
+MaxTitle = Annotated[int, _option(panel=_TITLES, help="Cut longer titles, in characters (10 or more); 0 for no limit.")]
 Distinguish = Annotated[
     Literal["no", "detail", "id"],
-    _option(panel=_TITLES, help="Tell items with one title apart by year or author (then id), or by id."),
+    _option(
+        panel=_TITLES,
+        help="Tell items with one title apart by year or author (then id), or by id; --max-title does not count it.",
+    ),
 ]
 Unseen = Annotated[
     bool | None,

@@ -13,6 +13,7 @@ from sprec.data.dataset import Dataset, Split, Wording
 from sprec.data.events import Events, collect, core, drop_repeats, long_enough
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
+from sprec.data.readers.files import require_utf8
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
@@ -30,18 +31,26 @@ READERS: dict[str, Callable[[Path, Faults], Log]] = {
 """Readers of published logs; anyone's own tables are read by :func:`sprec.data.readers.table.read`."""
 
 
+_SHORTEST = 10
+"""Below it little of a title is left beside the ellipsis."""
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """What to do with titles and genres.
 
     Attributes:
-        max_title: longer titles are cut at a word, in characters; 0 for no limit.
+        max_title: longer titles are cut at a word, in characters, 10 at least; 0 for no limit.
         distinguish: tell items apart that share a title: by ``detail`` (year, author; then by id), by ``id``, or not.
+            What is added comes on top of ``max_title``.
         unseen_items: keep items that nobody chose; None for the reader's choice.
         genres: the selected genres; None for the most frequent ones of the training examples.
         top: how many.
         exclude: genres that are never selected.
         drop_parents: leave out genres that contain others (see :func:`sprec.data.genres.hierarchical_parents`).
+
+    Raises:
+        UserError: a number that is too small.
     """
 
     max_title: int = 200
@@ -51,6 +60,12 @@ class Cleaning:
     top: int = 10
     exclude: Collection[str] = ()
     drop_parents: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_title and self.max_title < _SHORTEST:
+            raise UserError(f"max_title must be 0 (no limit) or at least {_SHORTEST} characters, got {self.max_title}")
+        if self.top < 0:
+            raise UserError(f"the number of genres to select must not be negative, got {self.top}")
 
 
 def import_log(
@@ -85,6 +100,8 @@ def import_log(
         raise UserError(f'unknown format "{format}"; formats: {", ".join(["sprec", *READERS, "table"])}')
     source, faults, title = Path(source), Faults(), name or Path(source).resolve().name.split(".")[0]
     cleaning = cleaning or Cleaning()
+    for text in (source, title):
+        require_utf8(text)
     if format == "recbole" and recbole.has_windows(source):
         dataset = _of_windows(source, title, cleaning, wording(noun or "items", verb or "chosen"), faults)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 _SCRAPED_TAIL = '" />'
 _FIELD = re.compile(",(?! )")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean_title(title: str) -> str:
@@ -19,9 +20,16 @@ def clean_genres(genres: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, map(clean_title, genres))))
 
 
+def is_broken(text: str) -> bool:
+    """Whether half of a character (a lone surrogate) is in it, which no file can hold."""
+    return _SURROGATE.search(text) is not None
+
+
 def is_junk(title: str) -> bool:
-    """Whether this cannot be a title: no letter or digit in it, or the start of an HTML tag."""
-    return title.lstrip().startswith("<") or not any(character.isalnum() for character in title)
+    """Whether this cannot be a title: no letter or digit, half of a character in it, or the start of an HTML tag."""
+    if is_broken(title) or title.lstrip().startswith("<"):
+        return True
+    return not any(character.isalnum() for character in title)
 
 
 def repair_scraped(title: str) -> str:

@@ -23,7 +23,7 @@ def read(source: Path, faults: Faults) -> Log:
     """
     metadata = find_file(source, [f"meta_*{suffix}" for suffix in _SUFFIXES], "Amazon metadata")
     reviews = _reviews(source, metadata)
-    items = item_table(_items(metadata, faults))
+    items = item_table(_items(metadata, faults), faults)
     return Log(event_batches(_rows(reviews, faults), reviews, faults), items, noun="products", verb="bought")
 
 
@@ -49,9 +49,8 @@ def _rows(path: Path, faults: Faults) -> Iterator[Row]:
 def _items(path: Path, faults: Faults) -> Iterator[Item]:
     for _, record in read_objects(path, faults):
         item = as_text(record.get("parent_asin") or record.get("asin"))
-        if item:
-            detail = as_text(record.get("brand") or record.get("store"))
-            yield item, as_text(record.get("title")) or "", _categories(record), detail
+        detail = as_text(record.get("brand") or record.get("store"))
+        yield item, as_text(record.get("title")) or "", _categories(record), detail
 
 
 def _categories(record: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Columns as they come, made uniform: ids, times, genres; and rows that lack one of them, counted and dropped."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import polars as pl
@@ -24,20 +25,41 @@ def to_events(frames: Iterable[pl.DataFrame], source: str, faults: Faults) -> It
     Rows without a user, an item or a time are counted, the first few shown by line, and dropped.
 
     Raises:
-        UserError: negative ids, or no time of the first batch can be read.
+        UserError: negative ids, a column of a type that cannot be used, or no time of the first batch can be read.
     """
+    ids = {"user": _Numbers(), "item": _Numbers()}
     for number, frame in enumerate(frames):
-        times = to_time(frame["time"])
+        times = to_time(frame["time"], source)
         if number == 0 and len(times) and times.null_count() == len(times):
-            found = frame["time"][0]
-            raise UserError(f"{source}: cannot read the time {found!r}; use numbers (Unix time) or ISO dates")
-        yield _complete_rows(frame, times, source, faults)
+            found = frame["time"].drop_nulls()
+            what = f"cannot read the time {found[0]!r}" if len(found) else "no time can be read"
+            raise UserError(f"{source}: {what}; use numbers (Unix time) or ISO dates")
+        columns = [to_id(frame[name], source) for name in ids]
+        for column in columns:
+            ids[column.name].add(column)
+        yield _complete_rows(frame, [*columns, times], source, faults)
+    for name, numbers in ids.items():
+        if numbers.all and numbers.lowest < 0:
+            raise UserError(f"{source}: {name} id {numbers.lowest} is negative; ids count from 0 or are text")
 
 
-def _complete_rows(frame: pl.DataFrame, times: pl.Series, source: str, faults: Faults) -> pl.DataFrame:
-    columns = [to_id(frame["user"], source), to_id(frame["item"], source), times]
+class _Numbers:
+    """Whether all ids of a column are numbers, and the lowest one."""
+
+    def __init__(self) -> None:
+        self.all, self.lowest = True, 0
+
+    def add(self, ids: pl.Series) -> None:
+        if self.all:
+            numbers = ids if ids.dtype.is_integer() else ids.cast(pl.Int64, strict=False)
+            lowest = numbers.min()
+            self.all = numbers.null_count() == ids.null_count()
+            self.lowest = min(self.lowest, lowest) if isinstance(lowest, int) else self.lowest
+
+
+def _complete_rows(frame: pl.DataFrame, columns: list[pl.Series], source: str, faults: Faults) -> pl.DataFrame:
     if "rating" in frame.columns:
-        columns.append(frame["rating"].cast(pl.Float64, strict=False).fill_nan(None))
+        columns = [*columns, as_plain(frame["rating"], source).cast(pl.Float64, strict=False).fill_nan(None)]
     events = pl.DataFrame(columns)
     good = events.select(pl.all_horizontal(pl.col("user", "item", "time").is_not_null())).to_series()
     if good.all():
@@ -51,36 +73,61 @@ def _complete_rows(frame: pl.DataFrame, times: pl.Series, source: str, faults: F
     return events.filter(good)
 
 
+def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.Series:
+    """Categories and bytes as text, other values as they are.
+
+    Raises:
+        UserError: lists, structures, bytes that are not UTF-8, or one of the ``others``; column and type are named.
+    """
+    kind = values.dtype
+    if kind in (pl.Categorical, pl.Enum, pl.Binary):
+        with contextlib.suppress(pl.exceptions.ComputeError):  # not UTF-8
+            return values.cast(pl.String)
+    elif not kind.is_nested() and kind not in (pl.Object, *others):
+        return values
+    raise UserError(f"{source}: cannot use the column of type {kind!s:.60} as {values.name}; write numbers or text")
+
+
+def with_id(items: pl.DataFrame, faults: Faults) -> pl.DataFrame:
+    """The rows of a table of items that have an id; the others are counted."""
+    known = items.filter(pl.col("item").str.strip_chars() != "")
+    faults.add("items_dropped_without_id", count=len(items) - len(known))
+    return known
+
+
 def to_id(values: pl.Series, source: str) -> pl.Series:
     """Ids as integers where the column is numeric, else as text; an empty text is no id.
 
     Raises:
-        UserError: a negative number.
+        UserError: a column of a type that holds no ids.
     """
+    values = as_plain(values, source)
     if values.dtype.is_float():
         whole = values.is_not_nan() & (values == values.round())
         values = values.cast(pl.Int64, strict=False).set(~whole, None)
     if not values.dtype.is_integer():
         texts = values.cast(pl.String).str.strip_chars()
         values = texts.set(texts == "", None)
-    numbers = values if values.dtype.is_integer() else values.cast(pl.Int64, strict=False)
-    lowest = numbers.min() if numbers.null_count() == values.null_count() else 0
-    if isinstance(lowest, int) and lowest < 0:
-        raise UserError(f"{source}: {values.name} id {lowest} is negative; ids count from 0 or are text")
     return values
 
 
-def to_time(values: pl.Series) -> pl.Series:
+def to_time(values: pl.Series, source: str) -> pl.Series:
     """Times as milliseconds since 1970, shape as given, null where unreadable.
 
-    Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood; the unit of each number is
-    the first of s, ms, us and ns in which it falls before the year 5138.
+    Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood, each value by itself; the
+    unit of a number is the first of s, ms, us and ns in which it falls before the year 5138.
+
+    Raises:
+        UserError: a column of a type that holds no moments.
     """
+    values = as_plain(values, source, pl.Time, pl.Duration)
     if values.dtype.is_temporal():
         return values.dt.epoch("ms")
-    numbers = values.cast(pl.Float64, strict=False) if values.dtype == pl.String else values
-    mostly_numbers = 2 * numbers.count() >= values.count()
-    return _scale(numbers) if mostly_numbers else _parse_dates(values)
+    if values.dtype != pl.String:
+        return _scale(values)
+    numbers = values.cast(pl.Float64, strict=False)
+    times, texts = _scale(numbers), values.set(numbers.is_not_null(), None)
+    return times if texts.null_count() == len(texts) else times.fill_null(_parse_dates(texts))
 
 
 def _scale(numbers: pl.Series) -> pl.Series:
@@ -108,9 +155,15 @@ def _parse_dates(texts: pl.Series) -> pl.Series:
     return texts.to_frame().select(pl.coalesce(*plain, *zoned).dt.epoch("ms").alias(texts.name)).to_series()
 
 
-def to_genres(values: pl.Series, separator: str = "|") -> pl.Series:
-    """Genres as lists of texts, each once, in their order; texts are split at ``separator``."""
-    lists = values if values.dtype == pl.List else values.cast(pl.String).str.split(separator)
+def to_genres(values: pl.Series, source: str, separator: str = "|") -> pl.Series:
+    """Genres as lists of texts, each once, in their order; texts are split at ``separator``.
+
+    Raises:
+        UserError: a column of a type that holds no texts, or lists of such.
+    """
+    listed = values.dtype == pl.List
+    plain = as_plain(values.explode() if listed else values, source)
+    lists = values if listed else plain.cast(pl.String).str.split(separator)
     parts = pl.element().cast(pl.String).str.strip_chars()
     return lists.list.eval(parts.filter((parts != "") & (parts != "(no genres listed)"))).list.unique(
         maintain_order=True

@@ -21,7 +21,7 @@ def read(source: Path, faults: Faults) -> Log:
     interactions = find_file(source, patterns, "Goodreads interactions")
     books = find_file(source, ["goodreads_books*.json.gz", "goodreads_books*.json"], "Goodreads books")
     genres = _genres(source, faults)
-    items = item_table(_books(books, genres, faults))
+    items = item_table(_books(books, genres, faults), faults)
     return Log(event_batches(_rows(interactions, faults), interactions, faults), items, noun="books", verb="read")
 
 
@@ -34,9 +34,8 @@ def _rows(path: Path, faults: Faults) -> Iterator[Row]:
 def _books(path: Path, genres: dict[str, list[str]], faults: Faults) -> Iterator[Item]:
     for _, record in read_objects(path, faults):
         book = as_text(record.get("book_id"))
-        if book:
-            title = as_text(record.get("title")) or ""
-            yield book, title, genres.get(book, []), as_text(record.get("publication_year"))
+        title = as_text(record.get("title")) or ""
+        yield book, title, genres.get(book or "", []), as_text(record.get("publication_year"))
 
 
 def _genres(source: Path, faults: Faults) -> dict[str, list[str]]:

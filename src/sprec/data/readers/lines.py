@@ -12,6 +12,7 @@ from typing import Any
 
 from sprec.data.readers.files import require_file
 from sprec.data.readers.log import Faults
+from sprec.data.titles import is_broken
 from sprec.errors import UserError
 from sprec.progress import bar
 
@@ -19,6 +20,7 @@ from sprec.progress import bar
 _RUN = re.compile(
     r"""((?:[^'"]*+'[^'"\\]*+')*+[^'"]*+)('[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"|\Z)""", re.DOTALL
 )
+_SURROGATE = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")  # perhaps half of a pair
 _REPORT_EVERY = 20_000
 
 
@@ -59,18 +61,31 @@ def read_objects(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, An
 def parse(line: str) -> dict[str, Any]:
     """The object on a line: JSON, else a Python literal. Nothing is ever evaluated.
 
+    Texts with half of a character (a lone surrogate), which no file can hold, become None.
+
     Raises:
         ValueError: neither, or not an object.
     """
     try:
-        record = json.loads(line)
-    except ValueError:
-        record = _parse_literal(line)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = _parse_literal(line)
+        if _SURROGATE.search(line):
+            record = _without_halves(record)
     except RecursionError:
         record = None
     if not isinstance(record, dict):
         raise ValueError(f"not an object: {line.strip()[:60]!r}")
     return record
+
+
+def _without_halves(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_halves(inner) for key, inner in value.items() if not is_broken(str(key))}
+    if isinstance(value, list):
+        return [_without_halves(inner) for inner in value]
+    return None if isinstance(value, str) and is_broken(value) else value
 
 
 def _parse_literal(line: str) -> Any:

@@ -3,13 +3,15 @@
 """
 
 import io
+import lzma
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.columns import to_events, to_genres, with_id
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.tables import batches, scan_text
 from sprec.data.readers.tables import read as read_table
@@ -38,7 +40,20 @@ GENRES_100K = (
 )
 """The flags at the end of a line of ``u.item``, in the order of ``u.genre``."""
 
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
+"""What zipfile raises on damaged bytes, on a password and on a method of compression that it does not know."""
+
 _INTEGERS = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
+_CSV = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.String}
 _COLONS = {  # "1::122::5::838985046" cut at single colons: every other field is empty
     "user": pl.Int64,
     "": pl.String,
@@ -61,9 +76,8 @@ def read(source: Path, faults: Faults) -> Log:
         table = scan_text(files["ratings.dat"], separator=":", quote=None, header=False, columns=_COLONS)
         return _log(_events(table, "ratings.dat", faults), _movies_dat(files, faults))
     if "ratings.csv" in files:
-        columns = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.Int64}
-        table = scan_text(files["ratings.csv"], columns=columns).rename(dict(zip(columns, _INTEGERS, strict=True)))
-        return _log(_events(table, "ratings.csv", faults), _movies_csv(files))
+        table = scan_text(files["ratings.csv"], columns=_CSV)
+        return _log(_events(table, "ratings.csv", faults, _CSV), _movies_csv(files, faults))
     if "u.data" in files:
         table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
         return _log(_events(table, "u.data", faults), _u_item(files, faults))
@@ -74,8 +88,10 @@ def _log(events: Iterator[pl.DataFrame], items: pl.DataFrame) -> Log:
     return Log(events, items, noun="movies", verb="watched", whole_catalog=True)
 
 
-def _events(table: pl.LazyFrame, name: str, faults: Faults) -> Iterator[pl.DataFrame]:
-    return to_events(batches(table, name, {column: column for column in _INTEGERS}), name, faults)
+def _events(
+    table: pl.LazyFrame, name: str, faults: Faults, columns: Iterable[str] = _INTEGERS
+) -> Iterator[pl.DataFrame]:
+    return to_events(batches(table, name, dict(zip(_INTEGERS, columns, strict=True))), name, faults)
 
 
 class _Files:
@@ -96,8 +112,8 @@ class _Files:
     def _open_zip(source: Path) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"{source} is not a readable zip: {error}") from error
+        except _UNREADABLE as error:
+            raise UserError(f"{source} is not a readable zip: {error}; fetch it again") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -112,15 +128,16 @@ class _Files:
         """The bytes of a file.
 
         Raises:
-            UserError: missing, empty or damaged.
+            UserError: missing, empty, damaged or encrypted.
         """
         if name not in self._names:
             raise UserError(f"{self._source} holds no {name}")
         try:
             path = self._names[name]
             content = self._archive.read(path) if self._archive else Path(path).read_bytes()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(f"cannot read {name} in {self._source}: {error}") from error
+        except _UNREADABLE as error:
+            advice = "; fetch the zip again, or unpack it and give the folder" if self._archive else ""
+            raise UserError(f"cannot read {name} in {self._source}: {error}{advice}") from error
         if not content:
             raise UserError(f"{name} in {self._source} is empty")
         return content
@@ -142,13 +159,13 @@ def _movies_dat(files: _Files, faults: Faults) -> pl.DataFrame:
             faults.add("malformed_lines", f"movies.dat:{number}: {line.strip()[:60]!r}")
             continue
         rows.append((fields[0], "::".join(fields[1:-1]), fields[-1]))
-    return _items(rows)
+    return _items(rows, faults)
 
 
-def _movies_csv(files: _Files) -> pl.DataFrame:
+def _movies_csv(files: _Files, faults: Faults) -> pl.DataFrame:
     names = {"item": "movieId", "title": "title", "genres": "genres"}
     frame = read_table(scan_text(files["movies.csv"]), "movies.csv", names)
-    return _items(frame.select(list(names)).rows())
+    return _items(frame.select(list(names)).rows(), faults)
 
 
 def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
@@ -160,9 +177,10 @@ def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
             continue
         kinds = [genre for genre, flag in zip(GENRES_100K, fields[5:], strict=True) if flag == "1"]
         rows.append((fields[0], fields[1], "|".join(genre for genre in kinds if genre != "unknown")))
-    return _items(rows)
+    return _items(rows, faults)
 
 
-def _items(rows: Sequence[tuple[str | None, ...]]) -> pl.DataFrame:
-    frame = pl.DataFrame(rows, schema={"item": pl.String, "title": pl.String, "genres": pl.String}, orient="row")
-    return frame.with_columns(to_genres(frame["genres"]), detail=pl.lit(None, pl.String)).select(list(ITEMS))
+def _items(rows: Sequence[tuple[str | None, ...]], faults: Faults) -> pl.DataFrame:
+    texts = dict.fromkeys(("item", "title", "genres"), pl.String)
+    frame = with_id(pl.DataFrame(rows, schema=texts, orient="row"), faults)
+    return frame.with_columns(to_genres(frame["genres"], "movies"), detail=pl.lit(None, pl.String)).select(list(ITEMS))

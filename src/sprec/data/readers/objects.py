@@ -7,13 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events
+from sprec.data.readers.columns import to_events, with_id
 from sprec.data.readers.log import ITEMS, LINE, Faults
 from sprec.errors import UserError
 
 Row = tuple[int, Any, Any, Any, Any]
 """Line, user, item, time, rating."""
-Item = tuple[str, str, list[str], str | None]
+Item = tuple[str | None, str, list[str], str | None]
 """Item, title, genres, detail."""
 
 BATCH = 200_000
@@ -27,7 +27,7 @@ def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator
 def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
     while batch := list(itertools.islice(rows, BATCH)):
         line, user, item, *numbers = zip(*batch, strict=True)
-        time, rating = ([value if isinstance(value, int | float | str) else None for value in c] for c in numbers)
+        time, rating = ([value if is_value(value) else None for value in column] for column in numbers)
         kinds = set(map(type, time))
         time_type = pl.String if str in kinds else pl.Float64 if float in kinds else pl.Int64
         yield pl.DataFrame(
@@ -41,9 +41,9 @@ def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
         )
 
 
-def item_table(rows: Iterable[Item]) -> pl.DataFrame:
-    """The table of items; see :data:`~sprec.data.readers.log.ITEMS`."""
-    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+def item_table(rows: Iterable[Item], faults: Faults) -> pl.DataFrame:
+    """The table of items (see :data:`~sprec.data.readers.log.ITEMS`); rows without an id are counted and dropped."""
+    return with_id(pl.DataFrame(list(rows), schema=ITEMS, orient="row"), faults)
 
 
 def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
@@ -63,6 +63,11 @@ def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
                 f"{source} holds several files of {what}: {', '.join(path.name for path in found)}; keep one"
             )
     raise UserError(f"{source} holds no {what} ({', '.join(patterns)})")
+
+
+def is_value(value: Any) -> bool:
+    """Whether this is a number or a text."""
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def as_text(value: Any) -> str | None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import SPLITS, Split
-from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.columns import to_events, to_genres, with_id
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import find_file
 from sprec.data.readers.tables import batches, names_of, require_columns, scan
@@ -30,7 +30,7 @@ def read(source: Path, faults: Faults) -> Log:
     folder = source.parent if source.is_file() else source
     interactions = source if source.suffix == ".inter" else find_file(folder, ["*.inter"], "RecBole interactions")
     items = find_file(folder, [f"{interactions.stem}.item", "*.item"], "RecBole items")
-    return Log(_events(interactions, faults), _items(items))
+    return Log(_events(interactions, faults), _items(items, faults))
 
 
 def has_windows(source: Path) -> bool:
@@ -61,9 +61,8 @@ def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split
     """
     train = find_file(source, ["*.train.inter"], "RecBole training windows")
     stem = train.name.removesuffix(".train.inter")
-    items = _items(find_file(source, [f"{stem}.item"], "RecBole items")).unique(
-        "item", keep="first", maintain_order=True
-    )
+    listed = _items(find_file(source, [f"{stem}.item"], "RecBole items"), faults)
+    items = listed.unique("item", keep="first", maintain_order=True)
     titles = [clean_title(title or "") for title in items["title"].to_list()]
     good = [not is_junk(title) for title in titles]
     faults.add("items_dropped_without_title", count=good.count(False))
@@ -110,7 +109,7 @@ def _events(path: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     )
 
 
-def _items(path: Path) -> pl.DataFrame:
+def _items(path: Path, faults: Faults) -> pl.DataFrame:
     table, columns = _scan(path)
     title = next((name for name in _TITLES if name in columns), None)
     if title is None or "item_id" not in columns:
@@ -120,7 +119,7 @@ def _items(path: Path) -> pl.DataFrame:
         first = next((name for name in theirs if name in columns), None)
         if first:
             wanted[ours] = columns[first]
-    frame = read_table(table, path, wanted)
-    kinds = to_genres(frame["genres"], " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    frame = with_id(read_table(table, path, wanted), faults)
+    kinds = to_genres(frame["genres"], path.name, " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail") if "detail" in wanted else pl.lit(None, pl.String)
     return frame.with_columns(genres=kinds, detail=detail).select(list(ITEMS))

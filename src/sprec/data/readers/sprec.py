@@ -15,7 +15,7 @@ from pathlib import Path
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
 from sprec.data.genres import NO_GENRE, check_genres, count_genres, hierarchical_parents, select_genres
-from sprec.data.readers.files import read_json_object
+from sprec.data.readers.files import read_json_object, require_utf8
 from sprec.data.readers.records import (
     SEPARATOR,
     Record,
@@ -25,7 +25,7 @@ from sprec.data.readers.records import (
     read_records,
     wording_of,
 )
-from sprec.data.titles import clean_title, is_junk, repair_encoding, repair_scraped
+from sprec.data.titles import clean_title, is_broken, is_junk, repair_encoding, repair_scraped
 from sprec.errors import UserError
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
@@ -59,6 +59,7 @@ def read(
         UserError: a file is missing or malformed, a genre unknown, or no training or test row is left.
     """
     folder, facts, name = _locate(Path(source), name)
+    require_utf8(name)
     records = _read_splits(folder)
     faults: Counter[str] = Counter()
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
@@ -124,7 +125,7 @@ def _catalog_of_files(facts: Path, faults: Counter[str]) -> tuple[Catalog, dict[
     for source_id, title in names.items():
         if not isinstance(title, str):
             raise UserError(f"{facts / 'id2name.json'}: the title of {source_id} must be text, found {title!r:.40}")
-        if is_junk(title):
+        if is_junk(title) or is_broken(source_id):
             faults["catalog_junk_titles_dropped"] += 1
         elif title in titles:
             faults["catalog_duplicate_titles_merged"] += 1
@@ -150,7 +151,7 @@ def _genres_of(kinds: object, facts: Path) -> tuple[str, ...]:
     if kinds is None:
         return ()
     kinds = _list_in_text(kinds) if isinstance(kinds, str) else kinds
-    if not isinstance(kinds, list) or not all(isinstance(genre, str) for genre in kinds):
+    if not isinstance(kinds, list) or not all(isinstance(genre, str) and not is_broken(genre) for genre in kinds):
         raise UserError(
             f"{facts / 'name2genre.json'}: the genres of a title must be a list of texts, found {kinds!r:.40}"
         )

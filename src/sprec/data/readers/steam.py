@@ -27,7 +27,7 @@ def read(source: Path, faults: Faults) -> Log:
     log = find_file(source, patterns, "Steam reviews or libraries")
     timed = "users_items" not in log.name
     events = event_batches((_reviews if timed else _libraries)(log, faults), log, faults)
-    return Log(events, item_table(_games(games, faults)), noun="games", verb="played", timed=timed)
+    return Log(events, item_table(_games(games, faults), faults), noun="games", verb="played", timed=timed)
 
 
 def _reviews(path: Path, faults: Faults) -> Iterator[Row]:
@@ -51,8 +51,7 @@ def _libraries(path: Path, faults: Faults) -> Iterator[Row]:
 def _games(path: Path, faults: Faults) -> Iterator[Item]:
     for _, record in read_objects(path, faults):
         game = as_text(record.get("id"))
-        if game:
-            title = as_text(record.get("app_name") or record.get("title")) or ""
-            genres = record.get("genres") or record.get("tags") or []
-            kinds = [genre for genre in genres if isinstance(genre, str)] if isinstance(genres, list) else []
-            yield game, title, kinds, (as_text(record.get("release_date")) or "")[:4] or None
+        title = as_text(record.get("app_name") or record.get("title")) or ""
+        genres = record.get("genres") or record.get("tags") or []
+        kinds = [genre for genre in genres if isinstance(genre, str)] if isinstance(genres, list) else []
+        yield game, title, kinds, (as_text(record.get("release_date")) or "")[:4] or None

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sprec.data.readers.columns import to_events, to_genres
+from sprec.data.readers.columns import as_plain, to_events, to_genres, with_id
 from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import as_text, event_batches, item_table
@@ -76,18 +76,21 @@ def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.
     require_columns(known, (names.item, title), path)
     wanted = {"item": names.item, "title": title}
     wanted |= {ours: theirs for ours, theirs in (("genres", names.genres), ("detail", names.detail)) if theirs in known}
-    if from_log:
-        table, wanted = table.group_by(set(wanted.values())).agg(pl.len().alias(_ROWS)), wanted | {_ROWS: _ROWS}
-    frame = read_table(table, path, wanted)
-    kinds = to_genres(frame["genres"], names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    frame = read_table(table, path, wanted, count=_ROWS if from_log else "")
+    frame = frame.with_columns(as_plain(frame[name], path.name) for name in wanted if name != "genres")
+    kinds = (
+        to_genres(frame["genres"], path.name, names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
+    )
     detail = pl.col("detail").cast(pl.String) if "detail" in wanted else pl.lit(None, pl.String)
     texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
     if frame["item"].dtype.is_float():
         frame = frame.with_columns(pl.col("item").cast(pl.Int64, strict=False))  # as the ids of the log
     if title == names.item:
         frame = frame.with_columns(title="item")
-    frame = frame.with_columns(texts, genres=kinds, detail=detail).drop_nulls("item")
-    return _most_frequent(frame, faults) if from_log else frame.select(list(ITEMS))
+    frame = frame.with_columns(texts, genres=kinds, detail=detail)
+    if from_log:  # whose rows without an item are malformed events
+        return _most_frequent(with_id(frame, Faults()), faults)
+    return with_id(frame, faults).select(list(ITEMS))
 
 
 def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
@@ -97,7 +100,7 @@ def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
         frame: what the log says of items, with the number of rows that say so.
         faults: where items with several titles are counted.
     """
-    frame = frame.with_columns(pl.col("title").fill_null(""), pl.col(_ROWS).cast(pl.Int64))
+    frame = frame.with_columns(pl.col("title").fill_null(""))
     titled = (pl.col("title") != "") & (pl.col("title") != pl.col("item"))
     titles = frame.filter(titled).group_by("item").agg(pl.col("title").n_unique())
     faults.add("items_with_several_titles", count=titles.filter(pl.col("title") > 1).height)
@@ -130,13 +133,18 @@ def _rows(path: Path, names: Columns, faults: Faults) -> Iterator[tuple[int, Any
 def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
     needed = (names.item,) if from_log else (names.item, names.title)
     rows: Counter[tuple[str, str, tuple[str, ...], str | None]] = Counter()
-    for _, record in _records(path, needed, Faults() if from_log else faults):
+    own = Faults() if from_log else faults  # lines of a log are judged where its events are read
+    for _, record in _records(path, needed, own):
         item = as_text(record.get(names.item))
         title = as_text(record.get(names.title, item if from_log else None))
         kinds = record.get(names.genres) or []
         genres = kinds if isinstance(kinds, list) else str(kinds).split(names.separator)
         if item:
-            kept = tuple(str(genre).strip() for genre in genres if str(genre).strip())
+            kept = tuple(str(genre).strip() for genre in genres if genre is not None and str(genre).strip())
             rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
-    frame = item_table((item, title, list(kept), detail) for item, title, kept, detail in rows)
-    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()))), faults) if from_log else frame
+        else:
+            own.add("items_dropped_without_id")
+    frame = item_table(((item, title, list(kept), detail) for item, title, kept, detail in rows), own)
+    if not from_log:
+        return frame
+    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()), dtype=pl.Int64)), faults)

@@ -55,15 +55,16 @@ def scan_text(
 ) -> pl.LazyFrame:
     """Open delimited text.
 
-    Where ``columns`` are given, fields that do not fit them become null and further fields are ignored; else a row with
-    more fields than the header is an error when it is read.
+    Where ``columns`` are given (by name where there is a header, else by place), fields that do not fit them become
+    null and further fields are ignored; else a row with more fields than the header is an error when it is read.
     """
     return pl.scan_csv(
         source,
         separator=separator,
         quote_char=quote,
         has_header=header,
-        schema=dict(columns) if columns else None,
+        schema=dict(columns) if columns and not header else None,
+        schema_overrides=dict(columns) if columns and header else None,
         infer_schema=False,
         ignore_errors=columns is not None,
         truncate_ragged_lines=columns is not None,
@@ -76,30 +77,50 @@ def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> 
     """Read a table batch by batch, its ``columns`` (our name to theirs) renamed, line numbers kept.
 
     Raises:
-        UserError: a column is missing, or the file cannot be parsed.
+        UserError: a column is missing, the file cannot be parsed, or a Parquet file gives other rows than it promises.
     """
+    read, promised = 0, None
     try:
         names = table.collect_schema().names()
         require_columns(names, columns.values(), source)
+        text = LINE in names
         chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
-        chosen += [pl.col(LINE)] if LINE in names else []
-        rows = table.select(pl.len()).collect().item() if console.is_terminal else None  # for the ETA only
+        chosen += [pl.col(LINE)] if text else []
+        if console.is_terminal or not text:  # of text only for the ETA: it has to be read for that
+            promised = table.select(pl.len()).collect().item()
         # text is read with all its columns: else polars does not notice rows with too many fields
-        flags = pl.QueryOptFlags(projection_pushdown=LINE not in names)
-        with bar(f"reading {Path(str(source)).name}", rows) as progress:
+        flags = pl.QueryOptFlags(projection_pushdown=not text)
+        with bar(f"reading {Path(str(source)).name}", promised) as progress:
             for batch in table.select(chosen).collect_batches(
                 chunk_size=BATCH, maintain_order=True, optimizations=flags
             ):
+                read += len(batch)
                 yield batch
                 progress.advance(len(batch))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
+    if not text and read != promised:  # polars ends early, without an exception, where one of its threads panics
+        raise UserError(f"cannot read {source}: {read:,} of {promised:,} rows are there; it is damaged, write it again")
 
 
-def read(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Read a table at once; see :func:`batches`."""
-    found = list(batches(table, source, columns))
-    return pl.concat(found, how="vertical_relaxed") if found else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+def read(table: pl.LazyFrame, source: object, columns: Mapping[str, str], count: str = "") -> pl.DataFrame:
+    """Read a table at once; see :func:`batches`.
+
+    Args:
+        table: of :func:`scan` or :func:`scan_text`.
+        source: what errors call it.
+        columns: our names to theirs.
+        count: a column to add: how often the row is there. Each row comes once then, in any order.
+    """
+    found = [_counted(batch, count) if count else batch for batch in batches(table, source, columns)]
+    if not found:
+        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String) | ({count: pl.Int64} if count else {}))
+    frame = pl.concat(found, how="vertical_relaxed")
+    return frame.group_by(list(columns)).agg(pl.col(count).sum()) if count else frame
+
+
+def _counted(batch: pl.DataFrame, count: str) -> pl.DataFrame:
+    return batch.group_by(pl.exclude(LINE)).agg(pl.len().cast(pl.Int64).alias(count))
 
 
 def names_of(table: pl.LazyFrame, source: object) -> list[str]:
@@ -110,7 +131,7 @@ def names_of(table: pl.LazyFrame, source: object) -> list[str]:
     """
     try:
         return [name for name in table.collect_schema().names() if name != LINE]
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"cannot read {source}: {_one_line(error)}") from error
 
 
@@ -122,7 +143,7 @@ def require_columns(names: Iterable[str], wanted: Iterable[str], source: object)
             raise UserError(f'{source} has no column "{name}"; columns: {there}')
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     if lines and "found more fields" in lines[0]:
         return "a row has more fields than the header; put quotes around fields that hold the separator"
