@@ -11,7 +11,6 @@ from sprec.errors import UserError
 
 CATALOG = {"Dune": ["sci-fi"], "Emma": ["romance", "classic"], "Ulysses": ["classic"], 'Say "No"': []}
 TRAIN = [(["Dune", "Dune", "Emma"], "Ulysses"), (["Emma", "Unheard"], "Emma"), (["Dune"], "<span class=")]
-TEST_OF_DUNE = [(["A  Clash"], "Dune")]
 TEST = [(["Ulysses"], 'Say "No"')]
 
 
@@ -37,7 +36,8 @@ def test_rows_are_repaired_or_dropped_and_every_fault_is_counted(layout: Callabl
 
 def test_titles_that_become_equal_and_long_ones_are_counted_and_kept(layout: Callable[..., Path]) -> None:
     titles = ["Dune", "A  Clash", "A Clash", "A   Clash", "x" * 150, "y" * 151]
-    dataset = read(layout({key: ["sci-fi"] for key in titles}, train=[(["Dune"], "A Clash")], test=TEST_OF_DUNE), "Books")
+    rows = {"train": [(["Dune"], "A Clash")], "test": [(["A  Clash"], "Dune")]}
+    dataset = read(layout({title: ["sci-fi"] for title in titles}, **rows), "Books")
     assert dataset.catalog.titles[1:4] == ("A Clash",) * 3
     assert list(dataset.train) == [Example((0,), 2)]
     counted = {"catalog_long_titles_kept": 1, "catalog_shared_titles_kept": 2, "catalog_titles_tidied": 2}
