@@ -77,8 +77,8 @@ def train(
         checkpoints: where the stage saves itself and resumes from.
 
     Raises:
-        UserError: a loss, a gradient or a weight is not finite (the batch is saved and named), or a single example does
-            not fit in memory.
+        UserError: a loss, a gradient or a weight is not finite (the batch of a loss or a gradient is saved and named),
+            or a single example does not fit in memory.
         Interrupted: a signal came; a checkpoint is written.
     """
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
