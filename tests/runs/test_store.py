@@ -232,6 +232,18 @@ def test_runs_share_stages_and_repair_the_shared_folder(tmp_path: Path, capsys: 
     assert made == ["text", "text"], "repaired from the shared folder"
 
 
+def test_a_damaged_stage_of_the_shared_folder_is_refused_by_a_strict_run(tmp_path: Path) -> None:
+    made: list[str] = []
+    shared = tmp_path / "shared"
+    key = Store(tmp_path / "a", shared).stage("one", {}, writes("text", made)).key
+    file = shared / key / "deep/file.txt"
+    flip(file)
+    with pytest.raises(UserError, match=f"{file} is damaged or was edited; without --strict the stage is made again"):
+        Store(tmp_path / "b", shared, strict=True).stage("one", {}, writes("text", made))
+    assert file.exists()
+    assert made == ["text"]
+
+
 def test_a_stage_that_another_run_is_making_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shared, made, begun, go_on = tmp_path / "shared", list[str](), threading.Event(), threading.Event()
 

@@ -44,7 +44,7 @@ class Store:
     Attributes:
         root: the run directory.
         shared: a folder of stages that several runs share by key, or None.
-        strict: refuse damaged stages instead of redoing them.
+        strict: refuse damaged stages, shared ones too, instead of redoing them.
         patient: wait for a shared stage that another run is making.
     """
 
@@ -112,8 +112,7 @@ class Store:
             return False
         problem = storage.verify(folder)
         if problem:
-            if self.strict:
-                raise UserError(f"{problem}; without --strict the stage is made again")
+            self._refuse_if_strict(problem)
             say(f"! {problem}; making {folder.name} again")
             return False
         manifest = storage.read_manifest(folder)
@@ -122,6 +121,10 @@ class Store:
             say(f"! {folder.name} was made with other settings or data ({why}); making it again")
             return False
         return True
+
+    def _refuse_if_strict(self, problem: str) -> None:
+        if self.strict:
+            raise UserError(f"{problem}; without --strict the stage is made again")
 
     def _make(self, folder: Path, key: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> None:
         self._making = Stage(folder, key)
@@ -143,6 +146,7 @@ class Store:
             return False
         problem = storage.verify(self.shared / key)
         if problem:
+            self._refuse_if_strict(problem)
             say(f"! {problem}; not used")
             storage.discard(self.shared / key)
             return False
