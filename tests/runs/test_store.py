@@ -192,6 +192,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert made == ["text"]
 
 
+def test_a_folder_that_cannot_be_moved_away_is_one_line(tmp_path: Path) -> None:
+    """Root may write into read-only folders; but nobody can give a file a name of more than 255 letters."""
+    name = "x" * 245  # the hidden sibling that a folder is moved to has 14 more, and the number of a stage 3
+    there, elsewhere = tmp_path / f"stages/00-{name}", tmp_path / f"stages/01-{name}"
+    for folder in (there, elsewhere):
+        folder.mkdir(parents=True)
+    storage.seal(elsewhere, {"key": storage.digest({"stage": name, "format": storage.FORMAT})[:24]})
+    store, refused = Store(tmp_path), f"cannot write {there}: File name too long; earlier stages are intact"
+    with pytest.raises(UserError, match=refused):
+        store.stage(name, {}, writes("text"))
+    with pytest.raises(UserError, match=refused):
+        Store(tmp_path).prune()
+
+
 def test_bugs_keep_their_traceback(tmp_path: Path) -> None:
     def broken(folder: Path) -> str:
         raise KeyError("bug")

@@ -103,9 +103,10 @@ class Store:
         """Settings can add or remove stages before this one: then it is here under another number."""
         for other in self.stages.glob(f"[0-9]*-{name}"):
             if other != folder and _key_of(other) == key and _key_of(folder) != key:
-                storage.discard(folder)
-                other.rename(folder)
-                storage.sync(self.stages)
+                with storage.writing(folder, _INTACT):
+                    storage.discard(folder)
+                    other.rename(folder)
+                    storage.sync(self.stages)
 
     def _usable(self, folder: Path, key: str, depends: Mapping[str, Any]) -> bool:
         if not folder.exists():
@@ -148,7 +149,8 @@ class Store:
         if problem:
             self._refuse_if_strict(problem)
             say(f"! {problem}; not used")
-            storage.discard(self.shared / key)
+            with suppress(OSError):  # a folder that cannot be written: it stays there, unused
+                storage.discard(self.shared / key)
             return False
         with storage.writing(folder, _INTACT):
             storage.link_tree(self.shared / key, folder)
@@ -194,11 +196,16 @@ class Store:
         return self.shared / f".{key}.lock"
 
     def prune(self) -> None:
-        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete."""
+        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete.
+
+        Raises:
+            UserError: a stage cannot be removed.
+        """
         for folder in sorted(self.stages.glob("[0-9]*-*")):
             if folder.name not in self._asked:
                 say(f"- {folder.name:<24} removed: the recipe has no such stage any more")
-                storage.discard(folder)
+                with storage.writing(folder, _INTACT):
+                    storage.discard(folder)
         shutil.rmtree(self.root / "unfinished", ignore_errors=True)
 
     @contextmanager
@@ -220,10 +227,12 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             storage.sync(self.root.parent)
             owner = storage.lock(self.root / ".lock", held)
-        if owner:
-            raise BusyError(f"another process ({owner}) is working in {self.root}; wait for it or choose another -o")
-        for folder in (self.root, self.stages):
-            storage.sweep(folder)
+            if owner:
+                raise BusyError(
+                    f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
+                )
+            for folder in (self.root, self.stages):
+                storage.sweep(folder)
 
 
 def _key_of(folder: Path) -> str:
