@@ -301,7 +301,8 @@ class Recipe(Section):
     """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
     """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
-    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding."""
+    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding, and
+    by the masks that dropout draws."""
     backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind")] = Scratch()
     prompt: Prompt = Prompt()
     sft: Sft = Sft()

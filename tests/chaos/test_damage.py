@@ -39,7 +39,7 @@ HARMS: list[Harm] = [flip, cut, remove]
 
 
 def targets(whole: Path) -> list[Path]:
-    """Files of a finished run: all of them, or one of each name."""
+    """Files of a finished run, but logs and cached embeddings: all of them, or one of each name."""
     kept = [whole / name for name in content(whole) if not name.startswith("cache/")]
     return kept if FULL else list({file.name: file for file in kept}.values())
 

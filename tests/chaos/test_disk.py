@@ -1,4 +1,4 @@
-"""A full disk at every write: one clear line, what was finished stays, with room again the same command ends.
+"""A full disk, from any file operation of Python on: one clear line, finished stages stay, with room it ends the same.
 
 Memory that runs out, and losses that are no numbers.
 """

@@ -1,4 +1,4 @@
-"""Kill -9 at every file operation of a run, and at random moments: the same command ends in the same bytes."""
+"""Kill -9 at every file operation of Python, and at random moments: the same command ends in the same bytes."""
 
 import itertools
 import random

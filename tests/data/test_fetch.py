@@ -1,4 +1,5 @@
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every address; notes the ranges it was asked for."""
+    """Serves CONTENT at every address but that of a record of Zenodo; notes the ranges it was asked for."""
 
     daemon_threads = True
 
@@ -29,6 +30,12 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/log.zip"
 
+    @property
+    def record(self) -> dict[str, object]:
+        """What Zenodo's API tells of a record with two files."""
+        names = ("Goodreads.zip", "Steam.zip")
+        return {"files": [{"key": n, "checksum": f"md5:{MD5}", "links": {"self": self.url}} for n in names]}
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -38,6 +45,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(wanted)
         if self.path == "/missing":
             return self.send_error(404)
+        if self.path == "/api/records/1":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(self.server.record).encode())
+            return None
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.server.knows_ranges else 0
         if start >= len(CONTENT):
             self.send_response(416)
@@ -126,6 +138,53 @@ def test_without_a_server_one_line_says_what_to_do_by_hand(tmp_path: Path, serve
         fetch_files([File.at(server.url.replace("log.zip", "missing"))], tmp_path)
 
 
+def test_what_is_left_of_several_files_is_named(tmp_path: Path) -> None:
+    dead = [File(f"http://127.0.0.1:9/{name}", f"data/{name}.json") for name in "abcdef"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/b.json").write_text("put there by hand")
+    with pytest.raises(UserError, match="cannot download") as caught:
+        fetch_files(dead, tmp_path)
+    told = str(caught.value).split("by hand to ")[1]
+    others = ", ".join(f"http://127.0.0.1:9/{name} to {tmp_path}/data/{name}.json" for name in "cde")
+    assert told == f"{tmp_path}/data/a.json, and the others that are needed (4): {others}, and so on"
+    with pytest.raises(UserError, match="cannot download") as caught:
+        fetch_files(dead[:3], tmp_path)
+    assert str(caught.value).endswith(f"the others that are needed (1): http://127.0.0.1:9/c to {tmp_path}/data/c.json")
+
+
+def test_a_record_of_zenodo_is_downloaded(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sprec.data.fetch.ZENODO", server.url.replace("log.zip", "api/records/1"))
+    assert fetch("sprec", tmp_path) == [tmp_path / "Goodreads.zip", tmp_path / "Steam.zip"]
+    assert (tmp_path / "Steam.zip").read_bytes() == CONTENT
+    (tmp_path / "Steam.zip").write_bytes(b"damaged")
+    fetch("sprec", tmp_path)
+    assert (tmp_path / "Steam.zip").read_bytes() == CONTENT
+
+
+def test_a_record_that_is_not_to_be_had_is_one_line_with_its_page(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for host, problem in (("127.0.0.1:9", "cannot download"), (f"127.0.0.1:{server.server_port}", "does not answer")):
+        monkeypatch.setattr("sprec.data.fetch.ZENODO", f"http://{host}/api/records/2")
+        with pytest.raises(UserError, match=problem) as caught:
+            fetch("sprec", tmp_path)
+        assert str(caught.value).endswith(f" download the files of http://{host}/records/2 by hand into {tmp_path}")
+
+
+@pytest.mark.parametrize("content", [b"deadbeef", b"\xff\xfe  log.zip\n"])
+def test_damaged_checksums_are_unknown_ones(
+    content: bytes, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / SUMS).write_bytes(content)
+    (tmp_path / "log.zip").write_bytes(b"put there by hand")
+    fetch_files([File.at(server.url)], tmp_path)
+    assert f"! {tmp_path / SUMS} is damaged: log.zip is not compared with it" in capsys.readouterr().err
+    assert server.asked == []
+    (tmp_path / "log.zip").unlink()
+    fetch_files([File.at(server.url)], tmp_path)
+    assert (tmp_path / SUMS).read_text() == f"{hashlib.sha256(CONTENT).hexdigest()}  log.zip\n"
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot make .*raw"):
@@ -174,7 +233,7 @@ def test_files_may_go_into_folders(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == 1, "not downloaded again"
 
 
-@pytest.mark.parametrize("name", ["netflix", "amazon-2014-../../etc", "goodreads-"])
+@pytest.mark.parametrize("name", ["netflix", "amazon-2014-../../etc", "amazon-2014-é", "goodreads-"])
 def test_unknown_sources_are_one_line(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"nothing is known to fetch as .*; names: ml-100k, .*, sprec$"):
         fetch(name, tmp_path)

@@ -56,6 +56,19 @@ def test_every_damaged_byte_of_the_journal_is_noticed(tmp_path: Path) -> None:
         assert again == []
 
 
+def test_torn_and_damaged_lines_of_the_journal_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    in_batches(BATCHES, square([]), "", journal=tmp_path)
+    in_batches(BATCHES, square([]), "", journal=tmp_path)
+    assert capsys.readouterr().err == "", "it is whole"
+    file = tmp_path / "batches-0.jsonl"
+    first, second, third, *_ = file.read_text().splitlines()
+    file.write_text("\n".join([first.replace("[", "{"), second, third[:-3]]))
+    done: list[list[int]] = []
+    in_batches(BATCHES, square(done), "", journal=tmp_path)
+    assert done == [BATCHES[0], BATCHES[2]]
+    assert capsys.readouterr().err == f"! {file} has torn or damaged lines (2); their batches are done again\n"
+
+
 def roomy_for(rows_at_once: int, tried: list[list[int]]) -> Callable[[list[int]], list[float]]:
     def work(rows: list[int]) -> list[float]:
         tried.append(rows)

@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -195,6 +196,35 @@ def test_validation_ndcg_by_brute_force() -> None:
         int(np.where(np.argsort(-s, kind="stable") == t)[0][0]) for s, t in zip(scores, split.targets, strict=True)
     ]
     assert validation_ndcg(model, split) == pytest.approx(np.mean([1 / math.log2(rank + 2) for rank in ranks]))
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    train, valid = circle(9, 60), circle(9, 20)
+    endless = Settings(hidden=8, batch=16, epochs=5, lr=1e36, history=4)
+    with pytest.raises(UserError, match=r"the loss of SASRec is (nan|inf) at step 1 of epoch 0; lower sasrec.lr"):
+        train_sasrec(train, valid, 9, endless, seed=0)
+    with pytest.raises(UserError, match=r"SASRec gives scores that are no numbers; lower sasrec.lr"):
+        train_sasrec(train, valid, 9, Settings(hidden=8, batch=60, epochs=1, lr=1e36, history=4), seed=0)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_no_hits(number: float) -> None:
+    model, split = random_model(9), random_split(9, 20)
+    with torch.no_grad():
+        model.head.bias[3] = number
+    for use in (lambda: validation_ndcg(model, split), lambda: model.top_k(split, 2), lambda: model.scores(split)):
+        with pytest.raises(UserError, match=r"SASRec gives scores that are no numbers"):
+            use()
+
+
+def test_the_log_has_a_line_per_epoch(tmp_path: Path) -> None:
+    train, valid, log = circle(10, 60), circle(10, 20), tmp_path / "logs" / "log.jsonl"
+    for _ in range(2):  # a second training writes it anew
+        model = train_sasrec(train, valid, 10, SMALL, seed=0, log=log)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3, 4]
+    assert max(line["valid_ndcg"] for line in lines) == validation_ndcg(model, valid)
+    assert all(0 < line["loss"] < 1 for line in lines)
 
 
 def test_mistakes_are_one_clear_line() -> None:

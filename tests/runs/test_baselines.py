@@ -83,6 +83,8 @@ def test_d3_and_rosepo_share_everything_before_them(run: Run) -> None:
     files = [folder / "sasrec.safetensors" for folder in (d3 / "stages/01-sasrec", sasrec / "stages/00-sasrec")]
     assert files[0].samefile(files[1])
     assert files[0].samefile(rosepo / "stages/01-sasrec/sasrec.safetensors")
+    logs = [log.read_text().splitlines() for log in d3.parent.glob("*/logs/*-sasrec/log.jsonl")]
+    assert list(json.loads(logs[0][0])) == ["epoch", "loss", "valid_ndcg"]
     assert [result.method for result in load_results(d3)] == ["d3"]
     assert [result.method for result in load_results(rosepo)] == ["bigrec", "rosepo"]
 

@@ -30,6 +30,7 @@ from sprec.runs.recommender import open_run
 from sprec.runs.store import Stage
 
 PROMPT, COMPLETION = 40, 8
+FILLED = 63  # the tokens of a batch are filled up to a multiple of 64
 CPU = torch.device("cpu")
 SIZES = Scratch(hidden=192, layers=3, heads=3, vocabulary=400)
 SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
@@ -57,6 +58,20 @@ def counted() -> Iterator[Callable[[], float]]:
     counter = FlopCounterMode(display=False)
     with counter:
         yield counter.get_total_flops
+
+
+@contextmanager
+def read() -> Iterator[Callable[[], int]]:
+    """Counts the tokens that models read: those that pass an embedding."""
+    numbers: list[int] = []
+
+    def note(part: torch.nn.Module, inputs: tuple[torch.Tensor, ...], _: object) -> None:
+        if isinstance(part, torch.nn.Embedding):
+            numbers.append(inputs[0].numel())
+
+    handle = torch.nn.modules.module.register_module_forward_hook(note)
+    yield lambda: sum(numbers)
+    handle.remove()
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -98,27 +113,30 @@ def test_parameters_are_counted_right() -> None:
 def test_operations_of_training(completions: int, rank: int) -> None:
     policy, model = made(rank)
     examples = groups(32, completions)
-    with counted() as flops:
+    with counted() as flops, read() as tokens:
         train(policy, examples, SFT, Training(batch=32), seed=0)
     assert model.training(32, completions).flops == pytest.approx(flops(), rel=0.06)
+    assert model.training(32, completions).tokens == pytest.approx(tokens(), abs=FILLED)
 
 
 @pytest.mark.parametrize("completions", [1, 6])
 def test_operations_of_scoring(completions: int) -> None:
     policy, model = made()
-    with counted() as flops:
+    with counted() as flops, read() as tokens:
         score(policy, groups(32, completions))
     assert model.scoring(32, completions).flops == pytest.approx(flops(), rel=0.06)
+    assert model.scoring(32, completions).tokens == pytest.approx(tokens(), abs=FILLED)
 
 
 def test_operations_of_generating() -> None:
     policy, model = made()
     prompts = [group.prompt for group in groups(8, 1)]
     decoding = Decoding(max_new_tokens=COMPLETION)
-    with counted() as flops:
+    with counted() as flops, read() as tokens:
         found = generate(policy, prompts, decoding)
     assert np.mean([len(one.tokens) for (one,) in found]) > COMPLETION - 1.5, "random models do not end"
     assert model.generating(8).flops == pytest.approx(flops(), rel=0.15)
+    assert model.generating(8).tokens == pytest.approx(tokens() + 8, abs=8)  # the last tokens are not read
 
 
 def test_bytes_of_a_checkpoint(tmp_path: Path) -> None:
@@ -141,14 +159,14 @@ def test_tokens_of_a_run_and_what_it_grows_with() -> None:
 
 
 def test_a_run_costs_what_was_computed(toy_run: Path, toy_data: Path, tmp_path: Path) -> None:
-    """All stages behind the backbone, validation and evaluations included: operations counted, files weighed."""
+    """All stages behind the backbone, validation and evaluations included: counted and weighed."""
     changes = [*toy_changes()[1::2], "negatives.max_new_tokens=8", "recommend.max_new_tokens=8"]
     out, recipe = tmp_path / "run", resolve("demo", changes)
     shutil.copytree(toy_run, out)
     for folder in out.glob("stages/*"):
         if not folder.name.endswith("backbone"):
             shutil.rmtree(folder)
-    with counted() as flops:
+    with counted() as flops, read() as tokens:
         run(recipe, Dataset.load(toy_data), out)
     session = open_run(out)
     policy, builder = session.policy(Stage(out, "model")), session.builder
@@ -162,6 +180,7 @@ def test_a_run_costs_what_was_computed(toy_run: Path, toy_data: Path, tmp_path: 
     written = [file for file in out.glob("stages/0[1-9]*/**/*") if file.suffix in (".safetensors", ".jsonl")]
     written += list(out.glob("stages/0[1-9]*/model/tokenizer*"))
     assert cost.bytes == pytest.approx(sum(file.stat().st_size for file in written), rel=0.1)
+    assert cost.tokens == pytest.approx(tokens(), rel=0.1)
     assert 0.65 < cost.flops / flops() < 1.05  # with prompts of 43 tokens, a third of what is computed is padding
 
 

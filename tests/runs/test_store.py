@@ -192,6 +192,20 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert made == ["text"]
 
 
+def test_a_folder_that_cannot_be_moved_away_is_one_line(tmp_path: Path) -> None:
+    """Root may write into read-only folders; but nobody can give a file a name of more than 255 letters."""
+    name = "x" * 245  # the hidden sibling that a folder is moved to has 14 more, and the number of a stage 3
+    there, elsewhere = tmp_path / f"stages/00-{name}", tmp_path / f"stages/01-{name}"
+    for folder in (there, elsewhere):
+        folder.mkdir(parents=True)
+    storage.seal(elsewhere, {"key": storage.digest({"stage": name, "format": storage.FORMAT})[:24]})
+    store, refused = Store(tmp_path), f"cannot write {there}: File name too long; earlier stages are intact"
+    with pytest.raises(UserError, match=refused):
+        store.stage(name, {}, writes("text"))
+    with pytest.raises(UserError, match=refused):
+        Store(tmp_path).prune()
+
+
 def test_bugs_keep_their_traceback(tmp_path: Path) -> None:
     def broken(folder: Path) -> str:
         raise KeyError("bug")
@@ -230,6 +244,18 @@ def test_runs_share_stages_and_repair_the_shared_folder(tmp_path: Path, capsys: 
     assert storage.verify(shared / first.key) == ""
     Store(tmp_path / "a", shared).stage("one", {}, writes("text", made))
     assert made == ["text", "text"], "repaired from the shared folder"
+
+
+def test_a_damaged_stage_of_the_shared_folder_is_refused_by_a_strict_run(tmp_path: Path) -> None:
+    made: list[str] = []
+    shared = tmp_path / "shared"
+    key = Store(tmp_path / "a", shared).stage("one", {}, writes("text", made)).key
+    file = shared / key / "deep/file.txt"
+    flip(file)
+    with pytest.raises(UserError, match=f"{file} is damaged or was edited; without --strict the stage is made again"):
+        Store(tmp_path / "b", shared, strict=True).stage("one", {}, writes("text", made))
+    assert file.exists()
+    assert made == ["text"]
 
 
 def test_a_stage_that_another_run_is_making_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sprec import storage
 from sprec.errors import UserError
 from sprec.progress import bar, say
 
@@ -24,6 +25,7 @@ TIMEOUT = 60
 SUMS = "SHA256SUMS"
 """Where the checksums of what was downloaded are kept, in the form that ``sha256sum -c`` reads."""
 _CHUNK = 1 << 20
+_NAMED = 3  # files that a message names beside the one that failed
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def files_of(name: str) -> Sequence[File]:
     if name in SOURCES:
         return SOURCES[name]
     for pattern, urls in PATTERNS.items():
-        part = re.fullmatch(pattern.replace("{}", r"(\w+)"), name)
+        part = re.fullmatch(pattern.replace("{}", r"(\w+)"), name, re.ASCII)
         if part:
             return [File.at(url.format(part[1])) for url in urls]
     known = ", ".join([*SOURCES, *(pattern.format("NAME") for pattern in PATTERNS), "sprec"])
@@ -143,16 +145,18 @@ def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from error
-    return [_fetch_file(file, folder) for file in files]
+    wanted = list(files)
+    return [_fetch_file(wanted[number:], folder) for number in range(len(wanted))]
 
 
-def _fetch_file(file: File, folder: Path) -> Path:
-    target = folder / file.name
+def _fetch_file(wanted: Sequence[File], folder: Path) -> Path:
+    """Download the first of the files that are still wanted."""
+    file, target = wanted[0], folder / wanted[0].name
     if target.exists() and _is_whole(target, file):
         say(f"{target} is there already")
         return target
     part = target.with_name(target.name + ".part")
-    with _one_line(file.url, target):
+    with _one_line(file.url, target, _by_hand(wanted, folder)):
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(file.url, part)
         found = _digest(part, "md5")
@@ -164,16 +168,25 @@ def _fetch_file(file: File, folder: Path) -> Path:
     return target
 
 
+def _by_hand(wanted: Sequence[File], folder: Path) -> str:
+    """What to do without a network; of many files the first few are named."""
+    others = [file for file in wanted[1:] if not (folder / file.name).exists()]
+    text = f"download it by hand to {folder / wanted[0].name}"
+    if not others:
+        return text
+    named = [f"{file.url} to {folder / file.name}" for file in others[:_NAMED]]
+    named += ["and so on"] * (len(others) > _NAMED)
+    return f"{text}, and the others that are needed ({len(others)}): {', '.join(named)}"
+
+
 @contextmanager
-def _one_line(url: str, target: Path) -> Iterator[None]:
+def _one_line(url: str, target: Path, by_hand: str) -> Iterator[None]:
     """Turn what can go wrong on the way into one line."""
     try:
         yield
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UserError(
-            f"cannot download {url} ({reason}); run the same command to go on, or download it by hand to {target}"
-        ) from error
+        raise UserError(f"cannot download {url} ({reason}); run the same command to go on, or {by_hand}") from error
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
 
@@ -219,21 +232,33 @@ def _is_whole(target: Path, file: File) -> bool:
     if file.md5:
         return _digest(target, "md5") == file.md5
     sums = target.with_name(SUMS)
-    known = dict(line.split("  ", 1)[::-1] for line in sums.read_text().splitlines()) if sums.exists() else {}
-    return target.name not in known or _digest(target, "sha256") == known[target.name]
+    known, whole = _recorded(sums)
+    if target.name in known:
+        return _digest(target, "sha256") == known[target.name]
+    if not whole:
+        say(f"! {sums} is damaged: {target.name} is not compared with it, but taken as it is")
+    return True
+
+
+def _recorded(sums: Path) -> tuple[dict[str, str], bool]:
+    """The checksums of a file that say of what they are, by name, and whether all of its lines do."""
+    lines = sums.read_text("utf-8", errors="replace").splitlines() if sums.exists() else []
+    found = [re.fullmatch("([0-9a-f]{64})  (.+)", line) for line in lines]
+    return {entry[2]: entry[1] for entry in found if entry}, all(found)
 
 
 def _record(part: Path, target: Path) -> None:
     """Note the checksum of a finished download, so that later damage shows."""
     sums = target.with_name(SUMS)
-    lines = sums.read_text().splitlines() if sums.exists() else []
-    lines = [line for line in lines if not line.endswith(f"  {target.name}")]
-    sums.write_text("\n".join([*lines, f"{_digest(part, 'sha256')}  {target.name}"]) + "\n")
+    known, _ = _recorded(sums)
+    known[target.name] = _digest(part, "sha256")
+    storage.write_text(sums, "".join(f"{digest}  {name}\n" for name, digest in known.items()))
 
 
 def _zenodo(record: str, folder: Path) -> list[File]:
-    """The files of a Zenodo record."""
-    with _one_line(record, folder), _ask(record, 0) as answer:
+    """The files of a Zenodo record, by the address of its API; people find them on its page."""
+    by_hand = f"download the files of {record.replace('/api/', '/')} by hand into {folder}"
+    with _one_line(record, folder, by_hand), _ask(record, 0) as answer:
         try:
             about = json.loads(answer.read())
             return [
@@ -241,6 +266,4 @@ def _zenodo(record: str, folder: Path) -> list[File]:
                 for entry in about["files"]
             ]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{record} does not answer as Zenodo does; download the files by hand to {folder}"
-            ) from error
+            raise UserError(f"{record} does not answer as Zenodo does; {by_hand}") from error

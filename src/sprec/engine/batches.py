@@ -10,7 +10,7 @@ import torch
 
 from sprec.engine import processes
 from sprec.engine.memory import Pieces
-from sprec.progress import bar
+from sprec.progress import bar, say
 
 CACHED = 4096
 """Columns that a CPU reads at once without gradients: what a layer makes of more does not stay in its caches.
@@ -84,7 +84,8 @@ def in_batches(
 class Journal:
     """Finished batches, one line each, appended as they come; each process has a file of its own and reads all.
 
-    A line is the hash of its JSON, then the JSON: a torn or damaged one does not count, its batch is done again.
+    A line is the hash of its JSON, then the JSON: a torn or damaged one is told and does not count, its batch is done
+    again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,12 +108,16 @@ class Journal:
 
 
 def _read(file: Path) -> list[tuple[tuple[int, ...], list[Any]]]:
-    entries = []
+    entries, torn = [], 0
     for line in file.read_text("utf-8", errors="replace").splitlines():
         mark, _, text = line.partition(" ")
         if text and mark == _hash(text):
             rows, values = json.loads(text)
             entries.append((tuple(rows), values))
+        elif line:
+            torn += 1
+    if torn:
+        say(f"! {file} has torn or damaged lines ({torn}); their batches are done again")
     return entries
 
 

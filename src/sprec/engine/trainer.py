@@ -195,7 +195,7 @@ class GroupTrainer(Trainer):
         return None
 
     def _halve_budget(self, step: int) -> None:
-        """Out of memory: try the step again in smaller pieces; the gradient is the same.
+        """Out of memory: try the step again in smaller pieces; the gradient is the same, but for dropout's masks.
 
         Raises:
             UserError: the pieces cannot get smaller, or other processes are in the middle of the same step.

@@ -72,13 +72,14 @@ def train(
         groups: the training examples.
         extra: tensors of shape (len(groups), ...) that the objective finds in ``batch.extra``.
         valid: examples for the loss after each epoch; with them the best epoch's parameters are kept.
-        budget: tokens per forward pass; a batch is split into micro-batches, the result does not depend on it.
+        budget: tokens per forward pass; a batch is split into micro-batches. Without dropout the result depends on it
+            by rounding only, with dropout it decides which masks are drawn.
         log_folder: where the log, experiment trackers and the batch of a failed step are written.
         checkpoints: where the stage saves itself and resumes from.
 
     Raises:
-        UserError: a loss, a gradient or a weight is not finite (the batch is saved and named), or a single example does
-            not fit in memory.
+        UserError: a loss, a gradient or a weight is not finite (the batch of a loss or a gradient is saved and named),
+            or a single example does not fit in memory.
         Interrupted: a signal came; a checkpoint is written.
     """
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)

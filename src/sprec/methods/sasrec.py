@@ -5,6 +5,7 @@ goes through an untied linear head to one logit per item.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -108,13 +109,20 @@ class SASRec(nn.Module):
         return states
 
     def batches(self, split: Split) -> Iterator[Tensor]:
-        """Logits of the examples in blocks, (up to 1024, items): for catalogs where all at once is too much."""
+        """Logits of the examples in blocks, (up to 1024, items): for catalogs where all at once is too much.
+
+        Raises:
+            UserError: a logit is no number: it would be ranked like any other.
+        """
         self.eval()
         rows = torch.from_numpy(padded(split, self.settings.history, self.items))
         with torch.no_grad():
             for block in torch.split(rows, _ROWS) if len(split) else ():
                 histories = block.to(self.head.weight.device)
-                yield self.head(self.states(histories)[_ends(histories, self.items)])
+                logits = self.head(self.states(histories)[_ends(histories, self.items)])
+                if not logits.isfinite().all():
+                    raise UserError("SASRec gives scores that are no numbers; lower sasrec.lr")
+                yield logits
 
     def scores(self, split: Split) -> Tensor:
         """Logits of all items for each example, float32 on the CPU, shape (n, items)."""
@@ -167,7 +175,15 @@ class SASRec(nn.Module):
         return model.eval()
 
 
-def train_sasrec(train: Split, valid: Split, items: int, settings: Settings, seed: int, device: str = "cpu") -> SASRec:
+def train_sasrec(
+    train: Split,
+    valid: Split,
+    items: int,
+    settings: Settings,
+    seed: int,
+    device: str = "cpu",
+    log: Path | None = None,
+) -> SASRec:
     """Train with early stopping: the weights with the best validation NDCG are kept.
 
     Args:
@@ -177,9 +193,10 @@ def train_sasrec(train: Split, valid: Split, items: int, settings: Settings, see
         settings: see :class:`Settings`.
         seed: of the initial weights, the order of the examples, the negatives and the dropout.
         device: where to train.
+        log: a file that gets a JSON line per epoch, with its loss and validation NDCG.
 
     Raises:
-        UserError: no training or no validation examples.
+        UserError: no training or no validation examples, or a loss or a score is no number.
     """
     if not len(train) or not len(valid):
         raise UserError("SASRec needs training and validation examples; import a dataset that has both splits")
@@ -189,9 +206,11 @@ def train_sasrec(train: Split, valid: Split, items: int, settings: Settings, see
         model = SASRec(items, settings).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         best, best_ndcg, waited = _weights(model), -1.0, 0
-        for _ in range(settings.epochs):
-            _epoch(model, optimizer, train)
+        for epoch in range(settings.epochs):
+            loss = _epoch(model, optimizer, train, epoch)
             ndcg = validation_ndcg(model, valid)
+            if log:
+                _note(log, epoch, loss, ndcg)
             progress.advance(1, f"NDCG {ndcg:.4f}")
             waited = 0 if ndcg > best_ndcg else waited + 1
             if not waited:
@@ -219,15 +238,28 @@ def validation_ndcg(model: SASRec, split: Split) -> float:
     return float((1 / torch.log2(torch.cat(ranks).double() + 2)).mean())
 
 
-def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split) -> None:
+def _note(log: Path, epoch: int, loss: float, ndcg: float) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a" if epoch else "w") as file:
+        file.write(json.dumps({"epoch": epoch, "loss": loss, "valid_ndcg": ndcg}) + "\n")
+
+
+def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split, epoch: int) -> float:
+    """One pass over the examples; the mean of the losses of its steps."""
     model.train()
+    losses = []
     device = model.head.weight.device
     histories = torch.from_numpy(padded(examples, model.settings.history, model.items)).to(device)
     targets = torch.tensor(examples.targets, device=device)
-    for rows in torch.split(torch.randperm(len(targets)).to(device), model.settings.batch):
+    for step, rows in enumerate(torch.split(torch.randperm(len(targets)).to(device), model.settings.batch)):
         optimizer.zero_grad()
-        torch.autograd.backward(training_loss(model, histories[rows], targets[rows]))
+        loss = training_loss(model, histories[rows], targets[rows])
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise UserError(f"the loss of SASRec is {losses[-1]} at step {step} of epoch {epoch}; lower sasrec.lr")
+        torch.autograd.backward(loss)
         optimizer.step()
+    return sum(losses) / len(losses)
 
 
 def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Split
 from sprec.engine import processes
+from sprec.engine.training import LOG
 from sprec.methods.objectives import oracle_smoothing
 from sprec.methods.sasrec import SASRec, Settings, train_sasrec, validation_ndcg
 from sprec.runs.examples import pretraining_examples
@@ -33,7 +34,7 @@ def oracle(session: Session) -> Stage:
     def make(folder: Path) -> str:
         if not processes.first():  # small enough for one
             return ""
-        model = _train(session)
+        model = _train(session, session.store.logs / LOG)
         model.save(folder)
         return f"validation NDCG {validation_ndcg(model, session.dataset.valid):.4f}"
 
@@ -61,11 +62,11 @@ def _depends(session: Session) -> dict[str, Any]:
     return {"data": session.dataset.hash, "sasrec": settings, "seed": recipe.seed}
 
 
-def _train(session: Session) -> SASRec:
+def _train(session: Session, log: Path | None = None) -> SASRec:
     recipe, dataset = session.recipe, session.dataset
     settings = Settings(**recipe.sasrec.model_dump(), history=recipe.prompt.history)
     examples, items = pretraining_examples(dataset), len(dataset.catalog)
-    return train_sasrec(examples, dataset.valid, items, settings, recipe.seed, str(session.device))
+    return train_sasrec(examples, dataset.valid, items, settings, recipe.seed, str(session.device), log)
 
 
 def smoothing(session: Session, examples: Split, rejected: Sequence[Sequence[str]]) -> torch.Tensor:

@@ -44,7 +44,7 @@ class Store:
     Attributes:
         root: the run directory.
         shared: a folder of stages that several runs share by key, or None.
-        strict: refuse damaged stages instead of redoing them.
+        strict: refuse damaged stages, shared ones too, instead of redoing them.
         patient: wait for a shared stage that another run is making.
     """
 
@@ -103,17 +103,17 @@ class Store:
         """Settings can add or remove stages before this one: then it is here under another number."""
         for other in self.stages.glob(f"[0-9]*-{name}"):
             if other != folder and _key_of(other) == key and _key_of(folder) != key:
-                storage.discard(folder)
-                other.rename(folder)
-                storage.sync(self.stages)
+                with storage.writing(folder, _INTACT):
+                    storage.discard(folder)
+                    other.rename(folder)
+                    storage.sync(self.stages)
 
     def _usable(self, folder: Path, key: str, depends: Mapping[str, Any]) -> bool:
         if not folder.exists():
             return False
         problem = storage.verify(folder)
         if problem:
-            if self.strict:
-                raise UserError(f"{problem}; without --strict the stage is made again")
+            self._refuse_if_strict(problem)
             say(f"! {problem}; making {folder.name} again")
             return False
         manifest = storage.read_manifest(folder)
@@ -122,6 +122,10 @@ class Store:
             say(f"! {folder.name} was made with other settings or data ({why}); making it again")
             return False
         return True
+
+    def _refuse_if_strict(self, problem: str) -> None:
+        if self.strict:
+            raise UserError(f"{problem}; without --strict the stage is made again")
 
     def _make(self, folder: Path, key: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> None:
         self._making = Stage(folder, key)
@@ -143,8 +147,10 @@ class Store:
             return False
         problem = storage.verify(self.shared / key)
         if problem:
+            self._refuse_if_strict(problem)
             say(f"! {problem}; not used")
-            storage.discard(self.shared / key)
+            with suppress(OSError):  # a folder that cannot be written: it stays there, unused
+                storage.discard(self.shared / key)
             return False
         with storage.writing(folder, _INTACT):
             storage.link_tree(self.shared / key, folder)
@@ -190,11 +196,16 @@ class Store:
         return self.shared / f".{key}.lock"
 
     def prune(self) -> None:
-        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete."""
+        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete.
+
+        Raises:
+            UserError: a stage cannot be removed.
+        """
         for folder in sorted(self.stages.glob("[0-9]*-*")):
             if folder.name not in self._asked:
                 say(f"- {folder.name:<24} removed: the recipe has no such stage any more")
-                storage.discard(folder)
+                with storage.writing(folder, _INTACT):
+                    storage.discard(folder)
         shutil.rmtree(self.root / "unfinished", ignore_errors=True)
 
     @contextmanager
@@ -216,10 +227,12 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             storage.sync(self.root.parent)
             owner = storage.lock(self.root / ".lock", held)
-        if owner:
-            raise BusyError(f"another process ({owner}) is working in {self.root}; wait for it or choose another -o")
-        for folder in (self.root, self.stages):
-            storage.sweep(folder)
+            if owner:
+                raise BusyError(
+                    f"another process ({owner}) is working in {self.root}; wait for it or choose another -o"
+                )
+            for folder in (self.root, self.stages):
+                storage.sweep(folder)
 
 
 def _key_of(folder: Path) -> str:
