@@ -12,7 +12,7 @@ import pytest
 from sprec.data import Dataset, Example
 from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.table import Columns
-from sprec.data.stats import stats
+from sprec.data.stats import stats, table
 from sprec.data.windows import Protocol, Sizes
 from sprec.errors import UserError
 
@@ -58,6 +58,8 @@ def test_a_small_shop_by_hand(shop: Callable[..., Dataset]) -> None:
     assert stats(dataset)["table1"] == {"items": 4, "interactions": 7, "sequences": 4}
     assert dataset.genres == ("kitchen", "drink", "food")  # 4, 3 and 3 times in the training rows
     assert dataset.warnings == {}
+    assert stats(dataset)["late_training_targets"] == 0
+    assert "order        0 training targets are later than the first test target" in table(stats(dataset))
 
 
 def test_unseen_items_stay_on_request(shop: Callable[..., Dataset]) -> None:
@@ -121,6 +123,7 @@ def test_a_split_that_leaks_time_says_so(shop: Callable[..., Dataset]) -> None:
     ]
     dataset = shop(rows, ITEMS, Protocol(3, 1, 1, split="leave-one-out", sizes=ALL.sizes))
     assert dataset.warnings == {"training_targets_later_than_first_test_target": 2}
+    assert stats(dataset)["late_training_targets"] == 2
 
 
 @pytest.mark.parametrize(

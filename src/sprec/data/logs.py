@@ -140,8 +140,8 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
     catalog, item_ids = _catalog(items, events, keep_unseen and not protocol.core)
     windows = find_windows(events, protocol)
     parts = assign(events, windows, protocol)
-    if log.timed:
-        faults.add("training_targets_later_than_first_test_target", count=late_training_targets(events, parts))
+    late = late_training_targets(events, parts) if log.timed else None
+    faults.add("training_targets_later_than_first_test_target", count=late or 0)
     targets = draw(events, parts, protocol)
     splits = {split: examples(events, chosen, protocol.history, item_ids) for split, chosen in targets.items()}
     return Dataset(
@@ -152,7 +152,8 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
         wording=wording(log.noun, log.verb),
         warnings=faults.nonzero(),
         meta=_meta(rows, events, catalog, parts)
-        | {"options": _options(protocol, cleaning), "malformed": faults.examples.get("malformed_lines", [])},
+        | {"options": _options(protocol, cleaning), "malformed": faults.examples.get("malformed_lines", [])}
+        | ({} if late is None else {"late_training_targets": late}),
     )
 
 

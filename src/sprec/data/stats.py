@@ -18,6 +18,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
 
     ``table1`` are the columns of the paper's Table 1: of the whole log where the importer saw one
     (``meta["log"]``), else of the sequences at hand, whose items count once per sequence they stand in.
+    ``late_training_targets`` are those later than the first test target; None where the importer saw no times.
     """
     splits = {name: dataset.splits.get(name, Split.of([])) for name in SPLITS}
     sequences = sum(len(split) for split in splits.values())
@@ -39,6 +40,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
         "popularity": popularity(dataset.train.targets, len(dataset.catalog)),
         "genres": genre_coverage(dataset.catalog, dataset.genres, dataset.train),
         "leakage": leakage(dataset.train, dataset.test),
+        "late_training_targets": dataset.meta.get("late_training_targets"),
         "warnings": dict(dataset.warnings),
     }
 
@@ -129,6 +131,9 @@ def table(facts: dict[str, Any]) -> str:
         f"{popular['distinct']:,} of {facts['catalog']:,} items are a target",
         f"leakage      {leak['share']:.1%} of the test rows share {leak['run']} items in a row with a training row",
     ]
+    late = facts["late_training_targets"]
+    if late is not None:
+        lines += [f"order        {late:,} training targets are later than the first test target"]
     lines += _genre_lines(facts["genres"])
     if facts["log"]:
         lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]
