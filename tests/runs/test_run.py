@@ -259,6 +259,17 @@ def test_score_agrees_with_the_run(cli: Cli, toy_run: Path, toy_data: Path, tmp_
         assert found[name] == pytest.approx(load_results(toy_run)[-1].metrics[name])
 
 
+@pytest.mark.shared_data
+def test_a_raw_log_runs_by_its_recipe(cli: Cli, shared_data: Path, tmp_path: Path) -> None:
+    log, out = tmp_path / "ml", tmp_path / "run"
+    sizes = ("--train", "500", "--valid", "50", "--test", "20", "--extra", "0")
+    cli("data", "import", "movielens", shared_data / "raw" / "ml-latest-small", "-o", log, *sizes)
+    small = toy_changes(backbone__epochs=1, backbone__hidden=32, sft__samples=64, method="sprec")
+    cli("run", "movielens-scratch", "--data", log, "-o", out, *small)
+    assert [result.stage for result in load_results(out)] == ["sft", "sft", "prefer"]
+    assert all(result.metrics["DivRatio@5"] > 0 for result in load_results(out))
+
+
 def test_compare_pools_and_prints_intervals(cli: Cli, toy_run: Path) -> None:
     done = cli("compare", toy_run, "--resamples", "200")
     assert "bigrec" in done.stdout
