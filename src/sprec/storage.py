@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import platform
 import re
@@ -192,6 +193,13 @@ def _link(file: Path, target: Path) -> None:
         if error.errno == errno.ENOSPC:
             raise
         shutil.copy2(file, target)
+
+
+def defined(value: Any) -> Any:
+    """Numbers, or dictionaries of them, with None for what is undefined: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: defined(own) for key, own in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(file: Path, content: Any) -> None:

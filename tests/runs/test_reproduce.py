@@ -402,7 +402,7 @@ def test_options_that_cannot_be_are_refused(reproduce: Reproduce, steam: Path) -
     assert refused(reproduce("rates", "--seeds", "0", "--seeds", "1")).startswith("rates are searched with one seed")
     assert refused(reproduce("rates", *only("D3"))).startswith("no rates are searched for D3; methods: SASRec, BIGRec")
     for protocol in ("nonsense", "d3"):
-        message = f"--protocols takes paper, exact or consensus, not {protocol}; D3 is a method of its own"
+        message = f"--protocols takes paper, exact, consensus, not {protocol}; D3 is a method of its own"
         assert refused(reproduce("table3", "--protocols", protocol)) == message
 
 

@@ -1,7 +1,6 @@
 """``sprec data``: make datasets and look at them. Nothing here needs torch; polars is imported when a command runs."""
 
 import json
-import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -210,16 +209,10 @@ def stats(
     from sprec.data import Dataset
     from sprec.data.stats import stats as describe
     from sprec.data.stats import table
+    from sprec.storage import defined
 
     facts = describe(Dataset.load(dataset))
-    typer.echo(json.dumps(_defined(facts), indent=2, ensure_ascii=False) if as_json else table(facts))
-
-
-def _defined(value: Any) -> Any:
-    """The same without NaN, which JSON does not have: null."""
-    if isinstance(value, dict):
-        return {key: _defined(own) for key, own in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+    typer.echo(json.dumps(defined(facts), indent=2, ensure_ascii=False) if as_json else table(facts))
 
 
 def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:

@@ -79,9 +79,12 @@ def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recor
 
     if marks not in ("real", "paper"):
         raise UserError(f"--marks is real or paper, not {marks}")
+    from sprec.runs.reproduce import PROTOCOLS
+
     for protocol in protocols or []:
-        if protocol not in ("paper", "exact", "consensus"):
-            raise UserError(f"--protocols takes paper, exact or consensus, not {protocol}; D3 is a method of its own")
+        if protocol not in PROTOCOLS:
+            known = ", ".join(PROTOCOLS)
+            raise UserError(f"--protocols takes {known}, not {protocol}; D3 is a method of its own")
     if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     if what == "rates" and recorded:

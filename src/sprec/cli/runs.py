@@ -152,12 +152,12 @@ def doctor() -> None:
 
 def _print_metrics(metrics: dict[str, float], name: str, as_json: bool, title: str = "") -> None:
     from json import dumps
-    from math import isnan
 
     from sprec.evaluation import table_of_values
+    from sprec.storage import defined
 
     if as_json:
-        typer.echo(dumps({name: None if isnan(value) else value for name, value in metrics.items()}))
+        typer.echo(dumps(defined(metrics)))
         return
     print_table(table_of_values({name: metrics}, title, list(metrics), mark=False))
 

@@ -310,7 +310,8 @@ def _series(spread: Mapping[float, Interval]) -> "Series":
 
 
 def _bounds(interval: Interval) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in vars(interval).items()}
+    bounds: dict[str, float | None] = storage.defined(vars(interval))
+    return bounds
 
 
 def _write_json(stem: Path, record: Mapping[str, Any]) -> None:

@@ -151,8 +151,7 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
 
 def record(result: Result) -> dict[str, Any]:
     """A result as JSON: an undefined metric is null."""
-    metrics = {name: None if math.isnan(value) else value for name, value in result.metrics.items()}
-    return vars(result) | {"metrics": metrics}
+    return vars(result) | {"metrics": storage.defined(result.metrics)}
 
 
 def check_fit(recipe: Recipe, dataset: Dataset) -> None:

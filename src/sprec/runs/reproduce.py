@@ -85,9 +85,13 @@ LIST = 5
 """Length of the lists that tables and figures measure."""
 
 
+PROTOCOLS = ("paper", "exact", "consensus")
+"""How the language models of a table can recommend."""
+
+
 def default_protocols(experiment: str) -> tuple[str, ...]:
     """Tables show what training adds beside what decoding adds; the paper's figures and claims go by its own."""
-    return ("paper", "exact", "consensus") if experiment in ("table2", "table3", "tradeoff") else ("paper",)
+    return PROTOCOLS if experiment in ("table2", "table3", "tradeoff") else ("paper",)
 
 
 @dataclass(frozen=True)

@@ -320,10 +320,9 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         examples = session.cases
         found = protocols.recommend(session, policy, start, examples, session.store.unfinished / "answers")
         metrics = metrics_of(session, found)
-        defined = {key: value if value == value else None for key, value in metrics.items()}
         if processes.first():
             write_recommendations(folder / RECOMMENDATIONS, found)
-            write_json(folder / "metrics.json", defined)
+            write_json(folder / "metrics.json", storage.defined(metrics))
         shown = ("HR@5", "DivRatio@1", "ORRatio@1", "MGU@1", "ExactTitles")
         return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
 
