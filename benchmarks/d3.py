@@ -19,7 +19,7 @@ import torch
 from sprec.bench.report import machine
 from sprec.bench.work import Work, make_model
 from sprec.data import Dataset
-from sprec.engine.constrained import Search, best_leaves
+from sprec.engine.decode.constrained import Search, best_leaves
 from sprec.methods.d3 import guidance
 from sprec.prompts import PromptBuilder
 from sprec.recommend.exact import catalog_trie

@@ -314,8 +314,8 @@ def logs(file: Path) -> str:
 
 def costs() -> str:
     """What the paper's recipe costs at several sizes."""
-    from sprec.runs.cost import table
     from sprec.runs.recipes import resolve
+    from sprec.study.cost import table
 
     return table(resolve("llama-3.2-1b"))
 

@@ -11,6 +11,8 @@ import pytest
 
 from toy_models import save_checkpoint
 
+pytest_plugins = ["toy_runs"]
+
 SHARED_DATA = Path(os.environ.get("SPREC_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Holds ``sprec/``, the authors' files of the paper's datasets, and ``raw/``, two real logs; see CONTRIBUTING.md."""
 

@@ -8,25 +8,19 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "sprec"
-LEAVES = {"errors", "progress", "config", "storage", "interrupts"}
 ALLOWED = {
+    "system": set(),
     "config": set(),
-    "errors": set(),
-    "progress": set(),
-    "storage": {"errors"},
-    "interrupts": set(),
-    "program": {"errors", "interrupts"},
-    "workers": {"errors", "program", "storage"},
-    "engine": LEAVES,
-    "data": LEAVES,
-    "evaluation": LEAVES,
-    "prompts": LEAVES | {"data"},
-    "methods": LEAVES | {"data", "engine"},
-    "recommend": LEAVES | {"data", "engine", "prompts", "methods"},
-    "theory": LEAVES | {"methods"},
-    "bench": LEAVES | {"data", "engine", "methods", "prompts", "recommend"},
-    "report": LEAVES | {"theory", "evaluation", "methods"},
-    "runs": LEAVES | {"data", "engine", "evaluation", "methods", "prompts", "recommend", "report", "theory", "workers"},
+    "engine": {"config", "system"},
+    "data": {"system"},
+    "evaluation": {"system"},
+    "prompts": {"data"},
+    "methods": {"system", "config", "data", "engine"},
+    "recommend": {"system", "config", "data", "engine", "prompts", "methods"},
+    "theory": {"system", "methods", "evaluation"},
+    "bench": {"system", "config", "data", "engine", "methods", "prompts", "recommend"},
+    "runs": {"system", "config", "data", "engine", "evaluation", "methods", "prompts", "recommend"},
+    "study": {"system", "config", "data", "engine", "evaluation", "methods", "runs"},
 }
 
 
@@ -35,7 +29,7 @@ def imports_of(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            whole = node.module == "sprec"  # from sprec import storage
+            whole = node.module == "sprec"  # from sprec.system import storage
             found |= {f"sprec.{alias.name}" for alias in node.names} if whole else {node.module or ""}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -62,9 +56,9 @@ def test_formulas_import_only_numpy_and_torch(file: str) -> None:
     assert packages - set(sys.stdlib_module_names) <= {"numpy", "torch"}
 
 
-@pytest.mark.parametrize("command", ["import sprec.cli", "import sprec.data.stats", "import sprec.evaluation"])
-def test_light_rooms_do_not_import_torch(command: str) -> None:
-    code = f"{command}\nimport sys\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+@pytest.mark.parametrize("module", ["cli", "system.errors", "data.stats", "evaluation"])
+def test_light_rooms_do_not_import_torch(module: str) -> None:
+    code = f"import sprec.{module}\nimport sys\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -22,12 +22,12 @@ from sprec.bench.work import Work, make_model
 from sprec.cli import app
 from sprec.config import Scratch
 from sprec.data.demo import demo
-from sprec.engine.backbone import scratch
-from sprec.engine.groups import PromptGroup
-from sprec.engine.hardware import cpu_has_bf16
-from sprec.errors import UserError
-from sprec.interrupts import Interrupted
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import scratch
 from sprec.prompts import parse_title
+from sprec.system.errors import UserError
+from sprec.system.hardware import cpu_has_bf16
+from sprec.system.interrupts import Interrupted
 
 CHECK = Path(__file__).parents[1] / "benchmarks" / "check.py"
 DOCS = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "build.py"))

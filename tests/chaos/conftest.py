@@ -12,9 +12,9 @@ import yaml
 
 from chaos.harness import Ended, Fault, Server
 from chaos.records import Record, recording
-from sprec import storage
 from sprec.data import Catalog, Dataset, Split
 from sprec.data.dataset import Wording
+from sprec.system import storage
 
 TITLES = ["Dune", "Emma", "Persuasion", "Dracula", "Ulysses", "Middlemarch", "Red Rising", "Red Queen", "Six of Crows",
           "Crooked Kingdom", "Heir of Fire", "The Hating Game"]  # fmt: skip

@@ -21,7 +21,7 @@ from accelerate import PartialState, accelerator
 from accelerate.utils import DistributedType
 
 from sprec.cli import main
-from sprec.engine.sharding import sharded
+from sprec.engine.model.sharding import sharded
 
 PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
 shard = accelerator.fsdp2_prepare_model

@@ -82,7 +82,7 @@ class Server:
 
 def _serve() -> None:
     import sprec.cli
-    import sprec.runs  # what takes seconds to import
+    import sprec.runs
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a child that is faster than _killer: then nothing strikes
     answers = os.fdopen(os.dup(1), "w")
@@ -186,7 +186,7 @@ def _tell_beginning(scratch: str) -> None:
 def _limit_memory(tokens: int) -> None:
     import torch
 
-    training: Any = importlib.import_module("sprec.engine.trainer")
+    training: Any = importlib.import_module("sprec.engine.train.trainer")
     collate = training.collate
 
     def scarce(*arguments: Any, **options: Any) -> Any:

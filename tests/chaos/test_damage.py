@@ -10,9 +10,9 @@ import pytest
 
 from chaos.conftest import FULL, Run, announced, content, differing, goes_on
 from chaos.records import Record
-from sprec import storage
 from sprec.data import Dataset
-from sprec.errors import UserError
+from sprec.system import storage
+from sprec.system.errors import UserError
 
 Harm = Callable[[Path, random.Random], None]
 

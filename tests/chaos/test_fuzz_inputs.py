@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from chaos.records import Record
 from chaos.watch import PATIENCE, one_line_at_most
-from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.engine.batches import Journal
-from sprec.runs.compare import score_lists
 from sprec.runs.recipes import names, resolve, text
+from sprec.study.compare import score_lists
+from sprec.system import storage
 
 EXAMPLES = int(os.environ.get("SPREC_FUZZ", "1000")) // 7 + 1  # of each of the seven properties
 LIMITS = settings(

@@ -11,7 +11,7 @@ import pytest
 from chaos.conftest import FULL, Run, differing, goes_on, resumes
 from chaos.harness import Ended, Fault
 from chaos.records import Record
-from sprec import storage
+from sprec.system import storage
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sprec import storage
 from sprec.data import Dataset
 from sprec.runs.pipeline import run
 from sprec.runs.recipes import resolve
+from sprec.system import storage
 
 Content = bytes | list[str]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 PATIENCE = 10.0
 """Seconds; what takes longer hangs."""

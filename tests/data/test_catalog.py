@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sprec.data import Catalog
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 CATALOG = Catalog.of(
     ["Dune", "Emma", "Dune", "Der Prozeß"],

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sprec.cli.data import app
 from sprec.data import Dataset
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 run = CliRunner()
 

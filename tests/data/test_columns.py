@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sprec.data.readers.columns import to_events, to_genres, to_id, to_time
 from sprec.data.readers.log import LINE, Faults
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 NOON = 1_500_000_000_000
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data import Catalog, Dataset, Example, Split, Wording
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 examples = st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=5), st.integers(0, 9)), max_size=8)
 

@@ -7,7 +7,7 @@ import pytest
 from sprec.data import Dataset, Split
 from sprec.data.demo import demo
 from sprec.data.stats import popularity
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 
 @pytest.fixture(scope="module")

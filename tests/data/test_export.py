@@ -11,8 +11,8 @@ from sprec.data.demo import demo
 from sprec.data.export import export
 from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
 from sprec.prompts import PromptBuilder, parse_title
+from sprec.system.errors import UserError
 
 CATALOG = Catalog(
     ('Say "No"', 'A", "B', "Twin", "Twin", "Amélie", "It"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sprec.data.fetch import SUMS, File, fetch, fetch_files, files_of
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 CONTENT = bytes(range(256)) * 5000
 MD5 = hashlib.md5(CONTENT).hexdigest()

@@ -5,7 +5,7 @@ import pytest
 from sprec.data import Catalog, Split
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 CATALOG = Catalog.of("abcd", [["Drama", "Crime"], ["Drama"], [], ["Western"]])
 

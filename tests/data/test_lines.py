@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sprec.data.readers.lines import literal_to_json, parse, read_lines, read_objects
 from sprec.data.readers.log import Faults
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

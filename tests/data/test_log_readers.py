@@ -16,7 +16,7 @@ from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
 from sprec.data.windows import Protocol
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 Event = tuple[Any, ...]
 

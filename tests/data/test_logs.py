@@ -14,7 +14,7 @@ from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.table import Columns
 from sprec.data.stats import stats, table
 from sprec.data.windows import Protocol, Sizes
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 ALL = Protocol(history=3, min_history=1, min_length=1, sizes=Sizes(100, 100, 100, 100))
 NAMES = Columns(separator=" ")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sprec.data import Wording
 from sprec.data.readers.records import TitleMatcher, read_records, wording_of
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 CHILD = 'A Child Called "It" (Dave Pelzer #1)'
 TITLES = ["It", CHILD, 'Yes", "No', "Yes", "Amélie", 'Music from "Purple Rain"', "Q & A"]

@@ -7,7 +7,7 @@ import pytest
 
 from sprec.data import Example
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 CATALOG = {"Dune": ["sci-fi"], "Emma": ["romance", "classic"], "Ulysses": ["classic"], 'Say "No"': []}
 TRAIN = [(["Dune", "Dune", "Emma"], "Ulysses"), (["Emma", "Unheard"], "Emma"), (["Dune"], "<span class=")]

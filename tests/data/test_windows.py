@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data.events import Events, collect, core, drop_repeats, long_enough, previous
-from sprec.data.windows import (
-    PARTS,
-    Protocol,
-    Sizes,
-    assign,
-    draw,
-    examples,
-    find_windows,
-    late_training_targets,
-)
-from sprec.errors import UserError
+from sprec.data.windows import PARTS, Protocol, Sizes, assign, draw, examples, find_windows, late_training_targets
+from sprec.system.errors import UserError
 
 Row = tuple[int, int, int]
 rows_of = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(0, 20)), min_size=1, max_size=60)

@@ -10,13 +10,13 @@ from test_scoring import alone, assert_same_gradients, load, ragged_groups
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sprec.config import Training
-from sprec.engine.attention import FUSED, PLAIN, fused_attention, plain_attention, takes_prefix_row
-from sprec.engine.backbone import Policy
-from sprec.engine.groups import PromptGroup, collate
-from sprec.engine.scoring import completion_log_probs, score
-from sprec.engine.training import Objective, train
-from sprec.errors import UserError
+from sprec.engine.layout.attention import FUSED, PLAIN, fused_attention, plain_attention, takes_prefix_row
+from sprec.engine.layout.groups import PromptGroup, collate
+from sprec.engine.model.policy import Policy
+from sprec.engine.train.scoring import completion_log_probs, score
+from sprec.engine.train.stage import Objective, train
 from sprec.methods import objectives
+from sprec.system.errors import UserError
 from toy_models import STYLES
 
 

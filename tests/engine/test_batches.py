@@ -9,9 +9,9 @@ import torch
 from test_scoring import load, ragged_groups
 
 from sprec.engine.batches import cached, in_batches, wider
-from sprec.engine.generation import Decoding, generate
-from sprec.engine.scoring import score
-from sprec.errors import UserError
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.train.scoring import score
+from sprec.system.errors import UserError
 
 BATCHES = [[3, 1], [0], [2, 4]]
 

@@ -14,14 +14,14 @@ import torch
 from test_scoring import load, ragged_groups
 from torch import Tensor
 
-from sprec import storage
 from sprec.config import Lora, Training
-from sprec.engine.backbone import Policy, adapt
-from sprec.engine.checkpoint import Checkpoint, Checkpoints
-from sprec.engine.groups import GroupBatch
-from sprec.engine.training import LOG, Objective, Outcome, train
-from sprec.errors import UserError
+from sprec.engine.layout.groups import GroupBatch
+from sprec.engine.model.policy import Policy, adapt
+from sprec.engine.train.checkpoint import Checkpoint, Checkpoints
+from sprec.engine.train.stage import LOG, Objective, Outcome, train
 from sprec.methods import objectives
+from sprec.system import storage
+from sprec.system.errors import UserError
 
 SETTINGS = Training(lr=1e-2, epochs=3, batch=8, warmup_steps=2)
 STEPS = 15  # 40 groups in batches of 8, three times
@@ -180,7 +180,7 @@ import sys, time
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from test_checkpoint import load, run
-from sprec import interrupts
+from sprec.system import interrupts
 interrupts.install()
 try:
     policy = load(Path(sys.argv[1]))

@@ -10,11 +10,11 @@ from test_generation import prompts
 from test_scoring import load
 from torch import Tensor
 
-from sprec.engine.backbone import Policy
-from sprec.engine.constrained import Adjust, Leaves, Search, best_leaves
-from sprec.engine.groups import PromptGroup
-from sprec.engine.scoring import score
-from sprec.engine.trie import Children, Trie
+from sprec.engine.decode.constrained import Adjust, Leaves, Search, best_leaves
+from sprec.engine.decode.trie import Children, Trie
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy
+from sprec.engine.train.scoring import score
 
 EXACT = 10_000
 """A pool that forgets nothing."""
@@ -126,7 +126,7 @@ def test_reading_ahead_changes_nothing_but_the_calls(
     policy.model.register_forward_pre_hook(lambda *_: calls.append(1))
     counts = []
     for ahead in (1, 3, 16):
-        monkeypatch.setattr("sprec.engine.constrained._AHEAD", ahead)
+        monkeypatch.setattr("sprec.engine.decode.constrained._AHEAD", ahead)
         calls.clear()
         found = best_leaves(policy, asked, trie, Search(4, 4))
         counts.append(len(calls))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from test_scoring import load
 
-from sprec.engine import generation
-from sprec.engine.backbone import Policy
-from sprec.engine.generation import Decoding, _going, generate
-from sprec.engine.groups import common_prefix
+from sprec.engine.decode import generation
+from sprec.engine.decode.generation import Decoding, _going, generate
+from sprec.engine.layout.groups import common_prefix
+from sprec.engine.model.policy import Policy
 from toy_models import STYLES
 
 

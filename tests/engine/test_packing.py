@@ -17,14 +17,14 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from sprec.config import HuggingFace, Lora, Training
-from sprec.engine import blocks
-from sprec.engine.attention import FLEX, FUSED, PLAIN, flexible_attention, implementation
-from sprec.engine.backbone import Policy, adapt, load_huggingface
-from sprec.engine.blocks import block_mask, row_width
-from sprec.engine.generation import Decoding, generate
-from sprec.engine.groups import GroupBatch, PromptGroup, collate, token_budget_batches
-from sprec.engine.scoring import completion_log_probs, score
-from sprec.engine.training import Objective, train
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.layout import flex as blocks
+from sprec.engine.layout.attention import FLEX, FUSED, PLAIN, flexible_attention, implementation
+from sprec.engine.layout.flex import block_mask, row_width
+from sprec.engine.layout.groups import GroupBatch, PromptGroup, collate, token_budget_batches
+from sprec.engine.model.policy import Policy, adapt, load_huggingface
+from sprec.engine.train.scoring import completion_log_probs, score
+from sprec.engine.train.stage import Objective, train
 from sprec.methods import objectives
 from toy_models import make_config
 

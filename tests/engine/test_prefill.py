@@ -18,10 +18,10 @@ from transformers import (
     Gemma4TextConfig,
 )
 
-from sprec.engine import prefill as reading
-from sprec.engine.attention import PLAIN
-from sprec.engine.cache import RoomyCache
-from sprec.engine.prefill import own_tokens, prefill
+from sprec.engine.decode import prefill as reading
+from sprec.engine.decode.cache import RoomyCache
+from sprec.engine.decode.prefill import own_tokens, prefill
+from sprec.engine.layout.attention import PLAIN
 from toy_models import STYLES
 
 

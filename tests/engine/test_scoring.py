@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sprec.config import HuggingFace
-from sprec.engine.backbone import Policy, load_huggingface
-from sprec.engine.groups import PromptGroup, collate, token_budget_batches
-from sprec.engine.scoring import completion_log_probs, own_columns, score
+from sprec.engine.layout.groups import PromptGroup, collate, token_budget_batches
+from sprec.engine.model.policy import Policy, load_huggingface
+from sprec.engine.train.scoring import completion_log_probs, own_columns, score
 from toy_models import STYLES
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ from test_scoring import load, ragged_groups
 from torch import Tensor
 
 from sprec.config import Lora, Training
-from sprec.engine.backbone import Policy, adapt
-from sprec.engine.groups import GroupBatch, PromptGroup
-from sprec.engine.scoring import score
-from sprec.engine.trainer import rate_factor
-from sprec.engine.training import Objective, plan, token_loss, train
-from sprec.errors import UserError
+from sprec.engine.layout.groups import GroupBatch, PromptGroup
+from sprec.engine.model.policy import Policy, adapt
+from sprec.engine.train.scoring import score
+from sprec.engine.train.stage import Objective, plan, token_loss, train
+from sprec.engine.train.trainer import rate_factor
 from sprec.methods import objectives
+from sprec.system.errors import UserError
 
 SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec.engine.groups import PromptGroup
-from sprec.engine.tree import Tree
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.layout.tree import Tree
 
 COMPLETIONS = st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6)
 

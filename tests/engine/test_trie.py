@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec.engine.trie import ROOT, Masses, Trie
+from sprec.engine.decode.trie import ROOT, Masses, Trie
 
 END = 9
 TITLES = [(1, 2, END), (1, 2, 3, END), (4, END), (1, 2, END), (4, 5, 6, 7, END), (1, END)]

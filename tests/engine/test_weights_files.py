@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from test_scoring import CPU, load
 
 from sprec.config import HuggingFace, Lora
-from sprec.engine.backbone import adapt, load_huggingface, load_saved
-from sprec.errors import UserError
+from sprec.engine.model.policy import adapt, load_huggingface, load_saved
+from sprec.system.errors import UserError
 
 
 def as_pickle(folder: Path, name: str, target: str) -> None:

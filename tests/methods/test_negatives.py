@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data import Split
-from sprec.errors import UserError
 from sprec.methods.negatives import mix, popularity, semantic, uniform, uniform_log_prob
 from sprec.methods.sampling import MISSING
+from sprec.system.errors import UserError
 
 ITEMS = 12
 SPLITS = st.lists(

@@ -9,10 +9,10 @@ import torch
 from sprec.config import Sasrec
 from sprec.data import Split
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
-from sprec.methods.floor import popular_top_k
 from sprec.methods.histories import item_counts
 from sprec.methods.sasrec import SASRec, Settings, train_sasrec, training_loss, validation_ndcg
+from sprec.methods.trivial import popular_top_k
+from sprec.system.errors import UserError
 
 SMALL = Settings(hidden=8, batch=16, epochs=5, lr=1e-2, history=4)
 RANDOM = np.random.default_rng(0)

@@ -6,9 +6,9 @@ import torch
 
 from sprec.data import Catalog, Split
 from sprec.data.readers.sprec import read
-from sprec.errors import UserError
 from sprec.methods.objectives import weighted_sft
 from sprec.methods.weights import Variant, genre_weights, micro_batch_means, reweighting
+from sprec.system.errors import UserError
 
 CATALOG = Catalog.of(["a", "b", "c", "d", "e"], [["x"], ["x", "y"], ["y"], ["z"], ["x", "z", "w"]])
 GENRES = ["x", "y"]

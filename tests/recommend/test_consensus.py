@@ -10,13 +10,13 @@ import torch
 
 from sprec.config import HuggingFace, Recommend
 from sprec.data import Catalog, Split, Wording
-from sprec.engine.backbone import Policy, load_huggingface
-from sprec.engine.generation import Decoding, generate
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.model.policy import Policy, load_huggingface
 from sprec.prompts import PromptBuilder, parse_title
+from sprec.recommend.by_title import Recommendations
 from sprec.recommend.consensus import rank_votes, recommend_by_consensus
 from sprec.recommend.encoders import tfidf
 from sprec.recommend.grounding import Grounder
-from sprec.recommend.recommender import Recommendations
 from toy_models import TITLES
 
 CATALOG = Catalog.of(TITLES)

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from sprec.config import HuggingFace
 from sprec.data import Catalog, Split, Wording
-from sprec.engine.backbone import Policy, load_huggingface
-from sprec.engine.groups import PromptGroup
-from sprec.engine.scoring import score
-from sprec.engine.trie import Trie
-from sprec.errors import UserError
+from sprec.engine.decode.trie import Trie
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy, load_huggingface
+from sprec.engine.train.scoring import score
 from sprec.methods.d3 import guidance
 from sprec.prompts import PromptBuilder
 from sprec.recommend.exact import RankedItems, catalog_trie, rank_items
+from sprec.system.errors import UserError
 
 WORDS = ["Red", "Dune", "Storm", "of", "Six", "A", "Rising 2"]
 RANDOM = np.random.default_rng(2)

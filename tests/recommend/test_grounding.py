@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sprec.data import Catalog
-from sprec.errors import UserError
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.grounding import Grounder
+from sprec.system.errors import UserError
 
 FILMS = ["Heat", "Alien", "Aliens", "The Matrix", "Heat", "Toy Story", "Toy Story 2", "", "NAN"]
 

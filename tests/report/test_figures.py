@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sprec.errors import UserError
-from sprec.report.figures import (
+from sprec.evaluation.plots import (
     COLORS,
     HATCHES,
     MARKERS,
@@ -24,6 +23,7 @@ from sprec.report.figures import (
     sharpening_and_self_play,
     trade_offs,
 )
+from sprec.system.errors import UserError
 
 Draw = Callable[[Path], list[Path]]
 

@@ -12,23 +12,23 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from runs.conftest import toy_changes
 from sprec.cli import app
 from sprec.data import Catalog, Dataset, Split
-from sprec.engine.groups import PromptGroup
-from sprec.engine.scoring import score
-from sprec.engine.training import plan
-from sprec.errors import UserError
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.train.scoring import score
+from sprec.engine.train.stage import plan
 from sprec.methods.negatives import semantic
 from sprec.methods.sasrec import SASRec
 from sprec.methods.weights import Variant, reweighting
 from sprec.runs import Recommender, load_results
 from sprec.runs.examples import preference_groups, pretraining_examples, prompts, sft_groups
-from sprec.runs.oracle import load_oracle, smoothing
 from sprec.runs.recommender import backbone_of, open_run
 from sprec.runs.rollouts import Rollouts, make_rollouts
+from sprec.runs.sasrec_stage import load_oracle, smoothing
 from sprec.runs.stages import importance
 from sprec.runs.store import Stage
+from sprec.system.errors import UserError
+from toy_runs import toy_changes
 
 Run = Callable[..., Path]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runs.conftest import Cli, toy_changes
-from sprec.engine.training import Outcome
+from sprec.engine.train.stage import Outcome
 from sprec.runs.health import of_evaluations, of_rollouts, of_training, warn_of_training
+from toy_runs import Cli, toy_changes
 
 
 def course(steps: int, loss: float, chosen: float, rejected: float) -> Outcome:

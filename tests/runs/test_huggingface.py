@@ -10,9 +10,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from runs.conftest import Cli
 from sprec.data import Dataset
 from sprec.runs import Recommender, load_results
+from toy_runs import Cli
 
 CHANGES = {
     "precision": "fp32",

@@ -6,8 +6,8 @@ import pytest
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
 
-from runs.conftest import Cli
 from sprec.runs.recipes import launchers, names, text
+from toy_runs import Cli
 
 TYPES = {
     "accelerate/cpu": DistributedType.MULTI_GPU,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sprec.config import Prefer
-from sprec.engine.groups import PromptGroup, collate
+from sprec.engine.layout.groups import PromptGroup, collate
 from sprec.runs.stages import preference
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from sprec.config import Recipe, merge
-from sprec.errors import UserError
 from sprec.methods.table import METHODS
 from sprec.runs.recipes import names, resolve
 from sprec.runs.settings import Setting, settings
-from sprec.storage import digest
+from sprec.system.errors import UserError
+from sprec.system.storage import digest
 
 
 @pytest.mark.parametrize("name", names())

@@ -12,16 +12,16 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from runs.conftest import Cli, toy_changes
 from sprec.data import Catalog, Dataset, Split
-from sprec.engine.backbone import load_saved
-from sprec.engine.generation import Decoding, generate
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.model.policy import load_saved
 from sprec.evaluation import evaluate
 from sprec.prompts import parse_negative
 from sprec.runs import Recommender, load_results
 from sprec.runs.examples import prompts
 from sprec.runs.recipes import names
 from sprec.runs.recommender import open_run
+from toy_runs import Cli, toy_changes
 
 STAGES = [
     "00-backbone",

@@ -11,14 +11,14 @@ import pytest
 
 from sprec.data import Dataset
 from sprec.data.demo import demo
-from sprec.errors import UserError
 from sprec.recommend.exact import catalog_trie
 from sprec.runs import run
-from sprec.runs.oracle import load_oracle
 from sprec.runs.recipes import resolve
 from sprec.runs.recommender import backbone_of
+from sprec.runs.sasrec_stage import load_oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Store
+from sprec.system.errors import UserError
 
 Make = Callable[..., Session]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from sprec import storage
-from sprec.errors import UserError
 from sprec.runs.store import BusyError, Stage, Store
+from sprec.system import storage
+from sprec.system.errors import UserError
 
 Make = Callable[[Path], str]
 

@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner
 
 from sprec.cli.theory import theory
-from sprec.errors import UserError
 from sprec.evaluation import Table
-from sprec.report.theory import CHECKS, Finding
+from sprec.system.errors import UserError
+from sprec.theory.findings import CHECKS, Finding
 
 app = typer.Typer()
 app.command()(theory)
@@ -59,6 +59,6 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_matplotlib_is_one_line() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None\nimport sprec.report.figures"
+    code = "import sys; sys.modules['matplotlib'] = None\nimport sprec.evaluation.plots"
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.stderr.splitlines()[-1].endswith("drawing figures needs matplotlib: pip install 'sprec[report]'")

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sprec import theory
 from sprec.methods.objectives import dmpo, dpo, sdpo
+from sprec.theory import dynamics as theory
 
 ZIPF = theory.zipf(20)
 START = theory.normalised(ZIPF**1.5)

@@ -13,13 +13,13 @@ from sprec.bench.measure import Timed, seconds, useful_flops
 from sprec.bench.work import BETA, LR, NEW_TOKENS, Work
 from sprec.config import Training
 from sprec.data import Catalog, Dataset
-from sprec.engine.backbone import Policy
-from sprec.engine.constrained import Search, best_leaves
-from sprec.engine.generation import Decoding, generate
-from sprec.engine.groups import GroupBatch
-from sprec.engine.scoring import own_columns, score
-from sprec.engine.training import Objective, train
-from sprec.engine.trie import Trie
+from sprec.engine.decode.constrained import Search, best_leaves
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.decode.trie import Trie
+from sprec.engine.layout.groups import GroupBatch
+from sprec.engine.model.policy import Policy
+from sprec.engine.train.scoring import own_columns, score
+from sprec.engine.train.stage import Objective, train
 from sprec.methods import objectives
 from sprec.prompts import PromptBuilder, parse_title
 from sprec.recommend.encoders import Encoder

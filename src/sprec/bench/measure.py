@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from sprec.engine.backbone import Policy, pick_device, pick_precision
-from sprec.engine.groups import PromptGroup
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy
+from sprec.system.hardware import pick_device, pick_precision
 
 _MIB = 1 << 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

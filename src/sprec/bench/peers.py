@@ -21,8 +21,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from sprec.bench.engine import BEAMS, NEAREST, catalog_tokens, embeddings, repeated
 from sprec.bench.measure import Spent, Timed, seconds
 from sprec.bench.work import BETA, LR, MICRO, NEW_TOKENS, Texts, Work
-from sprec.engine.backbone import pick_device, pick_precision
-from sprec.engine.training import plan
+from sprec.engine.train.stage import plan
+from sprec.system.hardware import pick_device, pick_precision
 
 OFFICIAL_BATCH = 32
 TUNED_BATCH = 128

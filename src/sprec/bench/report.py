@@ -19,11 +19,10 @@ from sprec.bench.runner import PARTS, Part, compare, parts
 from sprec.bench.work import MICRO, SIZES, Size, Work, make_model
 from sprec.data import Dataset
 from sprec.data.demo import demo
-from sprec.engine.backbone import pick_device
-from sprec.engine.hardware import cpu_has_bf16
-from sprec.errors import UserError
-from sprec.interrupts import Interrupted
-from sprec.progress import bar
+from sprec.system.errors import UserError
+from sprec.system.hardware import cpu_has_bf16, pick_device
+from sprec.system.interrupts import Interrupted
+from sprec.system.progress import bar
 
 PEERS = {"trl": "trl", "datasets": "datasets"}
 

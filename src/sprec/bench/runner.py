@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from sprec.bench.measure import precision
 from sprec.bench.work import COUNT, Work
-from sprec.errors import UserError
-from sprec.progress import Bar
+from sprec.system.errors import UserError
+from sprec.system.progress import Bar
 
 CLOSE = 1e-3
 """How far the losses of the two sides may be apart."""

@@ -10,9 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from sprec.config import HuggingFace, Scratch
 from sprec.data import Dataset, Split
-from sprec.engine.backbone import Policy, load_huggingface, pick_device, pick_precision, scratch
-from sprec.engine.groups import PromptGroup
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy, load_huggingface, scratch
 from sprec.prompts import PromptBuilder
+from sprec.system.hardware import pick_device, pick_precision
 
 Size = Literal["toy", "2m", "30m", "1b"]
 SIZES = {

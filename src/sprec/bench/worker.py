@@ -13,7 +13,7 @@ from functools import partial
 
 from sprec.bench.measure import Timed, counted, forget_peak, memory, release
 from sprec.bench.work import COUNT, Work
-from sprec.engine.memory import shortages
+from sprec.system.memory import shortages
 
 
 def prepared(work: Work) -> Callable[[], Timed]:

@@ -7,11 +7,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec.cli import data, runs, threads
+from sprec.cli import data, runs
 from sprec.cli.bench import bench
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
-from sprec.program import program
+from sprec.system import threads
+from sprec.system.program import program
 
 app = typer.Typer(
     help="Language models as recommenders, aligned by self-play so that they stop recommending the same few items.",

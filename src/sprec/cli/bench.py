@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table

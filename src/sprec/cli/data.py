@@ -68,7 +68,7 @@ def _refuse_useless(context: typer.Context) -> None:
     """Raise a UserError that names an option which was given and would be ignored."""
     from sprec.data.logs import READERS
     from sprec.data.readers.recbole import has_windows
-    from sprec.errors import UserError
+    from sprec.system.errors import UserError
 
     options = context.params
     format, sources = options["format"], {name: context.get_parameter_source(name) for name in options}
@@ -86,7 +86,7 @@ def _refuse_useless(context: typer.Context) -> None:
 
 def _records(options: dict[str, Any]) -> "Dataset":
     from sprec.data.readers.sprec import read
-    from sprec.errors import UserError
+    from sprec.system.errors import UserError
 
     if options["repeats"] == "first":
         raise UserError("--repeats first does not apply to sprec; use consecutive")
@@ -131,7 +131,7 @@ def _log(options: dict[str, Any]) -> "Dataset":
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    from sprec.errors import UserError
+    from sprec.system.errors import UserError
 
     try:
         parts = [float(part) for part in text.split(":")]
@@ -144,7 +144,7 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _names(text: str) -> dict[str, str]:
     from sprec.data.readers.table import Columns
-    from sprec.errors import UserError
+    from sprec.system.errors import UserError
 
     names = dict(part.partition("=")[::2] for part in text.split(",") if part)
     known = {field.name for field in fields(Columns)} - {"separator"}
@@ -209,14 +209,14 @@ def stats(
     from sprec.data import Dataset
     from sprec.data.stats import stats as describe
     from sprec.data.stats import table
-    from sprec.storage import defined
+    from sprec.system.storage import defined
 
     facts = describe(Dataset.load(dataset))
     typer.echo(json.dumps(defined(facts), indent=2, ensure_ascii=False) if as_json else table(facts))
 
 
 def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
-    from sprec.progress import say
+    from sprec.system.progress import say
 
     saved = dataset.save(output, overwrite=overwrite)
     for line in saved.meta.get("malformed", []):

@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from sprec.data import Dataset
     from sprec.evaluation import Table
-    from sprec.runs.records import Record
-    from sprec.runs.reproduce import Job
+    from sprec.study.plan import Job
+    from sprec.study.records import Record
 
 
 def reproduce(
@@ -56,7 +56,8 @@ def reproduce(
     if what == "rates":
         _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
-    from sprec.runs.reproduce import check_fits, check_records, execute, on_record, plan
+    from sprec.study.execute import check_records, execute, on_record
+    from sprec.study.plan import check_fits, plan
 
     rows = {"protocols": protocols or [], "changes": set or [], "variants": only or []}
     planned = plan(what, loaded, seeds or [0, 1, 2], backbone=backbone, **rows)
@@ -69,17 +70,17 @@ def reproduce(
         _print_plan(planned, output)
         return
     if what.startswith("figure") or what == "tradeoff":
-        import sprec.report.figures  # noqa: F401  # a missing extra shows before hours of runs
+        import sprec.evaluation.plots  # noqa: F401  # a missing extra shows before hours of runs
     _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks))
 
 
 def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recorded: bool) -> None:
     """Refuse options that what is asked for does not have."""
-    from sprec.errors import UserError
+    from sprec.system.errors import UserError
 
     if marks not in ("real", "paper"):
         raise UserError(f"--marks is real or paper, not {marks}")
-    from sprec.runs.reproduce import PROTOCOLS
+    from sprec.study.plan import PROTOCOLS
 
     for protocol in protocols or []:
         if protocol not in PROTOCOLS:
@@ -93,8 +94,8 @@ def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recor
 
 def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
     from sprec.data import Dataset
-    from sprec.errors import UserError
-    from sprec.runs.reproduce import by_name
+    from sprec.study.plan import by_name
+    from sprec.system.errors import UserError
 
     if not paths:
         raise UserError(f"{what} needs --datasets DATASET; make one with sprec data import")
@@ -111,7 +112,7 @@ def _figure2(output: Path, dry_run: bool) -> None:
 
 
 def _table1(datasets: "list[Dataset]", output: Path, dry_run: bool) -> None:
-    from sprec.runs.paper import table1
+    from sprec.study.tables import table1
 
     if dry_run:
         typer.echo(f"table1 needs no runs: counted in {', '.join(d.name for d in datasets)} -> {output / 'table1'}.*")
@@ -129,9 +130,9 @@ def _rates(
     jobs: int,
     dry_run: bool,
 ) -> None:
-    from sprec.errors import UserError
-    from sprec.runs.paper import write_table
-    from sprec.runs.rates import plan_search, search
+    from sprec.study.rates import plan_search, search
+    from sprec.study.tables import write_table
+    from sprec.system.errors import UserError
 
     if len(seeds) > 1:
         raise UserError("rates are searched with one seed; give --seeds once")
@@ -151,7 +152,7 @@ def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:
 
 def _print_and_write(table: "Table", stem: Path) -> None:
     from sprec.cli.runs import print_table
-    from sprec.runs.paper import write_table
+    from sprec.study.tables import write_table
 
     print_table(table)
     _say_written(write_table(table, stem))
@@ -175,8 +176,8 @@ def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", ou
 
 def _claims(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
     from sprec.cli.runs import print_table
-    from sprec.runs.claims import claims_table
-    from sprec.runs.paper import write_table
+    from sprec.study.claims import claims_table
+    from sprec.study.tables import write_table
 
     claims = claims_table(found, datasets)
     print_table(claims)
@@ -185,34 +186,34 @@ def _claims(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path)
 
 def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
     from sprec.cli.runs import print_table
-    from sprec.runs import paper
+    from sprec.study import tables
 
-    samples = {dataset.name: paper.sampled(found, dataset) for dataset in datasets}
-    table = paper.paper_table(what, samples, marks)
+    samples = {dataset.name: tables.sampled(found, dataset) for dataset in datasets}
+    table = tables.paper_table(what, samples, marks)
     print_table(table)
-    compared = paper.compared(samples)
+    compared = tables.compared(samples)
     return [
-        *paper.write_table(table, output / what),
-        *paper.write_table(paper.changes_table(what, samples, compared), output / f"{what}-changes"),
-        *paper.write_table(paper.differences_table(compared), output / f"{what}-differences"),
+        *tables.write_table(table, output / what),
+        *tables.write_table(tables.changes_table(what, samples, compared), output / f"{what}-changes"),
+        *tables.write_table(tables.differences_table(compared), output / f"{what}-differences"),
     ]
 
 
 def _tradeoff(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
-    from sprec.runs import paper
+    from sprec.study import figures, tables
 
-    return paper.tradeoff({dataset.name: paper.sampled(found, dataset) for dataset in datasets}, output / "tradeoff")
+    return figures.tradeoff({dataset.name: tables.sampled(found, dataset) for dataset in datasets}, output / "tradeoff")
 
 
 def _figure(what: str, found: "dict[Job, Record]", dataset: "Dataset", stem: Path) -> list[Path]:
-    from sprec.runs import paper
+    from sprec.study import figures
 
     if what == "figure3":
-        return paper.figure3(found, dataset, stem)
+        return figures.figure3(found, dataset, stem)
     if what == "figure4":
-        return paper.figure4(found, dataset, stem)
+        return figures.figure4(found, dataset, stem)
     label = "share of random negatives" if what == "figure5" else "negatives per prompt"
-    return paper.sweep(found, dataset, stem, label)
+    return figures.sweep(found, dataset, stem, label)
 
 
 def _stem(output: Path, what: str, dataset: "Dataset", datasets: "list[Dataset]") -> Path:

@@ -27,8 +27,8 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
 ) -> None:
     """Run a recipe on a dataset, from backbone to metrics; the same command again resumes."""
-    from sprec.errors import UserError
     from sprec.runs.recipes import resolve
+    from sprec.system.errors import UserError
 
     resolved = resolve(recipe, set or [])
     if dry_run:
@@ -37,9 +37,9 @@ def run(
     if data is None or output is None:
         raise UserError("sprec run needs --data DATASET and -o RUN (or --dry-run)")
     from sprec.data import Dataset
-    from sprec.engine.processes import first
     from sprec.runs import run as run_recipe
     from sprec.runs.labels import protocol_of
+    from sprec.system.processes import first
 
     quiet()
     dataset = Dataset.load(data)
@@ -93,7 +93,7 @@ def score(
 ) -> None:
     """Compute the metrics of anyone's top-k lists."""
     from sprec.data import Dataset
-    from sprec.runs.compare import score_lists
+    from sprec.study.compare import score_lists
 
     _print_metrics(score_lists(recommendations, Dataset.load(data), split), str(recommendations), json)
 
@@ -106,7 +106,7 @@ def compare(
     """Compare runs over the same test cases: 95% intervals, differences paired by case and seed."""
     from json import dumps
 
-    from sprec.runs.compare import compare_runs
+    from sprec.study.compare import compare_runs
 
     metrics, differences = compare_runs(runs, resamples)
     if json:
@@ -144,7 +144,7 @@ def recommend(
 
 def doctor() -> None:
     """Show versions, devices and what is missing."""
-    from sprec.runs.doctor import report
+    from sprec.system.doctor import report
 
     for name, value in report().items():
         typer.echo(f"{name:<22} {value}")
@@ -154,7 +154,7 @@ def _print_metrics(metrics: dict[str, float], name: str, as_json: bool, title: s
     from json import dumps
 
     from sprec.evaluation import table_of_values
-    from sprec.storage import defined
+    from sprec.system.storage import defined
 
     if as_json:
         typer.echo(dumps(defined(metrics)))
@@ -183,8 +183,8 @@ def list_settings(
     part: Annotated[str, typer.Argument(help="Only what begins so: sft, backbone.lora, recommend.protocol.")] = "",
 ) -> None:
     """List what a recipe can say and --set can change: keys, defaults, values, and what they do."""
-    from sprec.errors import UserError
     from sprec.runs.settings import settings
+    from sprec.system.errors import UserError
 
     wanted = {title: [one for one in group if one.key.startswith(part)] for title, group in settings().items()}
     if not any(wanted.values()):
@@ -204,9 +204,9 @@ def copy_recipe(
     target: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
     """Copy a shipped recipe, or a configuration of accelerate launch (accelerate/ddp), to a file of your own."""
-    from sprec.errors import UserError
     from sprec.runs.recipes import launchers, text
-    from sprec.storage import writing
+    from sprec.system.errors import UserError
+    from sprec.system.storage import writing
 
     if target.exists():
         raise UserError(f"{target} already exists")

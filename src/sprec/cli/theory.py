@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sprec.report.theory import Finding
+    from sprec.theory.findings import Finding
 
 
 def theory(
@@ -15,9 +15,9 @@ def theory(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Check the theory by computation: tables, largest deviations, and Figure 2 with --out."""
-    from sprec.progress import bar, say
-    from sprec.report.theory import CHECKS, draw
-    from sprec.storage import write_text, writing
+    from sprec.system.progress import bar, say
+    from sprec.system.storage import write_text, writing
+    from sprec.theory.findings import CHECKS, draw
 
     files = [] if out is None else draw(out)  # first, so that a missing extra or a bad folder shows at once
     found = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import polars as pl
 
-from sprec import storage
 from sprec.data.catalog import Catalog
-from sprec.errors import UserError
+from sprec.system import storage
+from sprec.system.errors import UserError
 
 SPLITS = ("train", "valid", "test", "extra")
 FORMAT = 1

@@ -14,7 +14,7 @@ import numpy as np
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split, Wording
 from sprec.data.genres import count_genres, select_genres
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 FAME_STEP = 0.9
 """How much the log-weight of a film grows per grade of fame (1 to 5, in films.csv)."""

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from sprec.errors import UserError
-from sprec.progress import bar
+from sprec.system.errors import UserError
+from sprec.system.progress import bar
 
 Repeats = Literal["keep", "consecutive", "first"]
 

@@ -10,7 +10,7 @@ import polars as pl
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split, whole_directory
 from sprec.data.titles import distinguish
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 _SPREC = {"train": "train", "valid": "valid", "test": "test", "extra": "valid_4096"}
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sprec import storage
-from sprec.errors import UserError
-from sprec.progress import bar, say
+from sprec.system import storage
+from sprec.system.errors import UserError
+from sprec.system.progress import bar, say
 
 TIMEOUT = 60
 """Seconds without an answer after which a server counts as unreachable."""

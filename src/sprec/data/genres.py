@@ -8,7 +8,7 @@ import numpy as np
 
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Split
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 NO_GENRE = "(no genres listed)"
 

@@ -19,7 +19,7 @@ from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
 from sprec.data.titles import clean_genres, clean_title, distinguish, is_junk, repair_scraped, shorten
 from sprec.data.windows import Protocol, assign, draw, examples, find_windows, late_training_targets
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 READERS: dict[str, Callable[[Path, Faults], Log]] = {
     "movielens": movielens.read,

@@ -12,7 +12,7 @@ import numpy as np
 
 from sprec.data.dataset import Split
 from sprec.data.events import Events, Repeats, previous
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 PARTS = ("train", "valid", "test")
 _NO_WINDOW = len(PARTS)

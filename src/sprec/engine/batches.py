@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from sprec.engine import processes
-from sprec.engine.memory import Pieces
-from sprec.progress import bar, say
+from sprec.system import processes
+from sprec.system.memory import Pieces
+from sprec.system.progress import bar, say
 
 CACHED = 4096
 """Columns that a CPU reads at once without gradients: what a layer makes of more does not stay in its caches.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sprec.methods.d3 import guidance
-    from sprec.methods.floor import popular_top_k, random_top_k
     from sprec.methods.sasrec import SASRec, train_sasrec
     from sprec.methods.table import METHODS, WITHOUT_MODEL
+    from sprec.methods.trivial import popular_top_k, random_top_k
     from sprec.methods.weights import reweighting
 
 __all__ = [

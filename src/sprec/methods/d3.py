@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sprec.engine.constrained import Adjust, Guide
-from sprec.engine.trie import Children, Masses, Trie
+from sprec.engine.decode.constrained import Adjust, Guide
+from sprec.engine.decode.trie import Children, Masses, Trie
 
 _MASS = 1e-20  # of the research code; where the assistant excludes all continuations, they are equally likely
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from sprec.data import Split
-from sprec.errors import UserError
 from sprec.methods.histories import longest, padded
+from sprec.system.errors import UserError
 
 MISSING = -1
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sprec.data import Split
-from sprec.errors import UserError
 from sprec.methods.histories import padded
 from sprec.methods.ranking import top_columns
 from sprec.methods.sampling import excluded_items, require_room
-from sprec.progress import bar
+from sprec.system.errors import UserError
+from sprec.system.progress import bar
 
 _ROWS = 1024  # examples scored at once
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sprec.data import Catalog, Split
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 Variant = Literal["correct", "ifairlrs", "official"]
 MICRO_BATCH = 4

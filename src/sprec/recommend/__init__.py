@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sprec.recommend.by_title import Recommendations, recommend_by_title
     from sprec.recommend.consensus import recommend_by_consensus
     from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
     from sprec.recommend.exact import RankedItems, catalog_trie, rank_items
     from sprec.recommend.grounding import Grounder
-    from sprec.recommend.recommender import Recommendations, recommend_by_title
 
 __all__ = [
     "Encoder",

@@ -7,11 +7,11 @@ import numpy as np
 
 from sprec.config import Recommend
 from sprec.data import Example
-from sprec.engine.backbone import Policy
-from sprec.engine.generation import Decoding, generate
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.model.policy import Policy
 from sprec.prompts import parse_title
+from sprec.recommend.by_title import Recommendations
 from sprec.recommend.grounding import Grounder
-from sprec.recommend.recommender import Recommendations
 
 
 def recommend_by_consensus(

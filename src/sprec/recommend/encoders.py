@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprec.engine.origin import commit, origin
-from sprec.errors import UserError
+from sprec.engine.model.identity import commit, origin
+from sprec.system.errors import UserError
 
 _GRAMS = (2, 3, 4)
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: multiplying by it spreads nearby code points

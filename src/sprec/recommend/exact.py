@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sprec.data import Split
-from sprec.engine.backbone import Policy
-from sprec.engine.constrained import Guide, Leaves, Search, best_leaves
-from sprec.engine.trie import Trie
-from sprec.errors import UserError
+from sprec.engine.decode.constrained import Guide, Leaves, Search, best_leaves
+from sprec.engine.decode.trie import Trie
+from sprec.engine.model.policy import Policy
 from sprec.methods.sampling import excluded_items
 from sprec.prompts import PromptBuilder
+from sprec.system.errors import UserError
 
 _POOL = 32
 """Hypotheses remembered per beam. A trained 2M model reads 120 to find 5 titles of 4,058, all of them for certain."""

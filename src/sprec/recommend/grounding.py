@@ -10,14 +10,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sprec import storage
 from sprec.data import Catalog
-from sprec.engine import processes
-from sprec.errors import UserError
-from sprec.progress import bar, say
 from sprec.prompts import EMPTY_TITLE
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.nearest import FlatIndex
+from sprec.system import processes, storage
+from sprec.system.errors import UserError
+from sprec.system.progress import bar, say
 
 _BATCH = 4096
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sprec.engine.hardware import cpu_prefers_bf16
+from sprec.system.hardware import cpu_prefers_bf16
 
 _Precision = Literal["bf16", "ieee"]  # of the factors; products are added up in float32
 _MANY = 64  # queries from which on a product in bf16 saves more than its preparation takes

@@ -6,10 +6,10 @@ import numpy as np
 
 from sprec.data import Dataset, Example, Split
 from sprec.data.stats import overlapping
-from sprec.engine.backbone import Policy
-from sprec.engine.groups import PromptGroup
-from sprec.errors import UserError
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy
 from sprec.prompts import PromptBuilder, Stage
+from sprec.system.errors import UserError
 
 ANSWER_ROOM = 128
 """Positions of the model that a prompt leaves for the answer; the longest titles of the paper's data need about 100."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sprec.engine.training import Outcome
-from sprec.errors import UserError
+from sprec.engine.train.stage import Outcome
+from sprec.system.errors import UserError
 
 EXACT = 0.9
 """Share of generated titles that exist, below which a model has begun to forget how titles are written."""

@@ -3,24 +3,21 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sprec import storage
 from sprec.config import Recipe
 from sprec.data import Dataset
-from sprec.engine import processes
-from sprec.engine.backbone import pick_device
-from sprec.errors import UserError
-from sprec.methods.histories import longest
-from sprec.methods.sampling import excluded_items, require_room
 from sprec.methods.table import WITHOUT_MODEL
-from sprec.progress import say
 from sprec.runs import health, stages
-from sprec.runs.oracle import needs_oracle, oracle
+from sprec.runs.checks import check_fit, check_installed
+from sprec.runs.sasrec_stage import needs_oracle, oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Stage, Store
+from sprec.system import processes, storage
+from sprec.system.errors import UserError
+from sprec.system.hardware import pick_device
+from sprec.system.progress import say
 
 METRICS, RECIPE, MODEL = "metrics.json", "recipe.json", "model"
 
@@ -152,89 +149,6 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
 def record(result: Result) -> dict[str, Any]:
     """A result as JSON: an undefined metric is null."""
     return vars(result) | {"metrics": storage.defined(result.metrics)}
-
-
-def check_fit(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse what cannot work before any work is done.
-
-    Raises:
-        UserError: an empty split, a catalog that is too small, or missing genres.
-    """
-    for split in ("train", recipe.split):
-        if not len(dataset.splits[split]):
-            raise UserError(f"the {split} split of {dataset.name} is empty; import the data again with another split")
-    items, k = len(dataset.catalog), recipe.recommend.top_k
-    if k > items:
-        raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
-    check_beams(recipe, dataset)
-    _require_negatives(recipe, dataset)
-    if needs_oracle(recipe) and items < 2:
-        raise UserError(f"SASRec learns to tell items apart, and the catalog of {dataset.name} has {items}")
-    if needs_oracle(recipe) and not len(dataset.valid):
-        raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
-    if recipe.method not in WITHOUT_MODEL and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
-        raise UserError(
-            f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "
-            "import one, or set sft.valid=0 to keep the last epoch"
-        )
-    if recipe.recommend.exclude_history:
-        cases = dataset.splits[recipe.split][: recipe.cases]
-        require_room(excluded_items(cases, items, history=True, target=False), items, k)
-    if recipe.sft.weights not in ("none", "equal") and not dataset.genres:
-        raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
-
-
-def check_beams(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse a search for more titles than there are.
-
-    Raises:
-        UserError: names the setting.
-    """
-    beams, items = recipe.recommend.beams, len(dataset.catalog)
-    if recipe.recommend.protocol in ("exact", "d3", "d3-grounded") and beams > items:
-        raise UserError(f"recommend.beams={beams}, but the catalog of {dataset.name} has {items} items; lower it")
-
-
-def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse more negatives than the catalog has for some training example.
-
-    Raises:
-        UserError: names the setting.
-    """
-    settings, items = recipe.negatives, len(dataset.catalog)
-    if not recipe.loop.iterations or not recipe.loop.dpo_step:
-        return
-    if settings.count >= items:
-        raise UserError(f"negatives.count={settings.count}, but the catalog has {items} items; lower it")
-    semantic = settings.source == "semantic"
-    wanted = (settings.top or settings.count) if semantic else settings.count
-    sampled = settings.source != "self-play" or settings.random_ratio > 0
-    if not sampled or wanted + longest(dataset.train) + 1 <= items:  # no example can exclude more than that
-        return
-    excluded = excluded_items(
-        dataset.train,
-        items,
-        history=not settings.least_similar if semantic else settings.exclude_history,
-        target=not (semantic and settings.least_similar),
-    )
-    try:
-        require_room(excluded, items, wanted)
-    except UserError as error:
-        raise UserError(f"negatives.{'top' if semantic and settings.top else 'count'}={wanted}: {error}") from error
-
-
-def check_installed(recipe: Recipe) -> None:
-    """Refuse trackers and encoders that are not installed before any work is done.
-
-    Raises:
-        UserError: names the package.
-    """
-    encodes = recipe.method not in WITHOUT_MODEL and recipe.recommend.encoder.startswith("sentence-transformers:")
-    if encodes and find_spec("sentence_transformers") is None:
-        raise UserError("recommend.encoder needs sentence-transformers: pip install 'sprec[ground]'")
-    for tracker in recipe.track:
-        if find_spec(tracker) is None:
-            raise UserError(f"track=[{tracker}] needs the package {tracker}: pip install {tracker}")
 
 
 def _has_data(store: Store, dataset: Dataset) -> bool:

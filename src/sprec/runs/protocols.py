@@ -8,19 +8,19 @@ import numpy as np
 
 from sprec.config import Recipe
 from sprec.data import Split
-from sprec.engine.backbone import Policy
+from sprec.engine.model.policy import Policy
 from sprec.methods.d3 import guidance
-from sprec.methods.floor import popular_top_k, random_top_k
 from sprec.methods.histories import item_counts
 from sprec.methods.table import WITHOUT_MODEL
-from sprec.progress import say
+from sprec.methods.trivial import popular_top_k, random_top_k
+from sprec.recommend.by_title import Recommendations, recommend_by_title
 from sprec.recommend.consensus import recommend_by_consensus
 from sprec.recommend.exact import RankedItems, rank_items
-from sprec.recommend.recommender import Recommendations, recommend_by_title
 from sprec.runs.examples import pretraining_examples, prompts
-from sprec.runs.oracle import load_oracle, needs_oracle
+from sprec.runs.sasrec_stage import load_oracle, needs_oracle
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
+from sprec.system.progress import say
 
 _SETTINGS = {
     "paper": ("encoder", "max_new_tokens"),

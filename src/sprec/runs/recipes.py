@@ -9,8 +9,8 @@ import yaml
 from pydantic import ValidationError
 
 from sprec.config import MethodName, Recipe, merge
-from sprec.errors import UserError
 from sprec.methods.table import METHODS
+from sprec.system.errors import UserError
 
 SHIPPED = files("sprec") / "recipes"
 

@@ -4,18 +4,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sprec import storage
 from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
-from sprec.errors import UserError
 from sprec.methods.table import WITHOUT_MODEL
-from sprec.recommend.recommender import Recommendations
+from sprec.recommend.by_title import Recommendations
 from sprec.runs import protocols
-from sprec.runs.pipeline import check_beams, check_fit, check_installed
+from sprec.runs.checks import check_beams, check_fit, check_installed
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
 from sprec.runs.stages import given, metrics_of
 from sprec.runs.store import Stage, Store
+from sprec.system import storage
+from sprec.system.errors import UserError
 
 
 class Recommender:

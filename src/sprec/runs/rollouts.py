@@ -10,14 +10,14 @@ import numpy as np
 
 from sprec.config import HuggingFace
 from sprec.data import Catalog, Split
-from sprec.engine import processes
-from sprec.engine.generation import Decoding, generate
-from sprec.engine.http import Served, complete, load_adapters
+from sprec.engine.decode.generation import Decoding, generate
+from sprec.engine.decode.remote import Served, complete, load_adapters
 from sprec.methods import negatives as samplers
 from sprec.prompts import PromptBuilder, parse_negative
 from sprec.runs.examples import prompts
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
+from sprec.system import processes
 
 FILE = "rollouts.jsonl"
 _REDRAWS = 8

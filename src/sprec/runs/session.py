@@ -11,16 +11,17 @@ from torch import Tensor
 
 from sprec.config import HuggingFace, Recipe, Scratch
 from sprec.data import Dataset, Split
-from sprec.engine.backbone import Policy, load_huggingface, load_saved, pick_device, pick_precision
-from sprec.engine.origin import origin
-from sprec.engine.sharding import sharded
-from sprec.engine.trie import Trie
+from sprec.engine.decode.trie import Trie
+from sprec.engine.model.identity import origin
+from sprec.engine.model.policy import Policy, load_huggingface, load_saved
+from sprec.engine.model.sharding import sharded
 from sprec.methods.sasrec import SASRec
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
 from sprec.runs.store import Stage, Store
+from sprec.system.hardware import pick_device, pick_precision
 
 
 @dataclass

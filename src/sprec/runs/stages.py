@@ -10,31 +10,30 @@ import numpy as np
 import polars as pl
 import torch
 
-from sprec import storage
 from sprec.config import HuggingFace, Prefer, Scratch, Sft, Training
 from sprec.data import Dataset, Example, Split
-from sprec.engine import processes
-from sprec.engine.backbone import Policy, scratch
-from sprec.engine.checkpoint import Checkpoints
-from sprec.engine.groups import GroupBatch, PromptGroup
-from sprec.engine.origin import origin
-from sprec.engine.scoring import score
-from sprec.engine.training import LOG, Objective, Outcome, train
+from sprec.engine.layout.groups import GroupBatch, PromptGroup
+from sprec.engine.model.identity import origin
+from sprec.engine.model.policy import Policy, scratch
+from sprec.engine.train.checkpoint import Checkpoints
+from sprec.engine.train.scoring import score
+from sprec.engine.train.stage import LOG, Objective, Outcome, train
 from sprec.evaluation import entropy, exact_title_share
 from sprec.evaluation import evaluate as measure
 from sprec.methods import objectives
 from sprec.methods.negatives import uniform_log_prob
 from sprec.methods.weights import micro_batch_means, reweighting
-from sprec.progress import say
 from sprec.prompts import PromptBuilder
-from sprec.recommend.recommender import Recommendations
+from sprec.recommend.by_title import Recommendations
 from sprec.runs import health, protocols
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
-from sprec.runs.oracle import smoothing
 from sprec.runs.rollouts import Rollouts, make_rollouts
+from sprec.runs.sasrec_stage import smoothing
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
-from sprec.storage import write_json
+from sprec.system import processes, storage
+from sprec.system.progress import say
+from sprec.system.storage import write_json
 
 RECOMMENDATIONS = "recommendations.parquet"
 _SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)

@@ -1,6 +1,6 @@
 """The run directory: stages that are written whole or not at all, verified before they are trusted, redone when stale.
 
-A stage is a sealed folder (:mod:`sprec.storage`) whose manifest names all that the stage depends on. What has no
+A stage is a sealed folder (:mod:`sprec.system.storage`) whose manifest names all that the stage depends on. What has no
 verifying manifest does not exist. So the same command resumes a run wherever it was stopped, and a changed recipe
 redoes what depends on the change.
 """
@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sprec import storage
-from sprec.engine import processes
-from sprec.errors import UserError
-from sprec.progress import say
+from sprec.system import processes, storage
+from sprec.system.errors import UserError
+from sprec.system.progress import say
 
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""

@@ -10,7 +10,7 @@ from typing import Any
 from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.objects import Item, Row, as_text, event_batches, find_file, item_table
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 _SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
 

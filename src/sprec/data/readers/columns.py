@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import polars as pl
 
 from sprec.data.readers.log import LINE, Faults
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 _DATES = (
     "%Y-%m-%d",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sprec.data.titles import is_broken
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 
 def require_utf8(name: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.objects import Item, Row, as_text, event_batches, find_file, item_table
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 
 def read(source: Path, faults: Faults) -> Log:

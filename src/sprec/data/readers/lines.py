@@ -13,8 +13,8 @@ from typing import Any
 from sprec.data.readers.files import require_file
 from sprec.data.readers.log import Faults
 from sprec.data.titles import is_broken
-from sprec.errors import UserError
-from sprec.progress import bar
+from sprec.system.errors import UserError
+from sprec.system.progress import bar
 
 # runs of strings without double quotes and escapes, up to a string that has them (or is double-quoted), or the end
 _RUN = re.compile(

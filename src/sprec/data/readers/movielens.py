@@ -15,7 +15,7 @@ from sprec.data.readers.columns import to_events, to_genres, with_id
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.tables import batches, scan_text
 from sprec.data.readers.tables import read as read_table
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 GENRES_100K = (
     "unknown",

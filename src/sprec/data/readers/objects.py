@@ -9,7 +9,7 @@ import polars as pl
 
 from sprec.data.readers.columns import to_events, with_id
 from sprec.data.readers.log import ITEMS, LINE, Faults
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 Row = tuple[int, Any, Any, Any, Any]
 """Line, user, item, time, rating."""

@@ -14,7 +14,7 @@ from sprec.data.readers.objects import find_file
 from sprec.data.readers.tables import batches, names_of, require_columns, scan
 from sprec.data.readers.tables import read as read_table
 from sprec.data.titles import clean_genres, clean_title, is_junk
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 _TITLES = ("title", "movie_title", "book_title", "item_title", "name", "item_name")
 _GENRES = ("genre", "genres", "class", "categories", "category", "tags")

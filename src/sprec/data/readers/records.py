@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sprec.data.dataset import Wording
 from sprec.data.readers.files import read_json
 from sprec.data.titles import clean_title, is_junk, repair_encoding
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 SEPARATOR = '", "'
 FIELDS = ("instruction", "input", "output")

@@ -26,7 +26,7 @@ from sprec.data.readers.records import (
     wording_of,
 )
 from sprec.data.titles import clean_title, is_broken, is_junk, repair_encoding, repair_scraped
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
 LONG = 150

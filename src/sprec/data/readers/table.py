@@ -15,7 +15,7 @@ from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import as_text, event_batches, item_table
 from sprec.data.readers.tables import batches, names_of, require_columns, scan
 from sprec.data.readers.tables import read as read_table
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 
 _ROWS = "#rows"
 _OBJECTS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")

@@ -9,8 +9,8 @@ import polars as pl
 
 from sprec.data.readers.files import require_file
 from sprec.data.readers.log import LINE
-from sprec.errors import UserError
-from sprec.progress import bar, console
+from sprec.system.errors import UserError
+from sprec.system.progress import bar, console
 
 BATCH = 1_000_000
 """Rows per batch."""

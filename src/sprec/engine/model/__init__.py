@@ -1,0 +1,1 @@
+"""A language model and its tokenizer: made, loaded, saved, identified, sharded."""

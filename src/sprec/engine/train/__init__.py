@@ -1,0 +1,1 @@
+"""Training stages on prompt groups, their checkpoints, and scoring."""

@@ -1,0 +1,178 @@
+"""One training stage: prompt groups, an objective over their completion log-probabilities, an order of the samples.
+
+The order is a pure function of seed, epoch and index; a stage saves itself while it runs and resumes where it was.
+"""
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from sprec.config import Training
+from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.model.policy import Policy
+from sprec.engine.model.sharding import finite
+from sprec.engine.train.checkpoint import Checkpoint, Checkpoints, capture, recall
+from sprec.engine.train.scoring import score
+from sprec.engine.train.trainer import LOG, GroupTrainer, Objective, Outcome, Task
+from sprec.system import interrupts, processes
+from sprec.system.errors import UserError
+from sprec.system.memory import keep_freed, settled
+from sprec.system.progress import bar, say
+
+__all__ = ["LOG", "Objective", "Outcome", "plan", "token_loss", "train"]
+
+_BUCKET = 32  # batches that are sorted by length together; more would make neighbours in time alike
+
+
+def plan(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[np.ndarray]:
+    """The batches of a stage: row indices, one array per optimiser step; a function of (lengths, seed, epoch).
+
+    Each epoch is shuffled, then every 32 batches' worth of rows is sorted by length, cut into batches, and the
+    batches are shuffled again: rows of a batch have similar lengths and little is padded.
+    """
+    sizes = np.asarray(lengths)
+    steps: list[np.ndarray] = []
+    for epoch in range(epochs):
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(sizes))
+        cuts = range(0, len(sizes), batch * _BUCKET)
+        buckets = [order[cut : cut + batch * _BUCKET] for cut in cuts]
+        alike = np.concatenate([rows[np.argsort(sizes[rows], kind="stable")] for rows in buckets]) if buckets else order
+        batches = [alike[start : start + batch] for start in range(0, len(sizes), batch)]
+        steps += [batches[index] for index in rng.permutation(len(batches))]
+    return steps
+
+
+def train(
+    policy: Policy,
+    groups: Sequence[PromptGroup],
+    objective: Objective,
+    settings: Training,
+    *,
+    seed: int,
+    extra: Mapping[str, Tensor] | None = None,
+    valid: Sequence[PromptGroup] = (),
+    budget: int = 8192,
+    description: str = "train",
+    track: Sequence[str] = (),
+    log_folder: Path | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Outcome:
+    """Train a policy in place.
+
+    Args:
+        groups: the training examples.
+        extra: tensors of shape (len(groups), ...) that the objective finds in ``batch.extra``.
+        valid: examples for the loss after each epoch; with them the best epoch's parameters are kept.
+        budget: tokens per forward pass; a batch is split into micro-batches. Without dropout the result depends on it
+            by rounding only, with dropout it decides which masks are drawn.
+        log_folder: where the log, experiment trackers and the batch of a failed step are written.
+        checkpoints: where the stage saves itself and resumes from.
+
+    Raises:
+        UserError: a loss, a gradient or a weight is not finite (the batch of a loss or a gradient is saved and named),
+            or a single example does not fit in memory.
+        Interrupted: a signal came; a checkpoint is written.
+    """
+    steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
+    if not steps:
+        return Outcome()
+    saved = checkpoints.latest() if checkpoints else None
+    outcome = Outcome(**saved.outcome) if saved else Outcome()
+    if saved:
+        policy.restore(saved.parameters)
+        say(f"= {description}: resuming after step {saved.step} of {len(steps)}")
+    keep_freed()
+    task = Task(groups, objective, dict(extra or {}), settings, steps, seed, saved.step if saved else 0)
+    keeper = _KeepBest(policy, valid, math.ceil(len(groups) / settings.batch), budget, outcome)
+    keeper.best = saved.best if saved else {}
+    with bar(description, len(steps)) as progress, tempfile.TemporaryDirectory() as scratch, interrupts.patiently():
+        progress.advance(task.done)
+        if task.done < len(steps):
+            trainer = GroupTrainer(policy, task, budget, outcome, progress, log_folder or Path(scratch), track)
+            trainer.add_callback(keeper)
+            own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
+            trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
+            with settled():
+                trainer.train()
+    if keeper.best:
+        policy.restore(keeper.best)
+    _require_numbers(dict(policy.trainable()), len(steps))
+    policy.model.eval()
+    return outcome
+
+
+class _KeepBest(TrainerCallback):
+    """After each epoch: validation loss, and a copy of the best epoch's parameters."""
+
+    def __init__(
+        self, policy: Policy, valid: Sequence[PromptGroup], per_epoch: int, budget: int, outcome: Outcome
+    ) -> None:
+        self.policy, self.valid, self.per_epoch, self.budget = policy, valid, per_epoch, budget
+        self.outcome = outcome
+        self.best: dict[str, Tensor] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.valid or state.global_step % self.per_epoch:
+            return
+        loss = token_loss(self.policy, self.valid, self.budget)
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss is {loss} after step {state.global_step}; lower the learning rate")
+        if loss < min(self.outcome.valid_loss, default=math.inf):
+            self.best = self.policy.state()
+            self.outcome.best_epoch = len(self.outcome.valid_loss)
+        self.outcome.valid_loss.append(loss)
+
+
+class _Saver(TrainerCallback):
+    """A checkpoint every so many steps, and when a signal asks to leave; at the start, what the last one remembers."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        task: Task,
+        checkpoints: Checkpoints | None,
+        saved: Checkpoint | None,
+        outcome: Outcome,
+        keeper: _KeepBest,
+    ) -> None:
+        self.policy, self.task, self.checkpoints, self.saved = policy, task, checkpoints, saved
+        self.outcome, self.keeper = outcome, keeper
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        state.global_step = self.task.done
+        if self.saved:
+            recall(self.policy, kwargs["optimizer"], self.saved.moments)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        (signals,) = processes.total([float(interrupts.requested())], self.policy.device)
+        due = self.checkpoints is not None and state.global_step % self.checkpoints.every == 0
+        if self.checkpoints and (signals or (due and state.global_step < len(self.task.steps))):
+            self._save(self.checkpoints, state.global_step, kwargs["optimizer"])
+        if signals:
+            interrupts.leave()
+
+    def _save(self, checkpoints: Checkpoints, step: int, optimizer: torch.optim.Optimizer) -> None:
+        parameters, moments = capture(self.policy, optimizer)
+        _require_numbers(parameters, step)
+        if processes.first():
+            checkpoints.save(Checkpoint(step, parameters, moments, self.keeper.best, vars(self.outcome)))
+
+
+def _require_numbers(parameters: Mapping[str, Tensor], step: int) -> None:
+    if not all(map(finite, parameters.values())):
+        raise UserError(f"the weights are no numbers any more after step {step}; lower the learning rate")
+
+
+def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:
+    """Mean negative log-likelihood per completion token."""
+    values = score(policy, groups, budget=budget, description="validation loss")
+    tokens = sum(len(completion) for group in groups for completion in group.completions)
+    return -sum(value.sum().item() for value in values) / max(1, tokens)

@@ -1,0 +1,183 @@
+"""Running the jobs of an experiment, several at a time, and finding what is on record."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from sprec.config import Recipe
+from sprec.data import Dataset
+from sprec.runs.pipeline import run
+from sprec.runs.store import BusyError
+from sprec.study.eta import Outlook
+from sprec.study.plan import Job, by_name, check_fits
+from sprec.study.records import Record, find, key_of, of_run
+from sprec.system import processes, storage
+from sprec.system.errors import UserError
+from sprec.system.hardware import pick_device, pick_precision
+from sprec.system.progress import bar, say
+from sprec.system.workers import divide
+
+
+def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> None:
+    """Refuse to replace what another recipe or other data left in the folder: it may have taken hours.
+
+    Raises:
+        UserError: names the first such record.
+    """
+    named = by_name(datasets)
+    for job in jobs:
+        file = job.record(out)
+        if file.is_file() and find(file, key_of(job.recipe, named[job.dataset])) is None:
+            raise UserError(
+                f"{file} was made by another recipe (--backbone, --set) or from other data; choose another -o, "
+                "or remove it to run this one"
+            )
+
+
+def on_record(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> list[Job]:
+    """Those of the jobs that have been run: a table of them needs no run, and datasets may differ in their seeds.
+
+    Raises:
+        UserError: none of them has.
+    """
+    named = by_name(datasets)
+    found = [job for job in jobs if _find(job, named, out) is not None]
+    if not found:
+        raise UserError(f"none of these {len(jobs)} runs is on record under {out}; leave out --recorded to run them")
+    return found
+
+
+def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers: int = 1) -> dict[Job, Record]:
+    """Run all jobs, sharing stages; those that are on record are not run again. Shows overall progress.
+
+    What another process is at is left to it: the same call in several processes divides the jobs among them.
+
+    Args:
+        jobs: from :func:`plan`.
+        datasets: all that the jobs name.
+        out: folder of runs, shared stages and records.
+        workers: processes to start for it (:mod:`sprec.system.workers`).
+
+    Returns:
+        What is kept of each job; also under ``out/records``.
+
+    Raises:
+        UserError: a job cannot run on its dataset, or would replace what another recipe left.
+    """
+    check_fits(jobs, datasets)
+    check_records(jobs, datasets, out)
+    named = by_name(datasets)
+    if workers > 1:
+        _divide(jobs, named, out, workers)
+    found = _finish(jobs, named, out)
+    for warning in mixed_backbones(found):
+        say(f"! {warning}")
+    return found
+
+
+def mixed_backbones(found: Mapping[Job, Record]) -> list[str]:
+    """A line for each dataset whose runs descend from different backbones: they differ by more than their methods.
+
+    It happens when records move to a machine without the stages that made them, and more runs follow.
+    """
+    sides: dict[str, dict[str, set[str]]] = {}
+    for job, record in found.items():
+        if record.backbone:
+            sides.setdefault(job.dataset, {}).setdefault(record.backbone, set()).add(job.variant)
+    warnings = []
+    for dataset, backbones in sides.items():
+        if len(backbones) > 1:
+            who = "; ".join(f"{', '.join(sorted(rows))} from {name}" for name, rows in backbones.items())
+            warnings.append(
+                f"{dataset}: these runs descend from {len(backbones)} backbones, made at different times, "
+                f"so that more than the methods differs: {who}. Remove the records of all but one and run it again"
+            )
+    return warnings
+
+
+def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, workers: int) -> None:
+    if processes.launched() > 1:
+        raise UserError("a launcher has started several processes for each run; --jobs is for processes without one")
+    missing = {number: job for number, job in enumerate(jobs, start=1) if _find(job, named, out) is None}
+    total = len(missing)
+    places = {number: place for place, number in enumerate(missing)}
+    outlook = Outlook([(job.dataset, job.recipe) for job in missing.values()], min(workers, total))
+
+    def look() -> None:
+        for number, job in list(missing.items()):
+            record = _find(job, named, out)
+            if record is not None:
+                outlook.finished(places[number], record.seconds)
+                say(f"✓ [{number}/{len(jobs)}] {job.title}  {record.seconds:.0f} s  {outlook}".rstrip())
+                progress.advance(note=str(outlook))
+                del missing[number]
+
+    if missing:
+        with bar("all runs", total, eta=False) as progress:
+            divide(min(workers, total), out, look, _finish, jobs, named, out)
+
+
+def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dict[Job, Record]:
+    """The records of all jobs, in their order; runs what no other process is running."""
+    found: dict[Job, Record] = {}
+    spent: dict[Job, float] = {}
+    pause = 1.0
+    outlook = Outlook([(job.dataset, job.recipe) for job in jobs])
+    with bar("all runs", len(jobs), eta=False) as progress:
+        while len(found) < len(jobs):
+            before = len(found)
+            for place, job in enumerate(jobs):
+                number = f"[{place + 1}/{len(jobs)}]"
+                record = None if job in found else _attempt(job, named, out, number, spent, outlook)
+                if record is not None:
+                    found[job] = record
+                    outlook.finished(place, spent.get(job, 0.0))
+                    progress.advance(note=str(outlook))
+            if len(found) == before:  # other processes are at all that is left
+                time.sleep(pause)
+            pause = min(2 * pause, 30.0) if len(found) == before else 1.0
+    return {job: found[job] for job in jobs}
+
+
+def _attempt(
+    job: Job, named: Mapping[str, Dataset], out: Path, number: str, spent: dict[Job, float], outlook: Outlook
+) -> Record | None:
+    """The record of a job; None when another process is at the run, or at a stage that it needs.
+
+    Args:
+        spent: seconds that earlier attempts took.
+        outlook: the time left, for the news.
+    """
+    record = _find(job, named, out)
+    if record is not None:
+        return record
+    if job not in spent:
+        say(f"{number} {job.title}  {outlook}".rstrip())
+    began, complete = time.monotonic(), (job.folder(out) / storage.MANIFEST).exists()
+    alone = processes.launched() == 1  # several processes of one run wait together
+    try:
+        run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone)
+    except BusyError:
+        if not alone:
+            raise
+        return None
+    finally:
+        spent[job] = spent.get(job, 0.0) + (0.0 if complete else time.monotonic() - began)
+    key = key_of(job.recipe, named[job.dataset])
+    record = of_run(job.folder(out), key, spent[job], precision_of(job.recipe))
+    already = _find(job, named, out)  # by who has finished the run while this process waited for its lock
+    if processes.first() and already is None:
+        record.write(job.record(out))
+    return already or record
+
+
+def _find(job: Job, named: Mapping[str, Dataset], out: Path) -> Record | None:
+    return find(job.record(out), key_of(job.recipe, named[job.dataset]))
+
+
+def precision_of(recipe: Recipe) -> str:
+    """The precision that a recipe gets on this machine."""
+    fp32 = pick_precision(recipe.precision, pick_device(recipe.device)) is torch.float32
+    return "fp32" if fp32 else "bf16"

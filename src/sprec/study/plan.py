@@ -1,0 +1,252 @@
+"""The paper's experiments as lists of runs: planned together, sharing stages, resumed by the same command."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sprec.config import Recipe
+from sprec.data import Dataset
+from sprec.runs.checks import check_fit, check_installed
+from sprec.runs.labels import protocol_of
+from sprec.runs.recipes import names, resolve
+from sprec.system.errors import UserError
+
+_SWEEP = ("method=sprec", "loop.samples=1024")  # paper, RQ3: 1,024 samples per iteration
+
+TABLE2: Mapping[str, tuple[str, ...]] = {
+    "SASRec": ("method=sasrec",),
+    "BIGRec": ("method=bigrec",),
+    "RW": ("method=rw",),
+    "D3": ("method=d3",),
+    "DMPO": ("method=dmpo",),
+    "SDPO": ("method=sdpo",),
+    "RosePO": ("method=rosepo",),
+    "SPRec": ("method=sprec",),
+}
+FLOOR: Mapping[str, tuple[str, ...]] = {"Popularity": ("method=popularity",), "Random": ("method=random",)}
+"""What needs no training: Table 2 of the paper has no such rows, but a reader of it needs them."""
+TABLE3: Mapping[str, tuple[str, ...]] = {
+    "BIGRec": ("method=bigrec",),
+    "SPRec": ("method=sprec",),
+    "SPRec-RN": ("method=sprec-rn",),
+    "SPRec-noSFT": ("method=sprec-nosft",),
+    "SPRec-noDPO": ("method=sprec-nodpo",),
+}
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "BIGRec": ("method=bigrec",),
+    "RW": ("method=rw",),
+    "RW equal": ("method=rw", "sft.weights=equal"),
+    "RW official": ("method=rw", "sft.weights=official"),
+    "D3": ("method=d3",),
+    "D3 official": ("method=d3", "recommend.protocol=d3-grounded", "recommend.alpha=1.0", "recommend.beams=1"),
+    "DMPO": ("method=dmpo",),
+    "DMPO official": ("method=dmpo", "prefer.reduction=sum"),
+    "RosePO": ("method=rosepo",),
+    "RosePO official": ("method=rosepo-official",),
+    "SPRec": ("method=sprec",),
+}
+"""The baselines as their papers have them, and as the research code of SPRec ran them for its tables. RW with equal
+weights is the control that tells weighting from averaging by sample."""
+FIGURE5: Mapping[str, tuple[str, ...]] = {
+    f"{ratio:g}": (*_SWEEP, f"negatives.random_ratio={ratio}") for ratio in (0, 0.25, 0.5, 0.75, 1)
+}
+FIGURE6: Mapping[str, tuple[str, ...]] = {
+    str(count): (*_SWEEP, f"negatives.count={count}", "negatives.decode=beam", "prefer.objective=sdpo")
+    for count in range(1, 6)
+}
+EXPERIMENTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "table2": {**TABLE2, **FLOOR},
+    "table3": TABLE3,
+    "variants": VARIANTS,
+    "tradeoff": TABLE2,
+    "figure3": TABLE2,
+    "figure4": {variant: settings for variant, settings in TABLE3.items() if variant != "BIGRec"},  # has no iterations
+    "figure5": FIGURE5,
+    "figure6": FIGURE6,
+    "claims": {**TABLE2, **TABLE3},
+}
+"""Experiment to its variants: the name that the paper prints (or the value that is swept) to changed settings."""
+
+OWN_WAY = frozenset({"SASRec", "D3", "D3 official", *FLOOR})
+"""What recommends in one way only, whatever the protocol of the others; its records lie under ``paper``."""
+LIST = 5
+"""Length of the lists that tables and figures measure."""
+
+
+PROTOCOLS = ("paper", "exact", "consensus")
+"""How the language models of a table can recommend."""
+
+
+def default_protocols(experiment: str) -> tuple[str, ...]:
+    """Tables show what training adds beside what decoding adds; the paper's figures and claims go by its own."""
+    return PROTOCOLS if experiment in ("table2", "table3", "tradeoff") else ("paper",)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of an experiment.
+
+    Attributes:
+        dataset: its name.
+        variant: the row of the table, or the value that is swept.
+        protocol: the folder of its protocol; :attr:`how` says how it recommends.
+        seed: of the run.
+        recipe: all its settings.
+    """
+
+    dataset: str
+    variant: str
+    protocol: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def how(self) -> str:
+        """How it recommends, in words."""
+        return protocol_of(self.recipe)
+
+    @property
+    def title(self) -> str:
+        """The run in words."""
+        return f"{self.dataset}, {self.variant}, {self.how}, seed {self.seed}"
+
+    @property
+    def place(self) -> Path:
+        """Where the job lives; jobs that differ in nothing but the experiment have the same place."""
+        method, (_, _, searched) = self.recipe.method, self.variant.partition(" ")
+        kind = f"{method}-{searched}" if searched else method
+        if self.variant[0].isdigit():
+            kind = f"{method}-{self.variant}-{self.recipe.negatives.decode}"
+        kind += "-stages" if self.recipe.evaluate == "stages" else ""
+        return Path(self.dataset) / kind / self.protocol / f"seed{self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """The run directory."""
+        return out / "runs" / self.place
+
+    def record(self, out: Path) -> Path:
+        """What is kept of the run (:mod:`sprec.study.records`)."""
+        return out / "records" / self.place.with_suffix(".json")
+
+
+def recipe_for(dataset: Dataset, backbone: str | None) -> str:
+    """The recipe of a dataset: the one asked for, else the shipped one that carries its name.
+
+    Raises:
+        UserError: none is shipped for this dataset.
+    """
+    if backbone is not None:
+        return backbone
+    wanted = f"{(re.findall('[^_ ]+', dataset.name) or [''])[0].lower()}-scratch"
+    if wanted not in names():
+        raise UserError(f"no recipe {wanted} is shipped for {dataset.name}; name one with --backbone")
+    return wanted
+
+
+def plan(
+    experiment: str,
+    datasets: Sequence[Dataset],
+    seeds: Sequence[int],
+    *,
+    backbone: str | None = None,
+    protocols: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    variants: Sequence[str] = (),
+) -> list[Job]:
+    """All runs of an experiment, the cheap ones that others build on first.
+
+    Args:
+        experiment: a key of :data:`EXPERIMENTS`.
+        datasets: the data.
+        seeds: seeds of the runs; the scratch backbone is shared by all.
+        backbone: recipe for all datasets; by default the shipped one of each.
+        protocols: how the language models recommend; by default :func:`default_protocols`.
+        changes: further ``--set`` changes.
+        variants: only these rows; all by default.
+
+    Raises:
+        UserError: an unknown experiment or variant, a dataset without a recipe, a figure that would be empty, or a
+            change of what the experiment itself sets.
+    """
+    if experiment not in EXPERIMENTS:
+        raise UserError(f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, rates")
+    rows = EXPERIMENTS[experiment]
+    unknown = set(variants) - set(rows)
+    if unknown:
+        raise UserError(f"{experiment} has no rows {', '.join(sorted(unknown))}; it has {', '.join(rows)}")
+    refuse_changes(changes, {"method", "seed", "evaluate", "recommend.protocol", *_varied(rows)}, experiment)
+    evaluate = "stages" if experiment in ("figure4", "figure5", "figure6") else "last"
+    jobs = []
+    for dataset in datasets:
+        name = recipe_for(dataset, backbone)
+        for variant, settings in rows.items():
+            if variants and variant not in variants:
+                continue
+            wanted = protocols or default_protocols(experiment)
+            for protocol in ("paper",) if variant in OWN_WAY else dict.fromkeys(wanted):
+                asked = [*settings, f"evaluate={evaluate}", *changes]
+                asked += [] if variant in OWN_WAY else [f"recommend.protocol={protocol}"]
+                for seed in dict.fromkeys(seeds):
+                    recipe = resolve(name, [*asked, f"seed={seed}"])
+                    _check_drawable(experiment, recipe, dataset)
+                    jobs.append(Job(dataset.name, variant, protocol, seed, recipe))
+    return jobs
+
+
+def _varied(rows: Mapping[str, Sequence[str]]) -> set[str]:
+    """The settings in which the rows of an experiment differ."""
+    whole = set(rows.values())
+    return {
+        setting.partition("=")[0] for settings in whole for setting in settings if any(setting not in o for o in whole)
+    }
+
+
+def refuse_changes(changes: Sequence[str], own: Collection[str], experiment: str) -> None:
+    """Refuse ``--set`` for what an experiment varies or fixes: its labels would be wrong.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for change in changes:
+        key = change.partition("=")[0]
+        if any(key == name or name.startswith(f"{key}.") for name in own):
+            raise UserError(f"--set {change}: {experiment} sets {key} itself; leave it out (see --seeds, --protocols)")
+
+
+def _check_drawable(experiment: str, recipe: Recipe, dataset: Dataset) -> None:
+    if experiment == "figure3" and not dataset.genres:
+        raise UserError(f"figure3 shows unfairness per genre, but {dataset.name} has no genres")
+    if experiment in ("figure4", "figure5", "figure6") and not recipe.loop.iterations:
+        raise UserError(f"{experiment} shows iterations, and loop.iterations=0 leaves none")
+
+
+def by_name(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
+    """The datasets by their names, under which runs and records are kept.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    found: dict[str, Dataset] = {}
+    for dataset in datasets:
+        if dataset.name in found:
+            raise UserError(f"two datasets are called {dataset.name}; runs are kept by name: import one with --name")
+        found[dataset.name] = dataset
+    return found
+
+
+def check_fits(jobs: Sequence[Job], datasets: Sequence[Dataset]) -> None:
+    """Refuse what cannot work for any job before the first one runs.
+
+    Raises:
+        UserError: two datasets of one name, a recipe that does not fit its dataset or needs what is not installed, or
+            lists too short for the metrics.
+    """
+    named = by_name(datasets)
+    for job in jobs:
+        check_fit(job.recipe, named[job.dataset])
+        check_installed(job.recipe)
+        if job.recipe.recommend.top_k < LIST:
+            raise UserError(
+                f"tables and figures measure lists of {LIST}; recommend.top_k={job.recipe.recommend.top_k} is too short"
+            )

@@ -1,0 +1,131 @@
+"""What an experiment leaves of each run, small enough to commit: the lists of its last evaluation and all its metrics.
+
+With the dataset beside them they suffice for every table and figure; the models can go. A job whose record is there,
+made by the same recipe from the same data, is not run again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sprec.config import HuggingFace, Recipe
+from sprec.data import Dataset
+from sprec.evaluation import Cases, accumulate
+from sprec.methods.table import WITHOUT_MODEL
+from sprec.runs.pipeline import Result, load_results, result_of
+from sprec.runs.pipeline import record as result_record
+from sprec.runs.recommender import read_run
+from sprec.runs.stages import RECOMMENDATIONS, given
+from sprec.system import storage
+from sprec.system.errors import UserError
+from sprec.system.progress import say
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run.
+
+    Attributes:
+        key: hash of recipe and data.
+        lists: items of the last evaluation, best first, (n, k).
+        results: the metrics of every evaluated stage.
+        seconds: wall time that the run took here; 0 where it was found finished.
+        precision: of the forward passes, ``bf16`` or ``fp32``.
+        backbone: digest of the weights of the backbone that the run made or was given by another run; empty where the
+            recipe makes none. Training it again, elsewhere, gives other weights by the same recipe.
+    """
+
+    key: str
+    lists: np.ndarray
+    results: Sequence[Result]
+    seconds: float
+    precision: str
+    backbone: str = ""
+
+    def cases(self, dataset: Dataset, split: str = "test") -> Cases:
+        """The measured cases: lists, targets and genres together."""
+        rows = dataset.splits[split][: len(self.lists)]
+        genres = dataset.catalog.genre_matrix(dataset.genres)
+        ks = tuple(k for k in (1, 5) if k <= self.lists.shape[1])
+        return accumulate(self.lists, rows.targets, rows.items, rows.offsets, genres, ks)
+
+    def write(self, file: Path) -> None:
+        """Write the record whole or not at all."""
+        lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
+        head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
+        head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
+        text = json.dumps(head, ensure_ascii=False, indent=1)
+        with storage.writing(file, "the run itself is complete, the same command goes on"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
+
+    @classmethod
+    def read(cls, file: Path) -> "Record":
+        """Read what :meth:`write` wrote.
+
+        Raises:
+            UserError: the file is not a record.
+        """
+        try:
+            found: Any = json.loads(file.read_text("utf-8"))
+            results = [result_of(**entry) for entry in found["results"]]
+            lists, backbone = np.array(found["lists"]), found.get("backbone", "")
+            return cls(found["key"], lists, results, found["seconds"], found["precision"], backbone)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is not the record of a run; the same command makes it again") from error
+
+
+def key_of(recipe: Recipe, dataset: Dataset) -> str:
+    """What a record depends on: every setting that moves numbers by more than rounding, and the data."""
+    aside = ("description", "track", "device", "checkpoint_steps")
+    settings = {name: value for name, value in recipe.decisive().items() if name not in aside}
+    # keys had it before it was left out, at this value
+    settings["tokens_per_batch"] = Recipe.model_fields["tokens_per_batch"].default
+    return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(file: Path, key: str) -> Record | None:
+    """The record of a job, None where there is none, it is damaged, or its recipe or data were others."""
+    if not file.is_file():
+        return None
+    try:
+        record = Record.read(file)
+    except UserError as error:
+        say(f"! {error}")
+        return None
+    return record if record.key == key else None
+
+
+def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
+    """The record of a finished run.
+
+    Raises:
+        UserError: the run is not finished, or its last lists are damaged.
+    """
+    results = load_results(run)
+    last = results[-1]
+    folders = sorted((run / "stages").glob(f"*-evaluate-{last.stage}-{last.iteration}"))
+    problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
+    if problem:
+        raise UserError(f"{problem}; the same command repairs it")
+    lists = np.array(pl.read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
+    return Record(key, lists, results, seconds, precision, backbone_of(run))
+
+
+def backbone_of(run: Path) -> str:
+    """Digest of a run's backbone: of the weights that it made, or of the model that was given; empty without one."""
+    folder = next((run / "stages").glob("*-backbone"), None)
+    if folder is None:
+        recipe, _ = read_run(run)
+        if recipe.method in WITHOUT_MODEL or not isinstance(recipe.backbone, HuggingFace):
+            return ""
+        return given(recipe.backbone).key[:16]
+    files = storage.read_manifest(folder)["files"]
+    weights = {name: about["sha256"] for name, about in files.items() if name.startswith("model/")}
+    return storage.digest(weights)[:16]

@@ -1,0 +1,191 @@
+"""Finished experiments as the paper's tables and figures, beside the paper's numbers."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sprec.data import Dataset
+from sprec.data.stats import stats
+from sprec.evaluation import (
+    DIFFERENCE,
+    PAPER_METRICS,
+    Bootstrap,
+    Cases,
+    Cell,
+    Difference,
+    Table,
+    bootstrap,
+    change_mark,
+    compare,
+    difference_cells,
+    marks,
+    plain_marks,
+    shared_seeds,
+    with_arrow,
+)
+from sprec.study.plan import OWN_WAY, Job
+from sprec.study.published import published, published_sizes
+from sprec.study.records import Record
+from sprec.system import storage
+from sprec.system.progress import bar
+
+REFERENCE = "BIGRec"
+_PRINTED_IN = {"variants": "table2"}
+"""Experiment to the table of the paper that has its rows, where that has another name."""
+
+Row = tuple[tuple[str, ...], Mapping[str, Cell]]
+Samples = Mapping[tuple[str, str], Bootstrap]
+"""(variant, how it recommends) to its bootstrap over the test cases."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method beside its reference: labels (dataset, source, method, reference) and paired differences by metric."""
+
+    labels: tuple[str, str, str, str]
+    sample: Bootstrap
+    apart: Mapping[str, Difference]
+
+
+def write_table(table: Table, stem: Path) -> list[Path]:
+    """Write a table as CSV, JSON, Markdown and LaTeX.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    forms = {"csv": table.csv(), "json": table.json(), "md": table.markdown(), "tex": table.latex()}
+    with storage.writing(stem.parent, "choose another -o"):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, content in forms.items():
+            storage.write_text(stem.with_suffix(f".{suffix}"), content)
+    return [stem.with_suffix(f".{suffix}") for suffix in forms]
+
+
+def sampled(found: Mapping[Job, Record], dataset: Dataset) -> dict[tuple[str, str], Bootstrap]:
+    """(variant, how it recommends) to its bootstrap, seeds together, from the last evaluation of each run."""
+    groups: dict[tuple[str, str], dict[int, Cases]] = {}
+    for job, record in found.items():
+        if job.dataset == dataset.name:
+            groups.setdefault((job.variant, job.how), {})[job.seed] = record.cases(dataset, job.recipe.split)
+    samples: dict[tuple[str, str], Bootstrap] = {}
+    with bar(f"resample {dataset.name}", len(groups)) as progress:
+        for key, own in groups.items():
+            samples[key] = bootstrap(list(own.values()), training_seeds=list(own))
+            progress.advance(1)
+    return samples
+
+
+def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> Table:
+    """Table 2 or 3: our values with intervals for each dataset and protocol, then the published ones.
+
+    Marks compare the rows of one source: methods that recommend in the same way.
+
+    Args:
+        experiment: ``table2``, ``table3`` or ``variants``.
+        samples: dataset to what :func:`sampled` made of its runs.
+        mark: ``real`` marks a best and second best only where the difference is real, ``paper`` as the paper does.
+    """
+    rows: list[Row] = []
+    for dataset, ours in samples.items():
+        ways = dict.fromkeys(how for _, how in ours)
+        with bar(f"mark {dataset}", len(ways)) as progress:
+            for how in ways:
+                block = {variant: sample for (variant, own), sample in ours.items() if own == how}
+                cells = _cells(block, mark)
+                rows += [((dataset, f"ours, {how}, {_seeds(block[name])}", name), cells[name]) for name in block]
+                progress.advance(1)
+        theirs = _theirs(experiment, dataset)
+        stars = {metric: plain_marks({m: v[metric] for m, v in theirs.items()}, metric) for metric in PAPER_METRICS}
+        rows += [
+            ((dataset, "paper", m), {k: Cell(v[k], mark=stars[k][m]) for k in PAPER_METRICS if k in v})
+            for m, v in theirs.items()
+        ]
+    return Table("", ("dataset", "source", "method"), PAPER_METRICS, tuple(rows))
+
+
+def _seeds(sample: Bootstrap) -> str:
+    count = len(sample.training_seeds)
+    return f"{count} seed" + ("s" if count != 1 else "")
+
+
+def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
+    """Method to what the paper printed for it."""
+    wanted = (_PRINTED_IN.get(experiment, experiment), dataset)
+    return {m: values for (table, data, m), values in published().items() if (table, data) == wanted}
+
+
+def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cell]]:
+    cells: dict[str, dict[str, Cell]] = {name: {} for name in block}
+    for metric in PAPER_METRICS:
+        intervals = {name: sample.interval(metric) for name, sample in block.items()}
+        plain = {name: interval.value for name, interval in intervals.items()}
+        given = marks(block, metric) if mark == "real" else plain_marks(plain, metric)
+        for name, interval in intervals.items():
+            shown = given[name] if len(block) > 1 else ""  # alone is not best
+            cells[name][metric] = Cell(interval.value, interval.low, interval.high, shown)
+    return cells
+
+
+def compared(samples: Mapping[str, Samples]) -> list[Compared]:
+    """Every method beside its reference, dataset by dataset.
+
+    That is BIGRec by the same protocol; for methods that recommend in a way of their own BIGRec by the first one.
+    """
+    found = []
+    for dataset, ours in samples.items():
+        pairs = list(_references(ours))
+        with bar(f"compare {dataset}", len(pairs)) as progress:
+            for variant, how, reference in pairs:
+                labels = (dataset, f"ours, {how}", variant, f"{REFERENCE}, {reference}")
+                sample = ours[variant, how]
+                found.append(Compared(labels, sample, compare(sample, ours[REFERENCE, reference])))
+                progress.advance(1)
+    return found
+
+
+def _references(ours: Samples) -> Iterable[tuple[str, str, str]]:
+    """Method, how it recommends, and how the BIGRec recommends that it is compared with."""
+    references = [how for variant, how in ours if variant == REFERENCE]
+    for (variant, how), sample in ours.items():
+        fitting = [own for own in references if own == how or variant in OWN_WAY]
+        fitting = [own for own in fitting if shared_seeds(sample, ours[REFERENCE, own])]
+        if variant != REFERENCE and fitting:
+            yield variant, how, fitting[0]
+
+
+def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Compared]) -> Table:
+    """Relative change of every method to BIGRec, ours (in words where it is real) and the paper's."""
+    rows: list[Row] = []
+    for dataset in datasets:
+        for one in (one for one in found if one.labels[0] == dataset):
+            cells = {m: Cell(one.apart[m].relative, mark=change_mark(one.apart[m], m)) for m in PAPER_METRICS}
+            rows.append((one.labels, cells))
+        theirs = _theirs(experiment, dataset)
+        base = theirs.get(REFERENCE, {})
+        for method, values in theirs.items():
+            if method != REFERENCE:
+                cells = {m: Cell(values[m] / base[m] - 1) for m in PAPER_METRICS if m in values and base.get(m)}
+                rows.append(((dataset, "paper", method, REFERENCE), cells))
+    return Table("", ("dataset", "source", "method", "reference"), PAPER_METRICS, tuple(rows), digits=3)
+
+
+def differences_table(found: Sequence[Compared]) -> Table:
+    """Paired difference of every method to BIGRec, metric by metric: 95% interval, relative, effect size, p."""
+    rows: list[Row] = []
+    for one in found:
+        for metric in PAPER_METRICS:
+            cells = {"value": Cell(one.sample.interval(metric).value), **difference_cells(one.apart[metric], metric)}
+            rows.append(((*one.labels, with_arrow(metric)), cells))
+    return Table("", ("dataset", "source", "method", "reference", "measure"), ("value", *DIFFERENCE), tuple(rows))
+
+
+def table1(datasets: Sequence[Dataset]) -> Table:
+    """Table 1: items, interactions and sequences of each dataset, ours and the paper's."""
+    rows: list[Row] = []
+    printed = published_sizes()
+    for dataset in datasets:
+        for source, facts in (("ours", stats(dataset)["table1"]), ("paper", printed.get(dataset.name, {}))):
+            if facts:
+                cells = {name: Cell(float(value)) for name, value in facts.items()}
+                rows.append(((dataset.name, source), cells))
+    return Table("", ("dataset", "source"), ("items", "interactions", "sequences"), tuple(rows), digits=0)

@@ -1,0 +1,380 @@
+"""Files that are written whole or not at all, and folders that are verified before they are trusted.
+
+A folder is filled as a hidden sibling, every file and directory is synced, a manifest with the sha256 and the size of
+each file comes last, then one rename puts it in place. What a process that was killed left behind is recognised by
+the lock that died with it, and swept by the next writer.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from sprec.system.errors import UserError
+
+MANIFEST = "MANIFEST.json"
+FORMAT = 1
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of ``target`` when the block ends well, and vanishes when it does not.
+
+    What was at ``target`` survives until its successor is complete and on the disk.
+
+    Raises:
+        OSError: nothing can be written here.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, target.name)
+    scratch, claim = _claimed(target)
+    try:
+        yield scratch
+        sync_tree(scratch)
+        _put(scratch, target)
+    finally:
+        os.close(claim)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _claimed(target: Path, tries: int = 3) -> tuple[Path, int]:
+    """A new folder beside ``target`` and the handle that holds its lock.
+
+    Another process may sweep it between its making and its lock: then it is gone, and the next one is tried. The last
+    one is taken without a lock, for file systems that have none.
+    """
+    scratch = _sibling(target, "tmp")
+    scratch.mkdir()
+    claim = os.open(scratch, os.O_RDONLY)
+    if (_lock(claim) and scratch.exists()) or tries == 1:
+        return scratch, claim
+    os.close(claim)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return _claimed(target, tries - 1)
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{uuid4().hex[:8]}.{kind}")
+
+
+def _put(scratch: Path, target: Path) -> None:
+    old = scratch.with_suffix(".old")
+    if target.exists():
+        target.rename(old)
+    try:
+        scratch.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder: at once for everyone who looks, then file by file."""
+    if folder.exists():
+        gone = _sibling(folder, "tmp")
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Remove what killed writers of ``name`` (None: of anything) left in a folder.
+
+    A writer that is alive holds the lock of its folder; who sweeps holds it until the folder is gone. A killed writer
+    may have moved the old content away and not yet put the new one in place: then the old content comes back.
+    """
+    for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
+        left = _LEFTOVER.fullmatch(entry.name)
+        if left and name in (None, left["name"]):
+            with contextlib.suppress(FileNotFoundError), _free(entry) as free:  # not found: somebody else swept it
+                if free:
+                    _clear(entry, parent / left["name"], left["kind"])
+
+
+@contextmanager
+def _free(entry: Path) -> Iterator[bool]:
+    """Whether nobody writes here; inside the block nobody begins to."""
+    handle = os.open(entry, os.O_RDONLY)
+    try:
+        yield _lock(handle)
+    finally:
+        os.close(handle)
+
+
+def _clear(entry: Path, target: Path, kind: str) -> None:
+    if kind == "old" and not target.exists():
+        entry.rename(target)
+    elif entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)
+
+
+def lock(file: Path, held: ExitStack) -> str:
+    """Take the lock of a file for as long as ``held`` lasts; it dies with the process that holds it.
+
+    Where the file system has no locks, everybody gets it.
+
+    Returns:
+        Who has the lock (process and machine), if somebody else does; else nothing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with ExitStack() as opened:
+        handle = opened.enter_context(file.open("a+"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            return handle.read().strip() or "unknown"
+        except OSError:  # no locks here
+            pass
+        if not _is_at(handle.fileno(), file):  # its last holder removed it before this lock was taken
+            return lock(file, held)
+        handle.truncate(0)
+        handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        handle.flush()
+        held.push(opened.pop_all())
+    return ""
+
+
+def _is_at(handle: int, file: Path) -> bool:
+    """Whether an open file is the one that is found by this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by a writer, or a file system without locks: then nothing is ever swept
+        return False
+    return True
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Put a finished folder at ``target`` too, by hard links (by copying where the file system has none).
+
+    Raises:
+        OSError: a file could not be written; then nothing is there.
+    """
+    with replacing(target) as scratch:
+        for path in sorted(source.rglob("*")):
+            own = scratch / path.relative_to(source)
+            if path.is_dir():
+                own.mkdir()
+            else:
+                _link(path, own)
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        shutil.copy2(file, target)
+
+
+def defined(value: Any) -> Any:
+    """Numbers, or dictionaries of them, with None for what is undefined: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: defined(own) for key, own in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write JSON: all of it or nothing."""
+    write_text(file, as_text(content))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text: all of it or nothing."""
+    with replacing_file(file) as scratch:
+        scratch.write_text(text, "utf-8")
+
+
+@contextmanager
+def replacing_file(file: Path) -> Iterator[Path]:
+    """A path to write that takes the place of ``file`` when the block ends well; leftovers of killed writers go.
+
+    Raises:
+        OSError: nothing can be written here.
+    """
+    sweep(file.parent, file.name)
+    scratch = _sibling(file, "tmp")
+    handle = os.open(scratch, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        _lock(handle)
+        yield scratch
+        sync(scratch)
+        scratch.replace(file)
+    finally:
+        os.close(handle)
+        scratch.unlink(missing_ok=True)
+    sync(file.parent)
+
+
+def read_json(file: Path) -> Any:
+    """What :func:`write_json` wrote."""
+    return json.loads(file.read_text("utf-8"))
+
+
+def as_text(content: Any) -> str:
+    """JSON as it is written everywhere here; content that reads the same and looks different was edited."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
+    """Write the manifest of a folder, last: versions, the sha256 and size of each file (of ``names`` only, if given).
+
+    With ``names`` other files may lie beside them; without, the folder holds what the manifest names and nothing else.
+    """
+    chosen = [folder / name for name in names] if names is not None else sorted(folder.rglob("*"))
+    files = {}
+    for file in (path for path in chosen if path.is_file() and path != folder / MANIFEST):
+        sync(file)
+        files[file.relative_to(folder).as_posix()] = {"sha256": hash_of(file), "bytes": file.stat().st_size}
+    manifest = {"format": FORMAT, **about, "versions": versions(), "partial": names is not None, "files": files}
+    write_json(folder / MANIFEST, manifest | {"sha256": digest(manifest)})
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes results and writes files."""
+    packages = ("sprec", "torch", "transformers", "tokenizers", "peft", "numpy", "polars")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def verify(folder: Path, *names: str) -> str:
+    """What is wrong with a sealed folder, in one line that names the file; empty if nothing is.
+
+    Args:
+        folder: where the manifest is.
+        names: the files to check, by default all that the manifest lists.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except (OSError, ValueError):
+        return f"{folder / MANIFEST} is missing or damaged"
+    entries: dict[str, Any] = manifest["files"]
+    for name in names or entries:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            return f"{folder / MANIFEST} names a file outside of its folder: {name}"
+        problem = _problem(folder / name, entries.get(name))
+        if problem:
+            return problem
+    stranger = None if names else _stranger(folder, entries, manifest.get("partial", False))
+    return f"{stranger} is not in the manifest: somebody added it" if stranger else ""
+
+
+def _stranger(folder: Path, entries: Mapping[str, Any], partial: bool) -> Path | None:
+    """A file that the manifest does not name, where it should name all: what loads a folder would read it too.
+
+    A partial manifest covers the folders below that it names files of. Hidden files (of file managers) do not count.
+    """
+    covered = {folder / PurePosixPath(name).parts[0] for name in entries if "/" in name} if partial else {folder}
+    known = {folder / name for name in entries} | {folder / MANIFEST}
+    files = (path for place in sorted(covered) for path in sorted(place.rglob("*")) if path.is_file())
+    return next((file for file in files if file not in known and not file.name.startswith(".")), None)
+
+
+def _problem(file: Path, expected: Mapping[str, Any] | None) -> str:
+    if not file.is_file():
+        return f"{file} is missing"
+    if expected is None or file.stat().st_size != expected["bytes"] or hash_of(file) != expected["sha256"]:
+        return f"{file} is damaged or was edited"
+    return ""
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a sealed folder.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged: not what was written.
+    """
+    text = (folder / MANIFEST).read_text("utf-8")
+    manifest = json.loads(text)
+    expected = manifest.pop("sha256", "") if isinstance(manifest, dict) else ""
+    if expected != digest(manifest) or text != as_text(manifest | {"sha256": expected}):
+        raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
+    return dict(manifest)
+
+
+def digest(content: Any) -> str:
+    """The sha256 of JSON content, whatever the order of its keys."""
+    return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_of(file: Path) -> str:
+    """The sha256 of a file."""
+    with file.open("rb") as handle:
+        content = sha256()
+        while chunk := handle.read(1 << 20):
+            content.update(chunk)
+    return content.hexdigest()
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until a folder and all that is in it is on the disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing(what: Path, hint: str) -> Iterator[None]:
+    """Turn a full disk and other failures of writing into one line.
+
+    Raises:
+        UserError: what could not be written, why, and the hint.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _of_system(error):
+            raise
+        raise UserError(f"cannot write {what}: {_reason(error)}; {hint}") from error
+
+
+def _of_system(error: Exception) -> bool:
+    """Whether the operating system refused; libraries written in Rust wrap its errors in exceptions of their own."""
+    if isinstance(error, OSError):
+        own = error.errno is None  # made by a library, about something else: a model that is not there
+        return not own and not isinstance(error, ConnectionError | TimeoutError)
+    return "(os error " in str(error) or "No space left on device" in str(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).splitlines()[0]

@@ -1,0 +1,148 @@
+"""Processes of one machine that divide work among them: each with its share of the cores, and one of the GPUs."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from sprec.system import storage
+from sprec.system.errors import UserError
+from sprec.system.program import program
+
+_PAUSE = 0.5
+"""Seconds between two looks at the workers."""
+
+
+def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..., Any], *arguments: Any) -> None:
+    """Call the same function in several processes, and return when all of them have.
+
+    Args:
+        count: of processes.
+        folder: for their news, ``worker-1.log`` and so on.
+        look: called again and again meanwhile.
+        work: knows how to leave alone what another process is at; a function of a module.
+        arguments: of ``work``.
+
+    Raises:
+        UserError: one of them failed, here is what it said; the others were asked to stop, and have.
+    """
+    with storage.writing(folder, "choose another -o"):
+        folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"worker-{number}.log" for number in range(1, count + 1)]
+    context = multiprocessing.get_context("spawn")
+    workers: list[BaseProcess] = []
+    tasks: list[Connection] = []
+    try:
+        for number, log in enumerate(logs):
+            receive, send = context.Pipe(duplex=False)
+            worker: BaseProcess = context.Process(target=_enter, args=(number + 1, log, receive), daemon=True)
+            with _environment(_share(number, count)), _without_interrupts():
+                worker.start()
+                workers.append(worker)
+            receive.close()
+            tasks.append(send)
+        for task in tasks:  # only now: the first one waits until its worker has imported everything
+            with suppress(BrokenPipeError), task:
+                task.send((work, arguments))
+        while any(worker.is_alive() for worker in workers):
+            _check(workers, logs)
+            look()
+            time.sleep(_PAUSE)
+        _check(workers, logs)
+        look()
+    finally:
+        for worker in workers:
+            worker.terminate()  # a signal to what is no more is none
+        for worker in workers:
+            worker.join()
+
+
+def _share(number: int, count: int) -> Mapping[str, str]:
+    """The environment of a worker: what the user has set stays."""
+    import torch  # here, so that workers begin light
+
+    share = {
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count)),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the news go into a file
+        "TRANSFORMERS_VERBOSITY": "error",
+    } | dict(os.environ)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible is not None else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    return share | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started here never hears Ctrl-C, which a terminal sends to all: the parent hears it, and tells them.
+
+    It hears it at the end of the block: a worker that is half started would complain that nobody says what to do.
+    """
+    resource_tracker.ensure_running()  # or the first worker starts it, and it lets Ctrl-C through again
+    came: list[int] = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    own = signal.getsignal(signal.SIGINT)  # another thread may take the signal, and the handler runs in this one
+    here = threading.current_thread() is threading.main_thread() and callable(own)
+    if here:
+        signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if here:
+            signal.signal(signal.SIGINT, own)
+        if came and callable(own):
+            own(signal.SIGINT, None)
+
+
+def _enter(number: int, log: Path, task: Connection) -> None:
+    """Where a worker begins."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    threading.Thread(target=_follow, daemon=True).start()
+
+    def begin() -> None:
+        work, arguments = task.recv()
+        work(*arguments)
+
+    program(f"worker {number}", begin)
+
+
+def _follow() -> None:
+    """Do not outlive the parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _check(workers: list[BaseProcess], logs: list[Path]) -> None:
+    """Complain if a worker has failed.
+
+    Raises:
+        UserError: its last words.
+    """
+    for worker, log in zip(workers, logs, strict=True):
+        if worker.exitcode:
+            said = [line for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+            last = said[-1] if said and said[-1].startswith("worker ") else f"a worker ended with {worker.exitcode}"
+            raise UserError(f"{last} (more in {log})")

@@ -1,0 +1,1 @@
+"""What preference optimisation converges to, by computation."""

@@ -1,0 +1,145 @@
+"""Runs side by side: paired by seed, never pooled over protocols or settings, in one line where they do not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sprec.cli import app
+from sprec.data import Catalog, Dataset, Split
+from sprec.runs import load_results
+from sprec.study.compare import compare_runs, score_lists
+from sprec.system.errors import UserError
+from toy_runs import toy_changes
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a method once and returns its folder; methods without a model take no time."""
+    root = tmp_path_factory.mktemp("compared")
+
+    def call(method: str, seed: int, **settings: Any) -> Path:
+        out = root / "-".join([method, str(seed), *(f"{key}={value}" for key, value in settings.items())])
+        if not out.exists():
+            common = {"loop__iterations": 0, "backbone__epochs": 1, "loop__samples": 8, "sft__samples": 16}
+            changes = toy_changes(method=method, seed=seed, **(common | settings))
+            arguments = ["run", "demo", "--data", toy_data, "-o", out, "--shared", root / "shared", *changes]
+            done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+            assert done.exit_code == 0, (done.output, done.exception)
+        return out
+
+    return call
+
+
+def metric(run: Path, name: str) -> float:
+    return load_results(run)[-1].metrics[name]
+
+
+def test_runs_are_paired_by_seed_not_by_their_place_on_the_line(run: Run) -> None:
+    """Per seed, by the runs' own metrics: chance minus popularity."""
+    chance, popular = ({seed: run(method, seed) for seed in (0, 1, 2)} for method in ("random", "popularity"))
+    metrics, differences = compare_runs([popular[0], popular[2], popular[1], chance[2], chance[0], chance[1]], 200)
+    again = compare_runs([*popular.values(), *chance.values()], 200)
+    assert (metrics, differences) == again
+    rows = dict(differences.rows)
+    for name, label in (("DivRatio@1", "DivRatio@1 ↑"), ("ORRatio@5", "ORRatio@5 ↓")):
+        by_seed = [metric(chance[seed], name) - metric(popular[seed], name) for seed in (0, 1, 2)]
+        found = rows["random", "popularity", label]["difference"]
+        assert found.value == pytest.approx(sum(by_seed) / 3)
+        assert found.mark == "better"
+    assert "popularity 0, 1, 2; random 0, 1, 2" in metrics.title, "equal lists of three seeds are three seeds"
+    assert metrics.title.startswith("ranks items; ")
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have(run: Run) -> None:
+    runs = [run("popularity", 1), *(run("random", seed) for seed in (0, 1, 2))]
+    rows = dict(compare_runs(runs, 200)[1].rows)
+    found = rows["random", "popularity", "DivRatio@5 ↑"]
+    one = metric(run("random", 1), "DivRatio@5") - metric(run("popularity", 1), "DivRatio@5")
+    assert found["difference"].value == pytest.approx(one)
+    assert found["value"].value == pytest.approx(sum(metric(run("random", s), "DivRatio@5") for s in (0, 1, 2)) / 3)
+    with pytest.raises(UserError, match=r"^random \(seeds 0, 2\) and popularity \(seeds 1\) share no seed"):
+        compare_runs([run("popularity", 1), run("random", 0), run("random", 2)], 200)
+
+
+def test_protocols_are_never_pooled(run: Run) -> None:
+    runs = [run("bigrec", seed, recommend__protocol=protocol) for seed in (0, 1) for protocol in ("paper", "exact")]
+    arguments = ["compare", *map(str, [*runs, run("random", 0)]), "--resamples", "200", "--json"]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)
+    values = {row["method"]: row["metrics"]["HR@5"]["value"] for row in found["metrics"]["rows"]}
+    assert list(values) == ["bigrec, paper's protocol", "bigrec, exact", "random, ranks items"]
+    assert values["bigrec, exact"] == pytest.approx((metric(runs[1], "HR@5") + metric(runs[3], "HR@5")) / 2)
+    references = {row["method"]: row["reference"] for row in found["differences"]["rows"]}
+    assert references["bigrec, exact"] == "bigrec, exact"
+    assert references["random, ranks items"] == "bigrec, paper's protocol"
+    alone = compare_runs(runs[::2], 200)
+    assert [labels for labels, _ in alone[0].rows] == [("bigrec",)]
+    assert alone[0].title == "paper's protocol; mean and 95% interval (seeds of bigrec 0, 1)"
+
+
+def test_other_settings_are_another_method(run: Run) -> None:
+    without, other = run("random", 0, recommend__exclude_history=True), run("random", 1)
+    with pytest.raises(UserError, match=r"differ in recommend\.exclude_history; runs of one method are pooled"):
+        compare_runs([other, without], 200)
+    first = run("random", 0)
+    assert compare_runs([first, first], 200) == compare_runs([first], 200), "the same run twice is one seed"
+
+
+def test_titles_say_the_protocol(run: Run, toy_data: Path) -> None:
+    out = run("bigrec", 0, recommend__protocol="exact")
+    settings = {"loop__iterations": 0, "backbone__epochs": 1, "loop__samples": 8, "sft__samples": 16}
+    changes = toy_changes(method="bigrec", seed=0, recommend__protocol="exact", **settings)
+    shown = CliRunner().invoke(app, ["run", "demo", "--data", str(toy_data), "-o", str(out), *changes])
+    assert "demo (simulated users), exact, " in shown.stdout
+    evaluated = CliRunner().invoke(
+        app, ["evaluate", str(out), "--set", "recommend.protocol=d3", "--set", "sasrec.epochs=1"]
+    )
+    assert "SASRec-guided" in evaluated.stdout
+
+
+def test_models_that_started_otherwise_are_not_pooled_as_bigrec(run: Run) -> None:
+    """Self-play of two seeds with other SFT rates: both begin with a "bigrec", but not with seeds of one."""
+    one = run("sprec", 0, loop__iterations=1, sft__lr=0.001)
+    other = run("dpo", 1, loop__iterations=1, sft__lr=0.002)
+    with pytest.raises(UserError, match=r"have bigrec .* in common but differ in sft\.lr"):
+        compare_runs([one, other], 200)
+
+
+def test_lists_shorter_than_five_are_compared_where_they_can_be(run: Run) -> None:
+    table, differences = compare_runs(
+        [run("random", 0, recommend__top_k=1), run("popularity", 0, recommend__top_k=1)], 200
+    )
+    assert set(table.metrics) == {"DivRatio@1", "ORRatio@1", "MGU@1"}
+    assert {labels[2].split()[0] for labels, _ in differences.rows} == set(table.metrics)
+
+
+def test_lists_longer_than_the_catalog_are_measured_as_far_as_it_goes(
+    toy_dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three items, no genres: HR@1 exists, HR@5 does not; items named twice and what is undefined take a line each."""
+    splits = {name: Split.of([((0,), 1), ((1,), 2)]) for name in ("train", "test")}
+    dataset = Dataset("three", Catalog.of(["Alien", "Dune", "Emma"]), splits, (), toy_dataset.wording)
+    file = tmp_path / "lists.jsonl"
+    file.write_text('{"case": 0, "items": [1, 1, 1, 0, 2]}\n{"case": 1, "items": [0, 1, 2]}\n')
+    found = score_lists(file, dataset)
+    assert found["HR@1"] == 0.5
+    assert "HR@5" not in found
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "! 1 lists name an item more than once; each time counts as a recommendation"
+    assert told[1] == "! MGU and DGU are undefined (NaN): no selected genre on one side"
+    assert len(told) == 2
+
+
+def test_lists_of_some_cases_say_so(toy_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, file = Dataset.load(toy_data), tmp_path / "lists.jsonl"
+    file.write_text('{"case": 3, "items": [1]}\n')
+    assert score_lists(file, dataset)["DivRatio@1"] == 1
+    assert "1 of the 20 cases of test are covered" in capsys.readouterr().err
+    file.write_text('{"case": 12, "items": [1]}\n')
+    with pytest.raises(UserError, match=r"case 12 is not a row of the valid split \(0 to 11\)"):
+        score_lists(file, dataset, "valid")

@@ -1,0 +1,75 @@
+"""What is kept of a run: enough for its metrics, found again only for the same recipe and data."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sprec.data import Dataset
+from sprec.evaluation import accumulate, bootstrap
+from sprec.runs import load_results
+from sprec.runs.recipes import resolve
+from sprec.study.rates import Try, chosen
+from sprec.study.records import Record, find, key_of, of_run
+from sprec.system.errors import UserError
+from sprec.system.storage import digest, hash_of
+
+
+def test_a_record_has_the_metrics_of_its_run(toy_run: Path, toy_dataset: Dataset, tmp_path: Path) -> None:
+    of_run(toy_run, "k", 1.5, "fp32").write(tmp_path / "one.json")
+    kept = find(tmp_path / "one.json", "k")
+    assert kept is not None
+    assert kept.lists.shape == (20, 5)
+    assert list(kept.results) == load_results(toy_run)
+    assert (kept.seconds, kept.precision) == (1.5, "fp32")
+    made = toy_run / "stages/00-backbone"
+    weights = {f"model/{file.name}": hash_of(file) for file in (made / "model").iterdir()}
+    assert "model/model.safetensors" in weights
+    assert kept.backbone == digest(weights)[:16]
+    measured = bootstrap([kept.cases(toy_dataset)], resamples=10).per_seed
+    last = load_results(toy_run)[-1].metrics
+    for name in ("HR@5", "NDCG@5", "DivRatio@1", "ORRatio@5", "MGU@1"):
+        assert measured[name][0] == pytest.approx(last[name]), name
+
+
+def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset, tmp_path: Path) -> None:
+    recipe = resolve("demo", ["seed=1"])
+    key = key_of(recipe, toy_dataset)
+    alike = ["seed=1", "track=[tensorboard]", "checkpoint_steps=3", "tokens_per_batch=512"]
+    assert key == key_of(resolve("demo", alike), toy_dataset)
+    assert key != key_of(resolve("demo", ["seed=2"]), toy_dataset)
+    assert key != key_of(resolve("demo", ["seed=1", "prefer.lr=1e-5", "prefer.beta=0.2"]), toy_dataset)
+    Record(key, np.array([[3, 1]]), [], 0.0, "fp32").write(tmp_path / "r.json")
+    assert find(tmp_path / "r.json", key) is not None
+    assert find(tmp_path / "r.json", "other") is None
+    assert find(tmp_path / "none.json", key) is None
+    (tmp_path / "r.json").write_text("{")
+    assert find(tmp_path / "r.json", key) is None
+    with pytest.raises(UserError, match=r"r\.json is not the record of a run; the same command makes it again"):
+        Record.read(tmp_path / "r.json")
+
+
+def _tried(hits: int, exact: float, first: int = 0) -> Try:
+    """A rate with ``hits`` of 100 cases in first place, from the case ``first`` on."""
+    hit = (np.arange(100) >= first) & (np.arange(100) < first + hits)
+    lists = np.stack([np.where(hit, 0, 1), *(np.full(100, item) for item in range(2, 6))], axis=1)
+    cases = accumulate(lists, np.zeros(100), [6] * 100, range(101), np.ones((7, 1)))
+    return Try(bootstrap([cases], resamples=200), exact)
+
+
+def test_the_best_rate_keeps_the_titles() -> None:
+    tried = {1e-6: _tried(2, 0.99), 2e-6: _tried(3, 0.95), 4e-6: _tried(3, 0.95), 1e-5: _tried(9, 0.5)}
+    assert chosen(tried) == 2e-6, "the best of those that write titles, the lower one of two"
+    assert chosen({1e-5: tried[1e-5], 1e-4: _tried(0, 0.1)}) == 1e-5
+    assert chosen({1.0: _tried(1, math.nan)}) == 1.0, "SASRec writes no titles"
+
+
+def test_the_recipe_s_rate_stays_unless_another_is_really_better() -> None:
+    tried = {1.0: _tried(10, 1.0), 2.0: _tried(12, 1.0, first=6), 4.0: _tried(30, 1.0)}
+    assert chosen(tried) == 4.0
+    assert chosen(tried, 1.0) == 4.0, "20 hits more on the same cases"
+    del tried[4.0]
+    assert chosen(tried, 1.0) == 1.0, "6 hits lost and 8 found may be luck"
+    assert chosen(tried, 8.0) == 2.0, "a rate that was not tried has no claim"
+    assert chosen({**tried, 1.0: _tried(40, 0.5)}, 1.0) == 2.0, "nor has one that destroys the model"
