@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = f"""
 import resource
 from sprec.data.demo import demo
-from sprec.errors import UserError
+from sprec.system.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     demo().save({str(tmp_path / "out")!r})

@@ -10,7 +10,7 @@ from sprec.system.memory import settled
 
 _STEP = """
 import ctypes, sys, torch
-from sprec.engine.memory import keep_freed
+from sprec.system.memory import keep_freed
 if sys.argv[1] == "keep":
     keep_freed()
 class Info(ctypes.Structure):  # mallinfo(3): the ninth is `fordblks`, freed and still the process's own
