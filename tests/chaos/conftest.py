@@ -13,7 +13,7 @@ import yaml
 from chaos.harness import Ended, Fault, Server
 from chaos.records import Record, recording
 from sprec.data import Catalog, Dataset, Split
-from sprec.data.dataset import Wording
+from sprec.data.about import Wording
 from sprec.system import storage
 
 TITLES = ["Dune", "Emma", "Persuasion", "Dracula", "Ulysses", "Middlemarch", "Red Rising", "Red Queen", "Six of Crows",

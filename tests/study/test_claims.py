@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sprec.data import Catalog, Dataset, Split
-from sprec.data.dataset import Wording
+from sprec.data.about import Wording
 from sprec.evaluation import PAPER_METRICS, bootstrap
 from sprec.runs.recipes import resolve
 from sprec.study.claims import CLAIMS, Check, Level, Relation, claims_table, decide

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sprec.data import Catalog, Dataset, Split
-from sprec.data.dataset import Wording
+from sprec.data.about import Wording
 from sprec.evaluation import PAPER_METRICS, Table
 from sprec.runs.pipeline import Result
 from sprec.runs.recipes import resolve

@@ -10,6 +10,14 @@ import numpy as np
 import polars as pl
 
 from sprec.system.errors import UserError
+from sprec.system.parquet import read_parquet
+
+_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "item_id": pl.Int64,
+    "title": pl.String,
+    "genres": pl.List(pl.String),
+    "source_id": pl.String,
+}
 
 
 @dataclass(frozen=True)
@@ -86,18 +94,32 @@ class Catalog:
                 "genres": pl.Series(list(map(list, self.genres)), dtype=pl.List(pl.String)),
                 "source_id": list(self.source_ids),
             },
-            schema={
-                "item_id": pl.Int64,
-                "title": pl.String,
-                "genres": pl.List(pl.String),
-                "source_id": pl.String,
-            },
+            schema=_COLUMNS,
         )
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":
-        """Read ``items.parquet``."""
-        frame = pl.read_parquet(path).sort("item_id")
+        """Read ``items.parquet``.
+
+        Raises:
+            ValueError: it is no table of items that are numbered from 0.
+        """
+        return cls.of_frame(read_parquet(path))
+
+    @classmethod
+    def of_frame(cls, frame: pl.DataFrame) -> "Catalog":
+        """The catalog that :meth:`frame` gives back.
+
+        Raises:
+            ValueError: it is no table of items that are numbered from 0.
+        """
+        if {name: frame.schema.get(name) for name in _COLUMNS} != _COLUMNS:
+            raise ValueError(f"columns must be {', '.join(_COLUMNS)}")
+        if frame.select(pl.exclude("genres")).null_count().sum_horizontal().sum():
+            raise ValueError("an item lacks an id or a title")
+        frame = frame.sort("item_id")
+        if frame["item_id"].to_list() != list(range(len(frame))):
+            raise ValueError("items are not numbered from 0")
         return cls(
             tuple(frame["title"].to_list()),
             tuple(tuple(genres or ()) for genres in frame["genres"].to_list()),

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import polars as pl
 
+from sprec.data.about import FORMAT, Wording, read_about
 from sprec.data.catalog import Catalog
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.parquet import UNREADABLE, parse_parquet, write_parquet
+from sprec.system.paths import require_name, require_path
 
 SPLITS = ("train", "valid", "test", "extra")
-FORMAT = 1
 
 
 class Example(NamedTuple):
@@ -29,16 +31,6 @@ class Example(NamedTuple):
 
     history: tuple[int, ...]
     target: int
-
-
-@dataclass(frozen=True)
-class Wording:
-    """How a domain speaks: one instruction for all users, and what stands around the titles of the history."""
-
-    instruction: str
-    prefix: str
-    suffix: str
-    noun: str = "items"
 
 
 class Split(Sequence[Example]):
@@ -126,6 +118,9 @@ class Dataset:
         warnings: what the reader repaired or dropped, with counts.
         meta: anything else worth keeping (source, options, counts of the full log).
         hash: of the files that it was loaded from; empty for one that is in memory only, changed copies included.
+
+    Raises:
+        UserError: a name that no folder can have.
     """
 
     name: str
@@ -136,6 +131,9 @@ class Dataset:
     warnings: Mapping[str, int] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     hash: str = field(default="", init=False)
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
 
     @property
     def train(self) -> Split:
@@ -163,7 +161,7 @@ class Dataset:
         Raises:
             UserError: ``path`` exists and is not a dataset, or is one and ``overwrite`` is off.
         """
-        path = Path(path)
+        path = require_path(path)
         if path.exists() and not (overwrite and (path / "dataset.json").is_file()):
             raise UserError(f"{path} already exists" + ("" if overwrite else "; pass --overwrite to replace it"))
         with whole_directory(path) as scratch:
@@ -171,9 +169,9 @@ class Dataset:
         return Dataset.load(path)
 
     def _write(self, folder: Path) -> None:
-        self.catalog.frame().write_parquet(folder / "items.parquet")
+        write_parquet(self.catalog.frame(), folder / "items.parquet")
         frames = [self.splits.get(name, _EMPTY).frame(name) for name in SPLITS]
-        pl.concat(frames).write_parquet(folder / "sequences.parquet")
+        write_parquet(pl.concat(frames), folder / "sequences.parquet")
         files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in _TABLES}
         about = {
             "format": FORMAT,
@@ -192,29 +190,23 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path | str) -> "Dataset":
-        """Read a dataset directory and check its hashes.
+        """Read a dataset directory and check its hashes and that every item of a row is one of the catalog.
 
         Raises:
             UserError: not a dataset, damaged, or written by a newer version.
         """
-        path = Path(path)
-        about = _read_about(path)
+        path = require_path(path)
+        about = read_about(path)
         digest = sha256()
-        for name in _TABLES:
-            _check_file(path / name, about["sha256"].get(name, ""), digest)
-        digest.update(json.dumps([about["name"], about["wording"], about["genres"]], sort_keys=True).encode())
-        catalog = Catalog.load(path / "items.parquet")
-        frame = pl.read_parquet(path / "sequences.parquet")
-        splits = {name: _split_of(frame.filter(pl.col("split") == name)) for name in SPLITS}
-        loaded = cls(
-            name=about["name"],
-            catalog=catalog,
-            splits=splits,
-            genres=tuple(about["genres"]),
-            wording=Wording(**about["wording"]),
-            warnings=about["warnings"],
-            meta=about["meta"],
-        )
+        items, sequences = (_verified(path / name, about.sha256.get(name, ""), digest) for name in _TABLES)
+        digest.update(json.dumps([about.name, asdict(about.wording), about.genres], sort_keys=True).encode())
+        try:
+            catalog = Catalog.of_frame(parse_parquet(items))
+            splits = _splits_of(parse_parquet(sequences), len(catalog))
+        except (ValueError, *UNREADABLE) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"the tables of {path} are no dataset: {reason}; import the dataset again") from error
+        loaded = cls(about.name, catalog, splits, tuple(about.genres), about.wording, about.warnings, about.meta)
         object.__setattr__(loaded, "hash", digest.hexdigest())  # no argument, so that replace() drops it
         return loaded
 
@@ -238,25 +230,8 @@ def whole_directory(path: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    file = path / "dataset.json"
-    if not file.is_file():
-        raise UserError(f"{path} is not a dataset (no {file}); make one with 'sprec data import' or 'sprec data demo'")
-    try:
-        text = file.read_text("utf-8")
-        about: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else None
-        raise UserError(f"{file} has format {found!r}, this version reads {FORMAT}")
-    as_written = storage.as_text(about)
-    if about.pop("digest", None) != storage.digest(about) or text != as_written:
-        raise UserError(f"{file} is damaged or was edited; import the dataset again")
-    return dict(about)
-
-
-def _check_file(file: Path, expected: str, digest: Any) -> None:
+def _verified(file: Path, expected: str, digest: Any) -> bytes:
+    """The content of a file, which must have the expected hash; ``digest`` takes it in."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -264,6 +239,26 @@ def _check_file(file: Path, expected: str, digest: Any) -> None:
     digest.update(content)
     if sha256(content).hexdigest() != expected:
         raise UserError(f"{file} does not match the hash in dataset.json: damaged or edited; import the dataset again")
+    return content
+
+
+def _splits_of(frame: pl.DataFrame, items: int) -> dict[str, Split]:
+    """The splits in a table, whose items are rows of a catalog of so many."""
+    columns = {"split": pl.String, "history": pl.List(pl.Int64), "target": pl.Int64}
+    if {name: frame.schema.get(name) for name in columns} != columns:
+        raise ValueError(f"columns must be {', '.join(columns)}")
+    if sum(frame.null_count().row(0)) or frame["history"].list.eval(pl.element().is_null()).list.any().any():
+        raise ValueError("a row lacks an item")
+    unknown = set(frame["split"].unique().to_list()) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"there is no split {min(unknown)!r}")
+    splits = {name: _split_of(frame.filter(pl.col("split") == name)) for name in SPLITS}
+    for name, split in splits.items():
+        ids = np.concatenate([split.items, split.targets])
+        if len(ids) and not 0 <= ids.min() <= ids.max() < items:
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"{name} names the item {wrong}, the catalog has {items:,}")
+    return splits
 
 
 def _split_of(frame: pl.DataFrame) -> Split:

@@ -11,8 +11,9 @@ from importlib import resources
 
 import numpy as np
 
+from sprec.data.about import Wording
 from sprec.data.catalog import Catalog
-from sprec.data.dataset import Dataset, Split, Wording
+from sprec.data.dataset import Dataset, Split
 from sprec.data.genres import count_genres, select_genres
 from sprec.system.errors import UserError
 

@@ -11,6 +11,8 @@ from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split, whole_directory
 from sprec.data.titles import distinguish
 from sprec.system.errors import UserError
+from sprec.system.parquet import write_parquet
+from sprec.system.paths import require_path
 
 _SPREC = {"train": "train", "valid": "valid", "test": "test", "extra": "valid_4096"}
 
@@ -35,7 +37,7 @@ def export(
     Raises:
         UserError: an unknown format, a folder that exists, or a full disk.
     """
-    if folder.exists():
+    if require_path(folder).exists():
         raise UserError(f"{folder} already exists; name a new folder")
     with whole_directory(folder) as scratch:
         if format == "sprec":
@@ -62,17 +64,13 @@ def _to_sprec(dataset: Dataset, folder: Path) -> None:
     records = {split: _records(dataset, rows, titles) for split, rows in dataset.splits.items()}
     records["extra"] = records.get("valid", []) + records.get("extra", [])  # as theirs, which holds both
     for split, name in _SPREC.items():
-        _write_json(folder / "data" / _file_name(dataset) / f"{name}.json", records.get(split, []))
-    facts = folder / "eval" / _file_name(dataset)
+        _write_json(folder / "data" / dataset.name / f"{name}.json", records.get(split, []))
+    facts = folder / "eval" / dataset.name
     ids = dataset.catalog.source_ids
     _write_json(facts / "id2name.json", dict(zip(ids, titles, strict=True)))
     _write_json(facts / "name2id.json", dict(zip(titles, ids, strict=True)))
     _write_json(facts / "name2genre.json", dict(zip(titles, map(list, dataset.catalog.genres), strict=True)))
     _write_json(facts / "genre_dict.json", dict.fromkeys(dataset.genres, 0))
-
-
-def _file_name(dataset: Dataset) -> str:
-    return dataset.name.replace("/", "-")
 
 
 def _records(dataset: Dataset, split: Split, titles: Sequence[str]) -> list[dict[str, str]]:
@@ -92,7 +90,7 @@ def _to_recbole(dataset: Dataset, folder: Path) -> None:
 
     RecBole cuts lists at spaces: those inside a genre become no-break spaces.
     """
-    catalog, name = dataset.catalog, _file_name(dataset)
+    catalog, name = dataset.catalog, dataset.name
     spaced = any(character.isspace() for id_ in catalog.source_ids for character in id_)
     ids = tuple(map(str, range(len(catalog)))) if spaced else catalog.source_ids
     genres = [" ".join(genre.replace(" ", "\u00a0") for genre in own) for own in catalog.genres]
@@ -123,7 +121,7 @@ def _to_trl(
 
 def _to_parquet(dataset: Dataset, folder: Path) -> None:
     """``items.parquet`` and a table per split with ids and titles side by side."""
-    dataset.catalog.frame().write_parquet(folder / "items.parquet")
+    write_parquet(dataset.catalog.frame(), folder / "items.parquet")
     titles = dataset.catalog.titles
     for name, split in dataset.splits.items():
         histories = [[titles[item] for item in row.history] for row in split]
@@ -131,7 +129,7 @@ def _to_parquet(dataset: Dataset, folder: Path) -> None:
             "history_titles": pl.Series(histories, dtype=pl.List(pl.String)),
             "target_title": pl.Series([titles[item] for item in split.targets], dtype=pl.String),
         }
-        split.frame(name).drop("split").with_columns(**named).write_parquet(folder / f"{name}.parquet")
+        write_parquet(split.frame(name).drop("split").with_columns(**named), folder / f"{name}.parquet")
 
 
 def _write_json(path: Path, content: Any) -> None:

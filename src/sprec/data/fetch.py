@@ -18,6 +18,7 @@ from typing import Any
 
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 from sprec.system.progress import bar, say
 
 TIMEOUT = 60
@@ -142,7 +143,7 @@ def files_of(name: str) -> Sequence[File]:
 def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
     """Download files into a folder; see :func:`fetch`."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        require_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from error
     wanted = list(files)

@@ -8,18 +8,19 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from sprec.data.about import Wording
 from sprec.data.catalog import Catalog
-from sprec.data.dataset import Dataset, Split, Wording
+from sprec.data.dataset import Dataset, Split
 from sprec.data.events import Events, collect, core, drop_repeats, long_enough
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
-from sprec.data.readers.files import require_utf8
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
 from sprec.data.titles import clean_genres, clean_title, distinguish, is_junk, repair_scraped, shorten
 from sprec.data.windows import Protocol, assign, draw, examples, find_windows, late_training_targets
 from sprec.system.errors import UserError
+from sprec.system.paths import require_name, require_path
 
 READERS: dict[str, Callable[[Path, Faults], Log]] = {
     "movielens": movielens.read,
@@ -98,10 +99,8 @@ def import_log(
     """
     if format not in READERS and format != "table":
         raise UserError(f'unknown format "{format}"; formats: {", ".join(["sprec", *READERS, "table"])}')
-    source, faults, title = Path(source), Faults(), name or Path(source).resolve().name.split(".")[0]
-    cleaning = cleaning or Cleaning()
-    for text in (source, title):
-        require_utf8(text)
+    source, faults, cleaning = require_path(source), Faults(), cleaning or Cleaning()
+    title = require_name(name or source.resolve().name.split(".")[0] or "data")
     if format == "recbole" and recbole.has_windows(source):
         dataset = _of_windows(source, title, cleaning, wording(noun or "items", verb or "chosen"), faults)
     else:

@@ -32,6 +32,7 @@ from sprec.runs.sasrec_stage import smoothing
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
 from sprec.system import processes, storage
+from sprec.system.parquet import write_parquet
 from sprec.system.progress import say
 from sprec.system.storage import write_json
 
@@ -361,7 +362,7 @@ def write_recommendations(file: Path, found: Recommendations) -> None:
     """
     none = [None] * len(found.items)
     log_probs = none if found.log_probs is None else found.log_probs.tolist()
-    pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "case": np.arange(len(found.items)),
             "items": found.items.tolist(),
@@ -369,7 +370,8 @@ def write_recommendations(file: Path, found: Recommendations) -> None:
             "log_probs": log_probs,
         },
         schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String, "log_probs": pl.List(pl.Float64)},
-    ).write_parquet(file)
+    )
+    write_parquet(frame, file)
 
 
 def _sft_groups(session: Session, policy: Policy, examples: Sequence[Example]) -> list[PromptGroup]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from sprec.config import Recipe
 from sprec.data import Catalog, Dataset
@@ -27,6 +26,7 @@ from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS, measured
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.parquet import read_parquet
 from sprec.system.progress import say
 
 
@@ -177,7 +177,7 @@ def evaluation_of(run: Path, index: int) -> Evaluation:
     problem = storage.verify(folders[-1])
     if problem:
         raise UserError(f"{problem}; the same sprec run command repairs it")
-    frame = pl.read_parquet(folders[-1] / RECOMMENDATIONS)
+    frame = read_parquet(folders[-1] / RECOMMENDATIONS)
     test = dataset.splits[recipe.split][: recipe.cases]
     genres = dataset.catalog.genre_matrix(dataset.genres)
     lists = np.array(frame["items"].to_list())

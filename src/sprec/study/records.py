@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
@@ -24,6 +23,7 @@ from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS, given
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.parquet import read_parquet
 from sprec.system.progress import say
 
 
@@ -114,7 +114,7 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
     if problem:
         raise UserError(f"{problem}; the same command repairs it")
-    lists = np.array(pl.read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
+    lists = np.array(read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
     return Record(key, lists, results, seconds, precision, backbone_of(run))
 
 

@@ -4,14 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sprec.data.titles import is_broken
 from sprec.system.errors import UserError
-
-
-def require_utf8(name: object) -> None:
-    """Raise a UserError if the name of a file or folder is not UTF-8: a dataset could not say where it comes from."""
-    if is_broken(str(name)):
-        raise UserError(f"{str(name).encode('utf-8', 'replace').decode()} has a name that is not UTF-8; rename it")
+from sprec.system.paths import require_path
 
 
 def require_file(path: Path) -> Path:
@@ -20,8 +14,7 @@ def require_file(path: Path) -> Path:
     Raises:
         UserError: it is missing or a folder, or its name is not UTF-8.
     """
-    require_utf8(path)
-    if path.is_file():
+    if require_path(path).is_file():
         return path
     raise UserError(f"{path} is {'a folder, a file is needed' if path.is_dir() else 'missing'}")
 

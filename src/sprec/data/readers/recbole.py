@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
+from glob import escape
 from pathlib import Path
 
 import polars as pl
@@ -29,7 +30,7 @@ def read(source: Path, faults: Faults) -> Log:
     """
     folder = source.parent if source.is_file() else source
     interactions = source if source.suffix == ".inter" else find_file(folder, ["*.inter"], "RecBole interactions")
-    items = find_file(folder, [f"{interactions.stem}.item", "*.item"], "RecBole items")
+    items = find_file(folder, [f"{escape(interactions.stem)}.item", "*.item"], "RecBole items")
     return Log(_events(interactions, faults), _items(items, faults))
 
 
@@ -61,7 +62,7 @@ def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split
     """
     train = find_file(source, ["*.train.inter"], "RecBole training windows")
     stem = train.name.removesuffix(".train.inter")
-    listed = _items(find_file(source, [f"{stem}.item"], "RecBole items"), faults)
+    listed = _items(find_file(source, [f"{escape(stem)}.item"], "RecBole items"), faults)
     items = listed.unique("item", keep="first", maintain_order=True)
     titles = [clean_title(title or "") for title in items["title"].to_list()]
     good = [not is_junk(title) for title in titles]

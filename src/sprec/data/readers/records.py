@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sprec.data.dataset import Wording
+from sprec.data.about import Wording
 from sprec.data.readers.files import read_json
 from sprec.data.titles import clean_title, is_junk, repair_encoding
 from sprec.system.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
 from sprec.data.genres import NO_GENRE, check_genres, count_genres, hierarchical_parents, select_genres
-from sprec.data.readers.files import read_json_object, require_utf8
+from sprec.data.readers.files import read_json_object
 from sprec.data.readers.records import (
     SEPARATOR,
     Record,
@@ -27,6 +27,7 @@ from sprec.data.readers.records import (
 )
 from sprec.data.titles import clean_title, is_broken, is_junk, repair_encoding, repair_scraped
 from sprec.system.errors import UserError
+from sprec.system.paths import require_name, require_path
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
 LONG = 150
@@ -58,8 +59,7 @@ def read(
     Raises:
         UserError: a file is missing or malformed, a genre unknown, or no training or test row is left.
     """
-    folder, facts, name = _locate(Path(source), name)
-    require_utf8(name)
+    folder, facts, name = _locate(require_path(source), name and require_name(name))
     records = _read_splits(folder)
     faults: Counter[str] = Counter()
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
@@ -92,7 +92,7 @@ def _locate(source: Path, name: str | None) -> tuple[Path, Path | None, str]:
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give the one that holds data/<name>/train.json")
     if (source / FILES["train"]).is_file():
-        return source, None, name or source.resolve().name
+        return source, None, name or require_name(source.resolve().name)
     root = source / "data" if (source / "data").is_dir() else source
     names = sorted(path.parent.name for path in root.glob(f"*/{FILES['train']}"))
     if name is None and len(names) == 1:

@@ -31,7 +31,7 @@ def scan(path: Path, *, separator: str = "", quote: str | None = '"') -> pl.Lazy
     if not require_file(path).stat().st_size:
         raise UserError(f"{path} is empty")
     if path.suffix == ".parquet":
-        return pl.scan_parquet(path)
+        return pl.scan_parquet(path.absolute(), glob=False)  # absolute, as polars would expand a ~
     return scan_text(path, separator=separator or _sniff(path), quote=quote)
 
 
@@ -59,7 +59,8 @@ def scan_text(
     null and further fields are ignored; else a row with more fields than the header is an error when it is read.
     """
     return pl.scan_csv(
-        source,
+        source.absolute() if isinstance(source, Path) else source,  # polars would expand a ~
+        glob=False,
         separator=separator,
         quote_char=quote,
         has_header=header,

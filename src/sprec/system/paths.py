@@ -1,0 +1,54 @@
+"""Names of files and datasets, checked before anything is done with them."""
+
+import os
+from pathlib import Path
+
+from sprec.system.errors import UserError
+
+LONGEST = 255 - len("..01234567.tmp")
+"""Bytes of a name that leave room for what :func:`sprec.system.storage.replacing` puts around it."""
+
+
+def require_path(path: Path | str) -> Path:
+    """Return ``path`` if files can have such a name.
+
+    Raises:
+        UserError: a null character in it, a name that is not UTF-8 or one that is too long.
+    """
+    text = str(path)
+    if "\0" in text:
+        raise UserError(f"{text!r} has a null character in its name")
+    if not _is_utf8(text):
+        raise UserError(f"{_shown(text)} has a name that is not UTF-8; rename it")
+    longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+    if longest > LONGEST:
+        raise UserError(f"{text:.60}... has a name of {longest} bytes; {LONGEST} at most")
+    return Path(path)
+
+
+def require_name(name: str) -> str:
+    """Return the name of a dataset if folders can be called so: it names folders inside of others.
+
+    Raises:
+        UserError: it is empty, too long, starts with a dot, or holds a slash, a control character or no UTF-8.
+    """
+    if not _is_utf8(name):
+        raise UserError(f"{_shown(name)} has a name that is not UTF-8; rename it")
+    if not name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        why = "names of datasets name folders: no slashes, control characters or leading dot"
+        raise UserError(f"{name[:60]!r} cannot be the name of a dataset ({why})")
+    if len(name.encode()) > LONGEST:
+        raise UserError(f"the name of the dataset has {len(name.encode())} bytes; {LONGEST} at most")
+    return name
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8 come as lone surrogates
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
