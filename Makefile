@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+QUIETLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup setup-dev demo test lint bench chaos results docs audit clean
+.PHONY: help setup setup-dev demo test tests nightly dist lint bench chaos results docs audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,9 +39,19 @@ lint: setup-dev ## ruff and mypy --strict
 	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
 
-test: setup-dev lint ## lint, types and all tests
+test: lint tests ## lint, types and all tests but the nightly ones
+
+tests: setup-dev ## the tests alone, with their coverage
 	@echo "== tests, two files at a time"
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(QUIETLY) $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+nightly: setup-dev ## the tests that take minutes each
+	$(QUIETLY) $(BIN)/python -m pytest -n 2 --dist loadfile -m nightly
+
+dist: ## build the wheel and the sdist into dist/
+	$(PYTHON) -m venv build/env
+	build/env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build
+	build/env/bin/python -m build --outdir dist
 
 results: setup-dev ## run what is not on record under results/; first: sprec data fetch sprec-sampled -o authors
 	results/make.sh

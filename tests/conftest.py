@@ -17,6 +17,20 @@ SHARED_DATA = Path(os.environ.get("SPREC_TEST_DATA", Path(__file__).parents[2] /
 """Holds ``sprec/``, the authors' files of the paper's datasets, and ``raw/``, two real logs; see CONTRIBUTING.md."""
 
 
+TIERS = {"slow", "gpu", "nightly"}
+RUNS = {"cli", "toy_run", "run", "whole", "shared_data"}
+"""Fixtures of tests that start runs or processes, or read the paper's data."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow by their fixtures, and the rest as ``unit``."""
+    for item in items:
+        if RUNS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+        if not TIERS & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("unit")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     if not SHARED_DATA.is_dir():

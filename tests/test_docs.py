@@ -6,9 +6,11 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sprec.data import Dataset
 from sprec.data.demo import demo
@@ -95,11 +97,28 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert Dataset.load(tmp_path / "demo/run/dataset").name == demo(0, train=60).name
 
 
-def test_the_make_targets_of_the_readme_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"^make ([\w-]+)$", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+def test_the_make_targets_that_are_named_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^make ([\w-]+)$", README, re.MULTILINE)) <= targets
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(workflow.read_text("utf-8"))["jobs"].values()
+        named = {
+            word for job in jobs for step in job["steps"] for word in re.findall(r"make (\w+)", step.get("run", ""))
+        }
+        assert named, workflow
+        assert named <= targets, workflow
     assert re.search(r"^make test$", (ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE)
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert (cited["title"], cited["version"], cited["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_times_add_up_what_the_runs_of_the_tables_took(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ class Catalog:
         titles: one title per item; two items may share a title.
         genres: the genres of each item, possibly none.
         source_ids: the ids that the items had where they came from.
+
+    Example:
+        >>> catalog = Catalog.of(["Dune", "Emma"], [["fantasy"], ["romance", "classics"]])
+        >>> catalog.find("emma")
+        1
+        >>> catalog.genre_matrix(["romance", "classics"]).tolist()
+        [[0.0, 0.0], [0.5, 0.5]]
     """
 
     titles: tuple[str, ...]

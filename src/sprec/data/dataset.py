@@ -40,6 +40,13 @@ class Split(Sequence[Example]):
         items: all histories behind each other, shape (sum of lengths,).
         offsets: where each history starts and the last one ends, shape (n+1,).
         targets: the item that came next, shape (n,).
+
+    Example:
+        >>> split = Split.of([([3, 1], 2), ([0], 3)])
+        >>> split[0]
+        Example(history=(3, 1), target=2)
+        >>> split.items.tolist(), split.offsets.tolist(), split.targets.tolist()
+        ([3, 1, 0], [0, 2, 3], [2, 3])
     """
 
     def __init__(self, items: np.ndarray, offsets: np.ndarray, targets: np.ndarray) -> None:
@@ -121,6 +128,14 @@ class Dataset:
 
     Raises:
         UserError: a name that no folder can have.
+
+    Example:
+        >>> from sprec.data.demo import demo
+        >>> dataset = demo(seed=0, train=3, valid=1, test=2, extra=0, history=4).save("films")
+        >>> len(dataset.train), len(dataset.test), dataset.hash == Dataset.load("films").hash
+        (3, 2, True)
+        >>> dataset.catalog.titles[dataset.test[0].history[0]]
+        'Star Wars: Episode IV - A New Hope (1977)'
     """
 
     name: str

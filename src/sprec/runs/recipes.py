@@ -48,6 +48,15 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
 
     Raises:
         UserError: unknown recipe, key, method or value; the message names the key.
+
+    Example:
+        >>> recipe = resolve("demo", ["method=sprec-rn", "loop.iterations=2"])
+        >>> recipe.negatives.source, recipe.loop.iterations
+        ('uniform', 2)
+        >>> resolve("demo", ["loop.iteration=2"])
+        Traceback (most recent call last):
+            ...
+        sprec.system.errors.UserError: recipe demo: loop.iteration: unknown key
     """
     content = _mapping(text(name), name)
     for_method = content.pop("methods", {})
