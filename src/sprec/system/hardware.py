@@ -25,7 +25,7 @@ def prefers_bf16(words: set[str]) -> bool:
     """The decision for a CPU that Linux describes with these words, its flags and its vendor among them.
 
     Matrix units (amx_bf16) gain several times over. Vector instructions (avx512_bf16) alone reach .6 of float32's rate
-    on Intel's cores (docs/log.md, on a Xeon whose matrix units a virtual machine hides); on AMD's they are said to
+    on Intel's cores (research/log.md, on a Xeon whose matrix units a virtual machine hides); on AMD's they are said to
     gain, which was not measured. No clock decides: the precision is part of what a stage is known by, so it must be the
     same in all processes and on all days.
     """

@@ -18,7 +18,7 @@ def choose() -> None:
     """Let waiting threads sleep where other processes compute, before PyTorch is imported; what is set stays.
 
     Alone, the default (spin a moment, then sleep) made a training step up to 2.8 times as fast on two cores; next to
-    a busy process it made it 1.5 to 10 times as slow (``docs/log.md``).
+    a busy process it made it 1.5 to 10 times as slow (``research/log.md``).
     """
     if "OMP_WAIT_POLICY" in os.environ or not STAT.exists():
         return
