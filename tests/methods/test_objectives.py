@@ -228,3 +228,51 @@ def test_sft_sums_and_weighted_sft_averages_tokens() -> None:
 def test_oracle_smoothing_follows_the_scores_and_stays_below_a_half() -> None:
     eps = objectives.oracle_smoothing(torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 5.0]), temperature=2.0)
     assert eps.tolist() == pytest.approx([1 / (1 + math.e), 0.499, 0.499])
+
+
+TITLES = ["aab", "aac", "ab", "b", "ca"]
+"""Five titles over the letters a, b, c and e, the end: first comes a, b or c; after a, a or b; after aa, b or c."""
+
+
+def trie_steps(title: str) -> list[tuple[str, str]]:
+    """The token at each place of a title, and all that may stand there."""
+    steps = []
+    for place in range(len(title) + 1):
+        next_tokens = {(other + "e")[place] for other in TITLES if other[:place] == title[:place]}
+        steps.append(((title + "e")[place], "".join(sorted(next_tokens))))
+    return steps
+
+
+def test_catalog_softmax_on_a_trie_of_five_titles_by_hand() -> None:
+    """Logits of a, b, c, e are the logarithms of 1, 2, 3, 4 at every place, so that shares can be counted.
+
+    "aab": a of a, b, c is 1/6; a of a, b is 1/3; b of b, c is 2/5; the end is forced. "ca": c is 3/6, the rest forced.
+    """
+    z = {letter: math.log(number) for number, letter in enumerate("abce", start=1)}
+    expected = {"aab": [1 / 6, 1 / 3, 2 / 5, 1], "aac": [1 / 6, 1 / 3, 3 / 5, 1], "ab": [1 / 6, 2 / 3, 1],
+                "b": [2 / 6, 1], "ca": [3 / 6, 1, 1]}  # fmt: skip
+    squared = {"aab": [1 / 14, 1 / 5, 4 / 13, 1], "ca": [9 / 14, 1, 1]}
+    for shares, temperature in ((expected, 1.0), (squared, 0.5)):
+        for title, values in shares.items():
+            steps = trie_steps(title)
+            width = max(len(allowed) for _, allowed in steps)
+            children = torch.tensor([["abce".index(c) for c in allowed.ljust(width, "a")] for _, allowed in steps])
+            mask = torch.tensor([[place < len(allowed) for place in range(width)] for _, allowed in steps])
+            logits = torch.tensor([list(z.values())] * len(steps), dtype=torch.float64)
+            tokens = torch.tensor(["abce".index(token) for token, _ in steps])
+            loss = objectives.catalog_softmax(logits, tokens, children, mask, temperature=temperature)
+            assert loss.tolist() == pytest.approx([-math.log(value) for value in values], abs=1e-12)
+
+
+def test_catalog_softmax_is_the_softmax_where_all_tokens_go_on_and_forced_tokens_teach_nothing() -> None:
+    logits = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([0, 3, 8, 2, 2, 1])
+    every = torch.arange(9).expand(6, 9)
+    loss = objectives.catalog_softmax(logits, tokens, every, torch.ones(6, 9, dtype=torch.bool), temperature=2.0)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits / 2, tokens, reduction="none"))
+    only = torch.stack([tokens, torch.zeros_like(tokens)], 1)
+    forced = objectives.catalog_softmax(
+        logits, tokens, only, torch.tensor([[True, False]]).expand(6, 2), temperature=1.0
+    )
+    assert forced.tolist() == [0] * 6
+    assert gradient(forced, logits).abs().max() == 0

@@ -1,6 +1,8 @@
 import json
 import math
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from sprec.config import Sasrec
 from sprec.data import Split
 from sprec.data.readers.sprec import read
 from sprec.methods.histories import item_counts
-from sprec.methods.sasrec import SASRec, Settings, train_sasrec, training_loss, validation_ndcg
+from sprec.methods.sasrec import SASRec, Settings, _epoch, sampled_softmax, train_sasrec, training_loss, validation_ndcg
 from sprec.methods.trivial import popular_top_k
 from sprec.system.errors import UserError
 
@@ -115,9 +117,49 @@ def test_ce_and_augmented_ce_equal_mean_log_softmax() -> None:
         assert loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["bce", "ce"])
+def test_sampled_softmax_by_hand() -> None:
+    """Five items, negatives 0, 2 and 4; the target 2 is no negative of itself, and two stand for four."""
+    model = random_model(5)
+    states, targets = torch.randn(2, 8), torch.tensor([2, 1])
+    loss = sampled_softmax(model, states, targets, torch.tensor([0, 2, 4]))
+    e = model.head(states).double().exp()
+    for found, p in zip(
+        loss.tolist(),
+        (
+            e[0, 2] / (e[0, 2] + 4 / 2 * (e[0, 0] + e[0, 4])),
+            e[1, 1] / (e[1, 1] + 4 / 3 * (e[1, 0] + e[1, 2] + e[1, 4])),
+        ),
+        strict=True,
+    ):
+        assert found == pytest.approx(-math.log(p.item()), rel=1e-5)
+
+
+@pytest.mark.parametrize("negatives", [7, 1024])
+def test_sampled_softmax_with_the_whole_catalog_is_cross_entropy(negatives: int) -> None:
+    """Loss and gradients, whatever the order of the draw."""
+    gradients = {}
+    for loss in ("ce", "sampled-softmax"):
+        model = random_model(7, Settings(hidden=8, history=4, dropout=0, loss=loss, negatives=negatives))
+        value = training_loss(model, torch.tensor([[1, 2, 3, 7], [5, 7, 7, 7]]), torch.tensor([4, 0]))
+        value.backward()  # type: ignore[no-untyped-call]
+        gradients[loss] = [value.detach(), *(parameter.grad for parameter in model.parameters())]
+    torch.testing.assert_close(gradients["sampled-softmax"], gradients["ce"])
+
+
+def test_scaled_negatives_estimate_the_sum_over_the_catalog_without_bias() -> None:
+    model, states = random_model(50), torch.randn(1, 8)
+    e = model.head(states)[0].double().exp()
+    draws = torch.stack([torch.randperm(50)[:10] for _ in range(4000)])
+    loss = torch.cat([sampled_softmax(model, states, torch.tensor([3]), drawn) for drawn in draws])
+    sums = e[3] * loss.double().exp()  # of the target's own and of the estimated others
+    error = sums.std() / math.sqrt(len(draws))
+    assert abs(sums.mean() - e.sum()) < 4 * error
+    assert error < 0.02 * e.sum()
+
+
+@pytest.mark.parametrize("loss", ["bce", "ce", "sampled-softmax"])
 def test_learns_what_can_be_known(loss: str) -> None:
-    settings = Settings(hidden=16, batch=64, epochs=60, lr=1e-2, history=4, loss=loss)  # type: ignore[arg-type]
+    settings = Settings(hidden=16, batch=64, epochs=60, lr=1e-2, history=4, loss=loss, negatives=4)  # type: ignore[arg-type]
     model = train_sasrec(circle(12, 500), circle(12, 50), 12, settings, seed=0)
     test = circle(12, 50)
     assert model.top_k(test, 1)[:, 0].tolist() == test.targets.tolist()
@@ -149,6 +191,31 @@ def test_keeps_the_best_epoch_and_stops_when_patience_ends() -> None:
     assert reached == sorted(reached)
     endless = Settings(hidden=8, batch=16, lr=3e-2, history=4, epochs=10**9, patience=8)
     assert validation_ndcg(train_sasrec(train, valid, 30, endless, seed=1), valid) >= reached[-1]
+
+
+def test_warm_up_raises_the_rate_step_by_step_and_patience_waits_for_its_end() -> None:
+    """Two epochs of four steps: the rate of the first step is an eighth. All later epochs are as without warm-up."""
+    train, valid = random_split(30, 60), random_split(30, 40)
+    rates: list[float] = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    model = SASRec(30, Settings(hidden=8, batch=16, lr=0.08, history=4, warmup=2))
+    optimizer = Watched(model.parameters())
+    for epoch in range(3):
+        _epoch(model, optimizer, train, epoch)
+    assert rates == pytest.approx([0.01 * step for step in range(1, 9)] + [0.08] * 4)
+
+    ended = {}
+    for warmup in (0, 6):  # nothing can be learned: the first epoch may be the best one
+        log = Path(tempfile.mkdtemp()) / "log.jsonl"
+        settings = Settings(hidden=8, batch=16, lr=3e-2, history=4, epochs=50, patience=2, warmup=warmup)
+        train_sasrec(train, valid, 30, settings, seed=1, log=log)
+        ended[warmup] = len(log.read_text().splitlines())
+    assert ended[0] < 8 <= ended[6]
 
 
 def test_same_seed_same_model_and_the_callers_randomness_is_left_alone() -> None:

@@ -42,6 +42,26 @@ def weighted_sft(policy: Tensor, lengths: Tensor, weights: Tensor) -> Tensor:
     return weights * sft(policy) / lengths
 
 
+def catalog_softmax(logits: Tensor, tokens: Tensor, children: Tensor, mask: Tensor, *, temperature: float) -> Tensor:
+    """Negative log-likelihood of tokens among those that go on to a title of the catalog, shape (M,): MSL (SIGIR 2025).
+
+        -log exp(z_t / tau) / sum over the children c of the prefix in the trie of exp(z_c / tau)
+
+    A token that is forced, the only child, has loss 0 and gradient 0: only decisions between titles are learned. Few
+    children leave small gradients, which a lower tau makes larger.
+
+    Args:
+        logits: of the whole vocabulary at M places of titles, shape (M, V).
+        tokens: the token of the target's title that follows each place, shape (M,); one of the children.
+        children: tokens that continue to some title, shape (M, C), padded.
+        mask: False where ``children`` is padding, shape (M, C).
+        temperature: tau.
+    """
+    allowed = (logits.gather(1, children) / temperature).masked_fill(~mask, -torch.inf)
+    chosen = logits.gather(1, tokens[:, None])[:, 0] / temperature
+    return allowed.logsumexp(1) - chosen
+
+
 def dpo(policy: Tensor, reference: Tensor, mask: Tensor, *, beta: float) -> Tensor:
     """-log sigma(m) (Rafailov et al. 2023, Eq. 7).
 

@@ -11,3 +11,18 @@ def top_columns(scores: np.ndarray, k: int) -> np.ndarray:
     first = np.searchsorted(rows, np.arange(len(scores)))
     kept: np.ndarray = columns[order[first[:, None] + np.arange(k)]]
     return kept
+
+
+def sampled_columns(rng: np.random.Generator, log_probs: np.ndarray, k: int, temperature: float) -> np.ndarray:
+    """``k`` different columns of each row, drawn one after the other from p^(1/T) among those left, shape (n, k).
+
+    The top k of log p / T with Gumbel noise are such a draw (Kool et al., ICML 2019): variety between two visits of one
+    user. As T falls to 0 it becomes :func:`top_columns`.
+
+    Args:
+        rng: source of randomness.
+        log_probs: up to a constant of each row (n, columns); -inf for what must not be drawn.
+        k: columns per row.
+        temperature: T, above 0.
+    """
+    return top_columns(log_probs / temperature + rng.gumbel(size=log_probs.shape), k)

@@ -35,8 +35,10 @@ class Settings:
         blocks: attention blocks.
         heads: attention heads; they divide ``hidden``.
         history: items of the history that are read: the most recent ones.
-        loss: ``bce`` against one uniform negative, or ``ce`` over the whole catalog.
+        loss: ``bce`` against one uniform negative, ``ce`` over the whole catalog, or ``sampled-softmax``.
+        negatives: items that all positions of a batch share as negatives of ``sampled-softmax``, two at least.
         patience: epochs without a better validation NDCG before training stops.
+        warmup: epochs in which the rate rises to ``lr``, step by step; patience waits for their end.
         augment: train on every beginning of a history too, as the original SASRec does.
 
     The defaults are those of the recipe.
@@ -50,10 +52,12 @@ class Settings:
     lr: float = 4e-3
     weight_decay: float = 1e-5
     batch: int = 1024
-    loss: Literal["bce", "ce"] = "bce"
+    loss: Literal["bce", "ce", "sampled-softmax"] = "bce"
     epochs: int = 200
     patience: int = 20
     augment: bool = True
+    negatives: int = 1024
+    warmup: int = 0
 
 
 class Block(nn.Module):
@@ -212,8 +216,8 @@ def train_sasrec(
             if log:
                 _note(log, epoch, loss, ndcg)
             progress.advance(1, f"NDCG {ndcg:.4f}")
-            waited = 0 if ndcg > best_ndcg else waited + 1
-            if not waited:
+            waited = 0 if ndcg > best_ndcg or epoch < settings.warmup else waited + 1
+            if ndcg > best_ndcg:
                 best, best_ndcg = _weights(model), ndcg
             if waited == settings.patience:
                 break
@@ -251,7 +255,11 @@ def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split, epo
     device = model.head.weight.device
     histories = torch.from_numpy(padded(examples, model.settings.history, model.items)).to(device)
     targets = torch.tensor(examples.targets, device=device)
-    for step, rows in enumerate(torch.split(torch.randperm(len(targets)).to(device), model.settings.batch)):
+    steps = torch.split(torch.randperm(len(targets)).to(device), model.settings.batch)
+    for step, rows in enumerate(steps):
+        risen = (epoch * len(steps) + step + 1) / max(1, model.settings.warmup * len(steps))
+        for group in optimizer.param_groups:
+            group["lr"] = model.settings.lr * min(1.0, risen)
         optimizer.zero_grad()
         loss = training_loss(model, histories[rows], targets[rows])
         losses.append(loss.item())
@@ -266,7 +274,8 @@ def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
     """Mean loss of a batch: ids (B, L), padded at the end, and targets (B,).
 
     ``bce``: binary cross-entropy of the target's logit against 1 and of one uniform other item's against 0.
-    ``ce``: cross-entropy over the catalog. With ``augment``, the mean runs over all positions.
+    ``ce``: cross-entropy over the catalog. ``sampled-softmax``: its estimate from uniform negatives
+    (:func:`sampled_softmax`). With ``augment``, the mean runs over all positions.
     """
     ends, states = _ends(histories, model.items), model.states(histories)
     if model.settings.augment:
@@ -277,12 +286,38 @@ def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
         states = states[ends]
     if model.settings.loss == "ce":
         return nn.functional.cross_entropy(model.head(states), targets)
+    if model.settings.loss == "sampled-softmax":
+        drawn = torch.randperm(model.items, device=targets.device)[: model.settings.negatives]
+        return sampled_softmax(model, states, targets, drawn).mean()
     others = torch.randint_like(targets, model.items - 1)
     others = others + (others >= targets)  # uniform over the items that are not the target
     pair = torch.stack([targets, others], 1)
     logits = model._logits(states, pair)
     wanted = torch.tensor([1.0, 0.0], device=logits.device).expand_as(logits)
     return nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+
+
+def sampled_softmax(model: SASRec, states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
+    """Cross-entropy with the sum over the catalog estimated from negatives that all rows share, shape (B,).
+
+    With s the logits, y the target and N the m' negatives that are not y:
+
+        -s_y + log(exp s_y + (|I| - 1)/m' sum over N of exp s_n)
+
+    The factor makes the sum unbiased, and the loss equal to ``ce`` where N is the rest of the catalog; without it few
+    negatives leave the model overconfident (Petrov and Macdonald, RecSys 2023; arXiv 2408.14238).
+
+    Args:
+        model: its head gives the logits.
+        states: where the next item is predicted (B, d).
+        targets: the next item (B,).
+        negatives: different items, drawn uniformly (m,), two at least.
+    """
+    own = model._logits(states, targets[:, None])[:, 0]
+    others = nn.functional.linear(states, model.head.weight[negatives], model.head.bias[negatives])
+    others = others.masked_fill(negatives == targets[:, None], -torch.inf)
+    scale = math.log(model.items - 1) - others.isfinite().sum(1).log()
+    return torch.logaddexp(own, scale + others.logsumexp(1)) - own
 
 
 def _ends(histories: Tensor, padding: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,83 @@
+"""Product of experts: recommenders that multiply their probabilities of items.
+
+s(y|x) = sum over e of w_e log p_e(y|x),   w on the simplex, each p_e normalised over the catalog
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from sprec.methods.ranking import top_columns
+from sprec.methods.tilt import LIST, ndcg
+
+
+def normalised(scores: np.ndarray) -> np.ndarray:
+    """Scores of all items (n, items), such as logits, as log-probabilities over the catalog, same shape."""
+    top = scores.max(1, keepdims=True)
+    log_probs: np.ndarray = scores - top - np.log(np.exp(scores - top).sum(1, keepdims=True))
+    return log_probs
+
+
+def of_titles(found: np.ndarray, log_probs: np.ndarray, sharing: np.ndarray) -> np.ndarray:
+    """Log-probabilities of all items from those of the titles that a language model was asked for, (n, items).
+
+    Items that share a title divide its probability. What is left of the probability is not known item by item: each of
+    the other items gets an equal part of it, but no more than the worst item that was found,
+
+        floor = min((1 - sum of the found) / number of the others, worst found)
+
+    and the whole is normalised over the catalog.
+
+    Args:
+        found: different items per row, -1 for none (n, K).
+        log_probs: of their titles under the model (n, K); read where ``found`` is an item.
+        sharing: how many items carry the title of each item of the catalog (items,).
+
+    Raises:
+        ValueError: a row without any item.
+    """
+    known = found >= 0
+    if not known.any(1).all():
+        raise ValueError("an expert needs one item at least for each example")
+    p = np.where(known, np.exp(log_probs - np.log(sharing[found])), 0.0)
+    left = np.maximum(1 - p.sum(1), np.finfo(np.float64).tiny)
+    others = len(sharing) - known.sum(1)
+    worst = np.where(known, p, np.inf).min(1)
+    floor = np.minimum(left / np.maximum(others, 1), worst)
+    dense = np.repeat(floor[:, None], len(sharing) + 1, axis=1)
+    np.put_along_axis(dense, np.where(known, found, len(sharing)), p, axis=1)
+    dense = dense[:, :-1]
+    whole: np.ndarray = np.log(dense) - np.log(dense.sum(1, keepdims=True))
+    return whole
+
+
+def product(experts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The weighted sum of log-probabilities of all items, each (n, items), same shape; not normalised.
+
+    An expert of weight 0 is not read.
+    """
+    parts = [weight * expert for expert, weight in zip(experts, weights, strict=True) if weight]
+    total: np.ndarray = np.sum(parts, axis=0)
+    return total
+
+
+def simplex(experts: int, parts: int) -> Iterator[tuple[float, ...]]:
+    """All weights of so many experts that are multiples of 1/parts and sum to 1, from the first expert alone on."""
+    for bars in combinations(range(parts + experts - 1), experts - 1):
+        ends = (-1, *bars, parts + experts - 1)
+        yield tuple((b - a - 1) / parts for a, b in pairwise(ends))[::-1]
+
+
+def choose_weights(experts: Sequence[np.ndarray], targets: np.ndarray, parts: int = 5) -> tuple[float, ...]:
+    """The weights of a grid with the best NDCG@5; of equal ones those that name fewer experts, then earlier ones.
+
+    Args:
+        experts: log-probabilities of all items for validation examples, each (n, items).
+        targets: their targets (n,).
+        parts: the grid has the multiples of 1/parts.
+    """
+    tried = sorted(
+        simplex(len(experts), parts), key=lambda weights: (sum(w > 0 for w in weights), [-w for w in weights])
+    )
+    return max(tried, key=lambda weights: ndcg(top_columns(product(experts, weights), LIST), targets))
