@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 QUIETLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup setup-dev demo test tests nightly dist lint bench chaos results docs audit clean
+.PHONY: help setup setup-dev demo test tests nightly dist lint bench chaos results docs site audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,8 +35,8 @@ demo: setup ## run the main job on the demo data: minutes on a laptop, no GPU, n
 	@$(BIN)/sprec recommend demo/run --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
 
 lint: setup-dev ## ruff and mypy --strict
-	$(BIN)/ruff check src tests benchmarks docs
-	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs examples
+	$(BIN)/ruff format --check src tests benchmarks docs examples
 	$(BIN)/mypy
 
 test: lint tests ## lint, types and all tests but the nightly ones
@@ -58,6 +58,9 @@ results: setup-dev ## run what is not on record under results/; first: sprec dat
 
 docs: setup ## fill the tables of the docs from results/
 	$(BIN)/python docs/build.py
+
+site: setup-dev ## build the documentation site into build/site; fails at broken links and undocumented names
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/site.py
 
 bench: setup-dev ## compare with the peers, and with the committed ratios (DATA=data/goodreads)
 	@echo "== the same work through the engine and its peers, about 15 minutes on two cores"

@@ -2,20 +2,20 @@
 
 Names are loaded when they are first used, so that ``import sprec`` stays fast.
 
-Example:
-    From simulated film watchers to recommendations, with a model so small that it takes seconds::
+Examples:
+    From simulated film watchers to recommendations, with a model so small that it takes seconds:
 
-        >>> from sprec import Dataset, Recommender, resolve, run
-        >>> from sprec.data.demo import demo
-        >>> dataset = demo(seed=0, train=100, valid=10, test=20, extra=0).save("films")
-        >>> tiny = ["backbone.hidden=32", "backbone.epochs=1", "loop.samples=16", "loop.iterations=1", "cases=20"]
-        >>> results = run(resolve("demo", tiny), dataset, "my-run")
-        >>> [result.method for result in results]
-        ['bigrec', 'sprec', 'sprec']
-        >>> recommender = Recommender.load("my-run")
-        >>> items = recommender.recommend([["Alien (1979)", "Blade Runner (1982)"]], k=3)[0]
-        >>> len({recommender.catalog.titles[item] for item in items})
-        3
+    >>> from sprec import Dataset, Recommender, resolve, run
+    >>> from sprec.data.demo import demo
+    >>> dataset = demo(seed=0, train=100, valid=10, test=20, extra=0).save("films")
+    >>> tiny = ["backbone.hidden=32", "backbone.epochs=1", "loop.samples=16", "loop.iterations=1", "cases=20"]
+    >>> results = run(resolve("demo", tiny), dataset, "my-run")
+    >>> [result.method for result in results]
+    ['bigrec', 'sprec', 'sprec']
+    >>> recommender = Recommender.load("my-run")
+    >>> items = recommender.recommend([["Alien (1979)", "Blade Runner (1982)"]], k=3)[0]
+    >>> len({recommender.catalog.titles[item] for item in items})
+    3
 """
 
 from importlib import import_module

@@ -29,7 +29,7 @@ class Catalog:
         genres: the genres of each item, possibly none.
         source_ids: the ids that the items had where they came from.
 
-    Example:
+    Examples:
         >>> catalog = Catalog.of(["Dune", "Emma"], [["fantasy"], ["romance", "classics"]])
         >>> catalog.find("emma")
         1

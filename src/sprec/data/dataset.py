@@ -41,7 +41,7 @@ class Split(Sequence[Example]):
         offsets: where each history starts and the last one ends, shape (n+1,).
         targets: the item that came next, shape (n,).
 
-    Example:
+    Examples:
         >>> split = Split.of([([3, 1], 2), ([0], 3)])
         >>> split[0]
         Example(history=(3, 1), target=2)
@@ -129,7 +129,7 @@ class Dataset:
     Raises:
         UserError: a name that no folder can have.
 
-    Example:
+    Examples:
         >>> from sprec.data.demo import demo
         >>> dataset = demo(seed=0, train=3, valid=1, test=2, extra=0, history=4).save("films")
         >>> len(dataset.train), len(dataset.test), dataset.hash == Dataset.load("films").hash

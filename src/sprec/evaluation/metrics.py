@@ -88,14 +88,14 @@ def evaluate(
         ValueError: shapes that do not fit, no case, an item outside the catalogue, or a cut-off larger than
             the lists or the catalogue.
 
-    Example:
-        Two cases; the first one's target is in second place, the second one's is not found::
+    Examples:
+        Two cases; the first one's target is in second place, the second one's is not found:
 
-            >>> lists, genres = [[0, 1], [0, 2]], [[1, 0], [1, 0], [0, 1]]
-            >>> metrics = evaluate(lists, targets=[1, 1], history_items=[2, 0], history_offsets=[0, 1, 2],
-            ...                    genre_matrix=genres, ks=[2])
-            >>> metrics["HR@2"], round(metrics["NDCG@2"], 4), metrics["DivRatio@2"], metrics["MGU@2"]
-            (0.5, 0.3155, 0.75, 0.25)
+        >>> lists, genres = [[0, 1], [0, 2]], [[1, 0], [1, 0], [0, 1]]
+        >>> metrics = evaluate(lists, targets=[1, 1], history_items=[2, 0], history_offsets=[0, 1, 2],
+        ...                    genre_matrix=genres, ks=[2])
+        >>> metrics["HR@2"], round(metrics["NDCG@2"], 4), metrics["DivRatio@2"], metrics["MGU@2"]
+        (0.5, 0.3155, 0.75, 0.25)
     """
     cases = accumulate(recommendations, targets, history_items, history_offsets, genre_matrix, ks)
     values = {name: float(value[0]) for name, value in replicates(cases).items()}

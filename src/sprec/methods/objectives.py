@@ -7,13 +7,13 @@ never read. The result has shape (B,). A group without negatives has loss 0 and 
 
 With D(y) = policy(y) - reference(y), the margin of a negative is m = beta (D(chosen) - D(rejected)).
 
-Example:
-    A policy that still is its reference has margin 0, and the loss is log 2::
+Examples:
+    A policy that still is its reference has margin 0, and the loss is log 2:
 
-        >>> import torch
-        >>> scores, mask = torch.tensor([[-5.0, -7.0]]), torch.ones(1, 2, dtype=torch.bool)
-        >>> round(dpo(scores, scores, mask, beta=0.1).item(), 4)
-        0.6931
+    >>> import torch
+    >>> scores, mask = torch.tensor([[-5.0, -7.0]]), torch.ones(1, 2, dtype=torch.bool)
+    >>> round(dpo(scores, scores, mask, beta=0.1).item(), 4)
+    0.6931
 """
 
 from typing import Literal

@@ -49,7 +49,7 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         UserError: unknown recipe, key, method or value; the message names the key.
 
-    Example:
+    Examples:
         >>> recipe = resolve("demo", ["method=sprec-rn", "loop.iterations=2"])
         >>> recipe.negatives.source, recipe.loop.iterations
         ('uniform', 2)
