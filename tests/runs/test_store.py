@@ -216,6 +216,7 @@ def test_bugs_keep_their_traceback(tmp_path: Path) -> None:
 
 def test_leftovers_of_killed_processes_are_swept_and_living_ones_left(tmp_path: Path) -> None:
     stages = tmp_path / "stages"
+    Store(tmp_path).stage("zero", {}, writes("what makes this a run"))
     (stages / ".00-one.01234567.tmp").mkdir(parents=True)
     (stages / ".00-one.01234567.tmp/half").write_text("half")
     (stages / ".01-two.89abcdef.old").mkdir()
@@ -224,7 +225,7 @@ def test_leftovers_of_killed_processes_are_swept_and_living_ones_left(tmp_path: 
     with storage.replacing(stages / "02-three") as alive:
         with Store(tmp_path).lock():
             assert alive.is_dir()
-        assert sorted(path.name for path in stages.iterdir()) == sorted([alive.name, "01-two"])
+        assert sorted(path.name for path in stages.iterdir()) == sorted([alive.name, "00-zero", "01-two"])
         assert (stages / "01-two/whole").read_text() == "whole", "its successor never came"
     assert (stages / "02-three").is_dir()
     assert not (tmp_path / ".metrics.json.01234567.tmp").exists()

@@ -25,6 +25,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     shared: Annotated[Path | None, typer.Option(help="Folder where runs share the stages they have in common.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a run of other data; its model stays until then."),
+    ] = False,
 ) -> None:
     """Run a recipe on a dataset, from backbone to metrics; the same command again resumes."""
     from sprec.runs.recipes import resolve
@@ -43,7 +47,7 @@ def run(
 
     quiet()
     dataset = Dataset.load(data)
-    results = run_recipe(resolved, dataset, output, shared=shared, strict=strict)
+    results = run_recipe(resolved, dataset, output, shared=shared, strict=strict, overwrite=overwrite)
     if first():
         _show(results, f"{dataset.name}, {protocol_of(resolved)}, {output}")
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from sprec.runs import health, stages
 from sprec.runs.checks import check_fit, check_installed
 from sprec.runs.sasrec_stage import needs_oracle, oracle
 from sprec.runs.session import Session
-from sprec.runs.store import Stage, Store
+from sprec.runs.store import RECIPE, Stage, Store
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.hardware import pick_device
 from sprec.system.progress import say
 
-METRICS, RECIPE, MODEL = "metrics.json", "recipe.json", "model"
+METRICS = "metrics.json"
+KEPT = ("model", "backbone", "sasrec")
+"""What a finished run keeps beside its stages, so that it is served until another one has taken its place: the last
+model, the stage of the backbone that encodes titles, the stage of SASRec."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def run(
     shared: Path | None = None,
     strict: bool = False,
     patient: bool = True,
+    overwrite: bool = False,
 ) -> list[Result]:
     """Run a recipe on a dataset; the same call again resumes where it stopped.
 
@@ -50,12 +55,15 @@ def run(
         shared: a folder where runs share stages that they have in common.
         strict: refuse damaged stages instead of redoing them.
         patient: wait for a stage that another run is making; else end with :class:`~sprec.runs.store.BusyError`.
+        overwrite: let the run take the place of one of other data. The model, metrics and data of that one stay until
+            this one is complete.
 
     Returns:
         The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
 
     Raises:
-        UserError: the recipe does not fit the data, or these are in memory only.
+        UserError: the recipe does not fit the data, or these are in memory only; the directory holds a run of other
+            data, or something that is no run.
         BusyError: another process works in the directory.
     """
     if not dataset.hash:
@@ -65,37 +73,71 @@ def run(
     store = Store(Path(out), shared, strict, patient)
     processes.start(cpu=pick_device(recipe.device).type == "cpu")
     with processes.together(), store.lock():
-        processes.by_first(lambda: _open(store, recipe, dataset))
+        processes.by_first(lambda: _open(store, recipe, dataset, overwrite))
         session = Session(recipe, dataset, store)
-        results, final = _without_model(session) if recipe.method in WITHOUT_MODEL else _loop(session)
-        processes.by_first(lambda: _close(store, results, final))
+        results, kept = _without_model(session) if recipe.method in WITHOUT_MODEL else _loop(session)
+        processes.by_first(lambda: _close(store, recipe, dataset, results, kept))
     return results
 
 
-def _open(store: Store, recipe: Recipe, dataset: Dataset) -> None:
-    """Put recipe and data into the run directory; results of other settings or data leave it."""
-    about, file = describe(recipe, dataset), store.root / RECIPE
-    if (store.root / storage.MANIFEST).exists():
-        _complain(store, storage.verify(store.root))
-    with storage.writing(store.root, "make room or choose another -o"):
-        if _text(file) != storage.as_text(about):
-            (store.root / storage.MANIFEST).unlink(missing_ok=True)
-            (store.root / METRICS).unlink(missing_ok=True)
-            storage.discard(store.root / MODEL)
-            storage.write_json(file, about)
-        if not _has_data(store, dataset):
-            dataset.save(store.root / "dataset", overwrite=True)
+def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> None:
+    """Put recipe and data into the run directory; what a finished run has stays until its successor is complete.
+
+    Raises:
+        UserError: the run is of other data and ``overwrite`` is off.
+    """
+    root, problem = store.root, ""
+    sealed = (root / storage.MANIFEST).exists()
+    if sealed:
+        problem = storage.verify(root)
+        _complain(store, problem)
+    before = _data_of(root)
+    if before not in ("", dataset.hash) and not overwrite:
+        raise UserError(
+            f"{root} is a run of other data than {dataset.name}; choose another -o, or pass --overwrite to replace it"
+        )
+    with storage.writing(root, "make room or choose another -o"):
+        if not sealed or problem:
+            _describe(root, recipe, dataset)
+        if not sealed or problem or before == dataset.hash:
+            _keep_data(store, dataset)
 
 
-def _close(store: Store, results: Sequence[Result], final: Stage | None) -> None:
-    """Metrics, the last model if there is one, and the manifest that says that the run is complete."""
-    with storage.writing(store.root, "the stages are intact, the same command finishes the run"):
-        storage.write_json(store.root / METRICS, [record(result) for result in results])
-        if final is not None:
-            storage.link_tree(final.folder / MODEL, store.root / MODEL)
-        model = [path.relative_to(store.root).as_posix() for path in sorted((store.root / MODEL).rglob("*"))]
-        storage.seal(store.root, {}, [RECIPE, METRICS, *model])
+def _describe(root: Path, recipe: Recipe, dataset: Dataset) -> bool:
+    """Write ``recipe.json`` if it is another one: what was sealed or measured before is no result any more then."""
+    about = storage.as_text(describe(recipe, dataset))
+    if _text(root / RECIPE) == about:
+        return False
+    (root / storage.MANIFEST).unlink(missing_ok=True)
+    (root / METRICS).unlink(missing_ok=True)
+    storage.write_text(root / RECIPE, about)
+    return True
+
+
+def _close(store: Store, recipe: Recipe, dataset: Dataset, results: Sequence[Result], kept: Mapping[str, Path]) -> None:
+    """Put a complete run in place: recipe, data, metrics, :data:`KEPT`, and the manifest that says that it is one."""
+    root = store.root
+    with storage.writing(root, "the stages are intact, the same command finishes the run"):
+        if _describe(root, recipe, dataset):
+            _keep_data(store, dataset)
+        storage.write_json(root / METRICS, [record(result) for result in results])
+        for name in KEPT:
+            if name in kept:
+                storage.link_tree(kept[name], root / name)
+            else:
+                storage.discard(root / name)
+        files = [file.relative_to(root).as_posix() for name in KEPT for file in sorted((root / name).rglob("*"))]
+        storage.seal(root, {"stages": store.keys}, [RECIPE, METRICS, *files])
     store.prune()
+
+
+def _data_of(root: Path) -> str:
+    """The hash of the data that a run directory was made from; empty where it does not say."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(storage.read_json(root / RECIPE)["dataset"]["hash"])
+    with suppress(UserError):
+        return Dataset.load(root / "dataset").hash
+    return ""
 
 
 def _text(file: Path) -> str:
@@ -106,15 +148,16 @@ def _text(file: Path) -> str:
         return ""
 
 
-def _without_model(session: Session) -> tuple[list[Result], None]:
+def _without_model(session: Session) -> tuple[list[Result], dict[str, Path]]:
     """The methods that rank items: one evaluation."""
     method = session.recipe.method
     basis = oracle(session) if needs_oracle(session.recipe) else Stage(Path(), method)
     metrics = stages.evaluate(session, f"{method}-0", basis, basis)
-    return [Result(method, 0, method, metrics)], None
+    return [Result(method, 0, method, metrics)], _kept(sasrec=basis)
 
 
-def _loop(session: Session) -> tuple[list[Result], Stage]:
+def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
+    """The methods with a language model: their evaluations, and the :data:`KEPT` folders."""
     recipe, loop = session.recipe, session.recipe.loop
     results: list[Result] = []
     start_from = "bigrec" if loop.iterations else recipe.method
@@ -126,8 +169,7 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
             _watch(results, recipe)
 
     backbone = stages.backbone(session)
-    if needs_oracle(recipe):
-        oracle(session)
+    sasrec = oracle(session) if needs_oracle(recipe) else Stage(Path(), "")
     policy = stages.initial_sft(session, backbone)
     evaluate("sft", policy, 0, last=loop.iterations == 0)
     for iteration in range(1, loop.iterations + 1):
@@ -143,7 +185,12 @@ def _loop(session: Session) -> tuple[list[Result], Stage]:
             reference = policy if recipe.prefer.reference == "post-sft" else start
             policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
-    return results, policy
+    return results, _kept(backbone=backbone, sasrec=sasrec) | {"model": policy.folder / "model"}
+
+
+def _kept(**made: Stage) -> dict[str, Path]:
+    """The folders of those stages that were made here: models of the hub have none."""
+    return {name: stage.folder for name, stage in made.items() if stage.folder != Path()}
 
 
 def record(result: Result) -> dict[str, Any]:
@@ -151,17 +198,17 @@ def record(result: Result) -> dict[str, Any]:
     return vars(result) | {"metrics": storage.defined(result.metrics)}
 
 
-def _has_data(store: Store, dataset: Dataset) -> bool:
-    """Whether the run directory already holds this dataset: it goes along, so that a run can be used anywhere."""
+def _keep_data(store: Store, dataset: Dataset) -> None:
+    """Put the dataset into the run directory, if it is not there: it goes along, so that a run can be used anywhere."""
     folder = store.root / "dataset"
-    if not folder.exists():
-        return False
-    try:
-        return Dataset.load(folder).hash == dataset.hash
-    except UserError as error:
-        _complain(store, str(error).split(";")[0])
-        storage.discard(folder)
-        return False
+    if folder.exists():
+        try:
+            if Dataset.load(folder).hash == dataset.hash:
+                return
+        except UserError as error:
+            _complain(store, str(error).split(";")[0])
+            storage.discard(folder)
+    dataset.save(folder, overwrite=True)
 
 
 def _complain(store: Store, problem: str) -> None:

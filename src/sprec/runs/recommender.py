@@ -157,7 +157,7 @@ def backbone_of(session: Session) -> Stage:
         return Stage(Path(), session.recipe.method)
     if not isinstance(session.recipe.backbone, Scratch):
         return given(session.recipe.backbone)
-    folder = session.store.root / "stages" / "00-backbone"
+    folder = session.store.root / "backbone"
     problem = storage.verify(folder)
     if problem:
         raise UserError(f"{problem}; the same sprec run command repairs it")

@@ -49,7 +49,7 @@ def load_oracle(session: Session) -> SASRec:
 
 
 def _find(session: Session, depends: Mapping[str, Any]) -> SASRec | None:
-    for folder in session.store.stages.glob(f"[0-9]*-{_NAME}"):
+    for folder in (*session.store.stages.glob(f"[0-9]*-{_NAME}"), session.store.root / _NAME):
         if not storage.verify(folder) and storage.read_manifest(folder)["depends"] == depends:
             return SASRec.load(folder).to(session.device)
     return None

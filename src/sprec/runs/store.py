@@ -6,6 +6,7 @@ redoes what depends on the change.
 """
 
 import json
+import os
 import re
 import shutil
 import time
@@ -19,6 +20,9 @@ from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
 
+RECIPE = "recipe.json"
+_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", "model", "backbone", "sasrec")
+"""What a run writes into."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""
 _INTACT = "earlier stages are intact, the same command resumes"
@@ -51,7 +55,8 @@ class Store:
     shared: Path | None = None
     strict: bool = False
     patient: bool = True
-    _asked: list[str] = field(default_factory=list, init=False)
+    keys: dict[str, str] = field(default_factory=dict, init=False)
+    """The stages that were asked for: folder name to key."""
     _making: Stage = field(default=Stage(Path(), ""), init=False)
 
     @property
@@ -84,8 +89,8 @@ class Store:
         """
         depends = json.loads(json.dumps(depends))
         key = storage.digest({"stage": name, "format": storage.FORMAT, **depends})[:24]
-        folder = self.stages / f"{len(self._asked):02d}-{name}"
-        self._asked.append(folder.name)
+        folder = self.stages / f"{len(self.keys):02d}-{name}"
+        self.keys[folder.name] = key
         with ExitStack() as held:
             if not processes.by_first(
                 lambda: self._found(folder, name, key, depends) or self._awaited(folder, key, held)
@@ -201,7 +206,7 @@ class Store:
             UserError: a stage cannot be removed.
         """
         for folder in sorted(self.stages.glob("[0-9]*-*")):
-            if folder.name not in self._asked:
+            if folder.name not in self.keys:
                 say(f"- {folder.name:<24} removed: the recipe has no such stage any more")
                 with storage.writing(folder, _INTACT):
                     storage.discard(folder)
@@ -222,6 +227,7 @@ class Store:
             yield
 
     def _take(self, held: ExitStack) -> None:
+        _require_own(self.root)
         with storage.writing(self.root, "choose another -o"):
             self.root.mkdir(parents=True, exist_ok=True)
             storage.sync(self.root.parent)
@@ -234,11 +240,68 @@ class Store:
                 storage.sweep(folder)
 
 
-def _key_of(folder: Path) -> str:
+def _require_own(root: Path) -> None:
+    """Refuse a folder that holds something else than a run: what a run replaces and removes would be its owner's.
+
+    Raises:
+        UserError: it is not empty and no run, or a part of it is a symbolic link to a place that is not the run's.
+    """
+    if not root.is_dir():  # not there, or no folder: then making it fails
+        return
+    with storage.writing(root, "choose another -o"):
+        names = sorted(entry.name for entry in root.iterdir() if not _is_trace(entry))
+        links = sorted(path for path in _written(root) if path.is_symlink())
+    if links:
+        raise UserError(f"{links[0]} is a symbolic link, and a run writes into its own folder only; remove the link")
+    if names and not is_run(root):
+        raise UserError(f"{root} is not empty and no run ({names[0]} is in it): nothing was touched; choose another -o")
+
+
+def _is_trace(entry: Path) -> bool:
+    """Whether this is what a run that was killed at its very beginning leaves: a lock, or a temporary name."""
+    if entry.name != ".lock":
+        return storage.is_leftover(entry.name)
+    if entry.is_symlink():
+        return False
+    with suppress(OSError):
+        return re.fullmatch(r"(pid \d+ on .*)?\s*", entry.read_text("utf-8", errors="replace")) is not None
+    return False
+
+
+def _written(root: Path) -> Iterator[Path]:
+    """The places of a run, and all that is below those which it writes into file by file.
+
+    But for the names that servers know stages by, which :mod:`sprec.runs.rollouts` links.
+    """
+    yield from (root / name for name in _PLACES)
+    for name in ("logs", "unfinished", "cache"):
+        for folder, below, files in os.walk(root / name):
+            yield from (Path(folder, entry) for entry in (*below, *files) if not entry.startswith("model-"))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run, finished or not, be it damaged: its recipe or one of its manifests says so."""
     try:
-        return str(storage.read_manifest(folder).get("key"))
+        about = storage.read_json(folder / RECIPE)
+        if isinstance(about, dict) and {"recipe", "dataset", "versions"} <= about.keys():
+            return True
     except (OSError, ValueError):
-        return ""
+        pass
+    if RECIPE in _manifest(folder).get("files", {}):
+        return True
+    return any("key" in _manifest(stage) for stage in folder.glob("stages/[0-9]*-*"))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder, empty where there is none that is whole."""
+    try:
+        return storage.read_manifest(folder)
+    except (OSError, ValueError):
+        return {}
+
+
+def _key_of(folder: Path) -> str:
+    return str(_manifest(folder).get("key", ""))
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

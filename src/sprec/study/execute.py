@@ -158,7 +158,8 @@ def _attempt(
     began, complete = time.monotonic(), (job.folder(out) / storage.MANIFEST).exists()
     alone = processes.launched() == 1  # several processes of one run wait together
     try:
-        run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone)
+        # overwrite: no record vouches for what may be there
+        run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone, overwrite=True)
     except BusyError:
         if not alone:
             raise

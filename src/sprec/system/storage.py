@@ -93,6 +93,11 @@ def discard(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def is_leftover(name: str) -> bool:
+    """Whether a name is one of those that files and folders have until they are complete."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 def sweep(parent: Path, name: str | None = None) -> None:
     """Remove what killed writers of ``name`` (None: of anything) left in a folder.
 
@@ -120,7 +125,7 @@ def _free(entry: Path) -> Iterator[bool]:
 def _clear(entry: Path, target: Path, kind: str) -> None:
     if kind == "old" and not target.exists():
         entry.rename(target)
-    elif entry.is_dir():
+    elif entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry, ignore_errors=True)
     else:
         entry.unlink(missing_ok=True)
@@ -135,10 +140,11 @@ def lock(file: Path, held: ExitStack) -> str:
         Who has the lock (process and machine), if somebody else does; else nothing.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or it is a symbolic link: its target is not ours to empty.
     """
     with ExitStack() as opened:
-        handle = opened.enter_context(file.open("a+"))
+        own = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = opened.enter_context(os.fdopen(own, "a+"))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -235,8 +241,25 @@ def replacing_file(file: Path) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> Any:
-    """What :func:`write_json` wrote."""
-    return json.loads(file.read_text("utf-8"))
+    """What :func:`write_json` wrote.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is no JSON, or nested more deeply than anything that was written here.
+    """
+    return parsed(file.read_text("utf-8"))
+
+
+def parsed(text: str) -> Any:
+    """JSON from anywhere.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def as_text(content: Any) -> str:
@@ -275,6 +298,8 @@ def verify(folder: Path, *names: str) -> str:
         manifest = read_manifest(folder)
     except (OSError, ValueError):
         return f"{folder / MANIFEST} is missing or damaged"
+    if manifest["format"] != FORMAT:
+        return f"{folder / MANIFEST} has format {manifest['format']!r}, this version reads {FORMAT}"
     entries: dict[str, Any] = manifest["files"]
     for name in names or entries:
         path = PurePosixPath(name)
@@ -301,8 +326,11 @@ def _stranger(folder: Path, entries: Mapping[str, Any], partial: bool) -> Path |
 def _problem(file: Path, expected: Mapping[str, Any] | None) -> str:
     if not file.is_file():
         return f"{file} is missing"
-    if expected is None or file.stat().st_size != expected["bytes"] or hash_of(file) != expected["sha256"]:
-        return f"{file} is damaged or was edited"
+    try:
+        if expected is None or file.stat().st_size != expected["bytes"] or hash_of(file) != expected["sha256"]:
+            return f"{file} is damaged or was edited"
+    except OSError as error:
+        return f"{file} cannot be read ({_reason(error)})"
     return ""
 
 
@@ -314,11 +342,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: it is damaged: not what was written.
     """
     text = (folder / MANIFEST).read_text("utf-8")
-    manifest = json.loads(text)
+    manifest = parsed(text)
     expected = manifest.pop("sha256", "") if isinstance(manifest, dict) else ""
-    if expected != digest(manifest) or text != as_text(manifest | {"sha256": expected}):
+    try:
+        whole = expected == digest(manifest) and text == as_text(manifest | {"sha256": expected})
+    except RecursionError:  # reading may go deeper than writing
+        whole = False
+    if not whole or not _is_manifest(manifest):
         raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
     return dict(manifest)
+
+
+def _is_manifest(content: Mapping[str, Any]) -> bool:
+    """Whether this has the form of a manifest, of this version or another one."""
+    files = content.get("files")
+    return "format" in content and isinstance(files, dict) and all(map(_is_entry, files.values()))
+
+
+def _is_entry(about: Any) -> bool:
+    return isinstance(about, dict) and isinstance(about.get("sha256"), str) and isinstance(about.get("bytes"), int)
 
 
 def digest(content: Any) -> str:

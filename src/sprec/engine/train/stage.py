@@ -5,7 +5,8 @@ The order is a pure function of seed, epoch and index; a stage saves itself whil
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,10 @@ def train(
     task = Task(groups, objective, dict(extra or {}), settings, steps, seed, saved.step if saved else 0)
     keeper = _KeepBest(policy, valid, math.ceil(len(groups) / settings.batch), budget, outcome)
     keeper.best = saved.best if saved else {}
-    with bar(description, len(steps)) as progress, tempfile.TemporaryDirectory() as scratch, interrupts.patiently():
+    with bar(description, len(steps)) as progress, _folder(log_folder) as logs, interrupts.patiently():
         progress.advance(task.done)
         if task.done < len(steps):
-            trainer = GroupTrainer(policy, task, budget, outcome, progress, log_folder or Path(scratch), track)
+            trainer = GroupTrainer(policy, task, budget, outcome, progress, logs, track)
             trainer.add_callback(keeper)
             own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
             trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
@@ -107,6 +108,16 @@ def train(
     _require_numbers(dict(policy.trainable()), len(steps))
     policy.model.eval()
     return outcome
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """The folder of the logs: a temporary one only where none is given, which a killed process would leave."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
 
 
 class _KeepBest(TrainerCallback):
