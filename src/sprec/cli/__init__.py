@@ -7,7 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec.cli import data, runs
+from sprec.cli import backbone, data, runs
 from sprec.cli.bench import bench
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(runs.recipes, name="recipes")
+app.add_typer(backbone.app, name="backbone")
 for command in runs.COMMANDS:
     app.command()(command)
 app.command()(reproduce)

@@ -5,27 +5,20 @@ the paper's authors), most of them for research only.
 """
 
 import hashlib
-import http.client
 import json
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sprec.system import storage
+from sprec.system.download import alone, ask, download, one_line
 from sprec.system.errors import UserError
 from sprec.system.paths import require_path
-from sprec.system.progress import bar, say
+from sprec.system.progress import say
 
-TIMEOUT = 60
-"""Seconds without an answer after which a server counts as unreachable."""
 SUMS = "SHA256SUMS"
 """Where the checksums of what was downloaded are kept, in the form that ``sha256sum -c`` reads."""
-_CHUNK = 1 << 20
 _NAMED = 3  # files that a message names beside the one that failed
 
 
@@ -153,13 +146,13 @@ def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
 def _fetch_file(wanted: Sequence[File], folder: Path) -> Path:
     """Download the first of the files that are still wanted."""
     file, target = wanted[0], folder / wanted[0].name
-    if target.exists() and _is_whole(target, file):
-        say(f"{target} is there already")
-        return target
     part = target.with_name(target.name + ".part")
-    with _one_line(file.url, target, _by_hand(wanted, folder)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _download(file.url, part)
+    if _is_there(target, file):  # without a lock: the folder may be one that nobody can write
+        return target
+    with one_line(file.url, target, _by_hand(wanted, folder)), alone(target):
+        if _is_there(target, file):  # by now: another process fetched it
+            return target
+        download(file.url, part)
         found = _digest(part, "md5")
         if file.md5 and found != file.md5:
             part.unlink()
@@ -180,52 +173,16 @@ def _by_hand(wanted: Sequence[File], folder: Path) -> str:
     return f"{text}, and the others that are needed ({len(others)}): {', '.join(named)}"
 
 
-@contextmanager
-def _one_line(url: str, target: Path, by_hand: str) -> Iterator[None]:
-    """Turn what can go wrong on the way into one line."""
-    try:
-        yield
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UserError(f"cannot download {url} ({reason}); run the same command to go on, or {by_hand}") from error
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-
-
-def _download(url: str, part: Path) -> None:
-    """Download to ``part``, going on where it ends if the server can."""
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        answer = _ask(url, have)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        if error.headers.get("Content-Range") == f"bytes */{have}":
-            return  # whole already: the process was stopped before it was checked
-        part.unlink()  # longer than the file: it is another one by now
-        have, answer = 0, _ask(url, 0)
-    with answer:
-        have = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file, bar(f"fetching {part.stem}", total) as progress:
-            progress.advance(have)
-            while chunk := answer.read(_CHUNK):
-                file.write(chunk)
-                progress.advance(len(chunk))
-            size = file.tell()
-    if total is not None and size < total:
-        raise http.client.HTTPException(f"the connection ended after {size:,} of {total:,} bytes")
-
-
-def _ask(url: str, start: int) -> Any:
-    headers = {"User-Agent": "sprec"} | ({"Range": f"bytes={start}-"} if start else {})
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-
-
 def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+
+
+def _is_there(target: Path, file: File) -> bool:
+    there = target.exists() and _is_whole(target, file)
+    if there:
+        say(f"{target} is there already")
+    return there
 
 
 def _is_whole(target: Path, file: File) -> bool:
@@ -259,7 +216,7 @@ def _record(part: Path, target: Path) -> None:
 def _zenodo(record: str, folder: Path) -> list[File]:
     """The files of a Zenodo record, by the address of its API; people find them on its page."""
     by_hand = f"download the files of {record.replace('/api/', '/')} by hand into {folder}"
-    with _one_line(record, folder, by_hand), _ask(record, 0) as answer:
+    with one_line(record, folder, by_hand), ask(record) as answer:
         try:
             about = json.loads(answer.read())
             return [

@@ -2,8 +2,9 @@
 
 from importlib.util import find_spec
 
-from sprec.config import Recipe
+from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
+from sprec.engine.model.backbones import located
 from sprec.methods.histories import longest
 from sprec.methods.sampling import excluded_items, require_room
 from sprec.methods.table import WITHOUT_MODEL
@@ -81,11 +82,13 @@ def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
 
 
 def check_installed(recipe: Recipe) -> None:
-    """Refuse trackers and encoders that are not installed before any work is done.
+    """Refuse trackers and encoders that are not installed before any work is done, and fetch a known backbone.
 
     Raises:
-        UserError: names the package.
+        UserError: names the package, or says why there is no backbone.
     """
+    if isinstance(recipe.backbone, HuggingFace) and recipe.method not in WITHOUT_MODEL:
+        located(recipe.backbone.path)
     encodes = recipe.method not in WITHOUT_MODEL and recipe.recommend.encoder.startswith("sentence-transformers:")
     if encodes and find_spec("sentence_transformers") is None:
         raise UserError("recommend.encoder needs sentence-transformers: pip install 'sprec[ground]'")

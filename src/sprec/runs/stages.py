@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -74,8 +75,13 @@ def backbone(session: Session) -> Stage:
 
 def given(settings: HuggingFace) -> Stage:
     """A model that is not made here: no folder, and a key of its settings and its content."""
-    made_of = {"settings": settings.decisive(), "content": origin(settings.path, settings.revision)}
-    return Stage(Path(), storage.digest(made_of))
+    return Stage(Path(), storage.digest(known_by(settings)))
+
+
+def known_by(settings: HuggingFace) -> dict[str, Any]:
+    """What a given model is known by in the keys of stages and records: its content, wherever it lies."""
+    own = {name: value for name, value in settings.decisive().items() if name not in ("path", "revision")}
+    return {"settings": own, "content": origin(settings.path, settings.revision)}
 
 
 def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:

