@@ -92,7 +92,8 @@ class Tilt:
 
     def offset(self, genres: np.ndarray) -> np.ndarray:
         """One number per item, (items,); ``genres`` is the genre matrix of the catalog (items, |G|)."""
-        return balance(genres, self.shares) @ self.favour - self.penalty
+        offset: np.ndarray = balance(genres, self.shares) @ self.favour - self.penalty
+        return offset
 
 
 def balance(genres: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -1,0 +1,254 @@
+"""The frontier: strong recommenders, products of experts and the tilt beside the paper's systems, on the same cases.
+
+Works from scores (:mod:`sprec.study.scores`), and keeps the lists of each row as a record, so that the tables are made
+again without either.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sprec.data import Dataset
+from sprec.data.stats import overlapping
+from sprec.evaluation import (
+    PAPER_METRICS,
+    Bootstrap,
+    Cases,
+    accumulate,
+    bootstrap,
+    compare,
+    direction,
+)
+from sprec.methods.experts import choose_weights, of_titles, product
+from sprec.methods.tilt import LIST, Scored, choose_tilt, genre_shares
+from sprec.runs.examples import pretraining_examples, recent_histories
+from sprec.study.plan import FLOOR, plan
+from sprec.study.records import find, key_of
+from sprec.study.scores import KEPT, PARTS, TRIES, Scores, scores_of
+from sprec.system import storage
+from sprec.system.errors import UserError
+from sprec.system.progress import bar, say
+
+EXPERTS: Mapping[str, tuple[str, ...]] = {"kNN x SASRec": ("kNN", "SASRec, sampled softmax")}
+"""Products of experts: row to the rows that it multiplies."""
+STRONG = ("kNN", "SASRec, softmax", "SASRec, sampled softmax")
+"""The baselines that a method has to match, without a tilt."""
+OURS = "kNN x SASRec, tilted"
+"""The one method that is compared with everything else: chosen before any test case was looked at (research/log.md)."""
+SEEDS = (0, 1, 2)
+KINDS = ("plain", "tilted", "capacity")
+"""Lists that are kept of each row."""
+_PARTS_OF_WEIGHTS = 5
+_CAPACITY = 0.0025
+
+Lists = Mapping[int, np.ndarray]
+"""Seed to the lists of the test cases (n, k)."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recommender of the table: its lists by seed, in three kinds, and what was chosen on validation rows."""
+
+    plain: Lists
+    tilted: Lists
+    capacity: Lists
+    chosen: Mapping[str, Any]
+
+
+def rows_of(dataset: Dataset, out: Path, rows: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
+    """The rows of a dataset, from their records where these are kept, else from their scores."""
+    found = {}
+    for row in rows:
+        file = out / "records" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.json"
+        key = storage.digest([dataset.hash, row, list(seeds), repr([TRIES[name] for name in EXPERTS.get(row, (row,))])])
+        found[row] = _read(file, key) or _make(dataset, out, row, seeds, file, key)
+    return found
+
+
+def _read(file: Path, key: str) -> Row | None:
+    if not file.is_file():
+        return None
+    try:
+        about = json.loads(file.read_text("utf-8"))
+        lists = {kind: {int(seed): np.array(own) for seed, own in about[kind].items()} for kind in KINDS}
+        return Row(**lists, chosen=about["chosen"]) if about["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is no record of the frontier; remove it, and the same command makes it again"
+        ) from error
+
+
+def _make(dataset: Dataset, out: Path, row: str, seeds: Sequence[int], file: Path, key: str) -> Row:
+    genres = dataset.catalog.genre_matrix(dataset.genres)
+    shares = genre_shares(recent_histories(dataset), genres)
+    lists: dict[str, dict[int, np.ndarray]] = {kind: {} for kind in KINDS}
+    chosen: dict[str, Any] = {}
+    for seed in seeds:
+        scores, weights = _scores(row, dataset, seed, out)
+        choice = choose_tilt(scores.valid, dataset.valid.targets, scores.held, genres, shares, seed=seed)
+        lists["plain"][seed] = scores.test.top(LIST)
+        lists["tilted"][seed] = scores.test.top(LIST, choice.tilt.offset(genres))
+        lists["capacity"][seed] = capacity(scores.test, len(genres), _CAPACITY)
+        kept = {"none" if cap is None else f"{cap:g}": round(share, 4) for cap, share in choice.kept.items()}
+        chosen[str(seed)] = {"weights": weights, "cap": choice.cap, "kept": kept}
+        say(f"{dataset.name}, {row}, seed {seed}: {chosen[str(seed)]}")
+    about: dict[str, Any] = {"key": key, "row": row, "chosen": chosen}
+    about |= {kind: {str(seed): found.tolist() for seed, found in own.items()} for kind, own in lists.items()}
+    with storage.writing(file, "the same command goes on"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        storage.write_text(file, json.dumps(about, separators=(",", ":")) + "\n")
+    return Row(**lists, chosen=chosen)
+
+
+def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, dict[str, float]]:
+    """The scores of a row; of a product of experts with the weights that are best on the validation rows."""
+    if row not in EXPERTS:
+        return scores_of(row, dataset, seed, out), {}
+    names = EXPERTS[row]
+    each = [scores_of(name, dataset, seed, out) for name in names]
+    weights = choose_weights(
+        [_dense(own.valid, dataset) for own in each], dataset.valid.targets, parts=_PARTS_OF_WEIGHTS
+    )
+    parts = [
+        Scored.best(product([_dense(getattr(own, part), dataset) for own in each], weights), KEPT) for part in PARTS
+    ]
+    return Scores(*parts), dict(zip(names, weights, strict=True))
+
+
+def _dense(scores: Scored, dataset: Dataset) -> np.ndarray:
+    """Log-probabilities of the whole catalog from those of the best items."""
+    return of_titles(scores.items, scores.scores, np.ones(len(dataset.catalog), dtype=np.int64))
+
+
+def capacity(scores: Scored, items: int, cap: float) -> np.ndarray:
+    """Lists under which no item is in more than 5 c n of n lists, users served one after the other, (n, 5).
+
+    A reference only: each list depends on who was asked before. Small catalogs get twice the room they need at least.
+    """
+    left = np.full(items, int(np.ceil(LIST * len(scores) * max(cap, 2 / items))))
+    lists = np.empty((len(scores), LIST), dtype=np.int64)
+    for row, candidates in enumerate(scores.items):
+        free = candidates[left[candidates] > 0][:LIST]
+        if len(free) < LIST:  # all candidates are taken: any item will do
+            free = np.concatenate([free, np.setdiff1d(np.flatnonzero(left > 0), candidates)])[:LIST]
+        left[free] -= 1
+        lists[row] = free
+    return lists
+
+
+def systems(dataset: Dataset, records: Path) -> dict[str, dict[int, np.ndarray]]:
+    """The paper's systems by all their protocols, Random and Popularity, from the records of Table 2: lists by seed.
+
+    Raises:
+        UserError: there are none.
+    """
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for job in plan("table2", [dataset], SEEDS):
+        record = find(job.record(records), key_of(job.recipe, dataset))
+        if record is not None:
+            name = job.variant if job.variant in FLOOR else f"{job.variant}, {job.how}"
+            found.setdefault(name, {})[job.seed] = record.lists
+    if not found:
+        raise UserError(f"{records} has no records of Table 2 on {dataset.name}: sprec reproduce table2 makes them")
+    return found
+
+
+def measured(lists: Lists, dataset: Dataset, rows: np.ndarray) -> Bootstrap:
+    """The bootstrap of lists over some of the test cases, all seeds together."""
+    cases = [_cases(own, dataset, rows) for own in lists.values()]
+    return bootstrap(cases, training_seeds=list(lists))
+
+
+def _cases(lists: np.ndarray, dataset: Dataset, rows: np.ndarray) -> Cases:
+    split, genres = dataset.test.take(rows), dataset.catalog.genre_matrix(dataset.genres)
+    ks = tuple(k for k in (1, LIST) if k <= lists.shape[1])
+    return accumulate(lists[rows], split.targets, split.items, split.offsets, genres, ks)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All rows of a dataset, resampled over the same test cases.
+
+    Attributes:
+        ours: the new rows, plain and tilted.
+        theirs: the paper's systems, by all their protocols.
+        floor: Random and Popularity.
+        reference: what the true targets would score, and a batch with capacities.
+    """
+
+    ours: Mapping[str, Bootstrap]
+    theirs: Mapping[str, Bootstrap]
+    floor: Mapping[str, Bootstrap]
+    reference: Mapping[str, Bootstrap]
+
+    @property
+    def all(self) -> dict[str, Bootstrap]:
+        """Everything by its name."""
+        return {**self.theirs, **self.ours, **self.floor, **self.reference}
+
+
+def frontier(dataset: Dataset, out: Path, records: Path, *, fresh: bool = False) -> Frontier:
+    """Measure all rows.
+
+    Args:
+        dataset: its test rows are the cases.
+        out: folder of scores and records.
+        records: folder with the records of Table 2.
+        fresh: leave out the test rows that share four items in a row with a row that was trained on.
+    """
+    count = len(dataset.test)
+    rows = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset))) if fresh else np.arange(count)
+    found = rows_of(dataset, out, [*TRIES, *EXPERTS])
+    lists = {f"{name}{kind}": own for name, row in found.items() for kind, own in
+             (("", row.plain), (", tilted", row.tilted))}  # fmt: skip
+    theirs = systems(dataset, records)
+    base = OURS.removesuffix(", tilted")
+    reference: dict[str, Lists] = {
+        "true targets": {0: dataset.test.targets[:, None]},
+        f"{base}, capacity over the batch": found[base].capacity,
+    }
+    with bar(f"resample {dataset.name}", len(lists) + len(theirs) + len(reference)) as progress:
+
+        def resampled(group: Mapping[str, Lists]) -> dict[str, Bootstrap]:
+            done = {}
+            for name, own in group.items():
+                done[name] = measured(own, dataset, rows)
+                progress.advance(1)
+            return done
+
+        paper = {name: own for name, own in theirs.items() if name not in FLOOR}
+        floor = {name: own for name, own in theirs.items() if name in FLOOR}
+        return Frontier(resampled(lists), resampled(paper), resampled(floor), resampled(reference))
+
+
+def cells(found: Mapping[str, Frontier]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The one chosen method against the best of the paper's systems, dataset by dataset and metric by metric.
+
+    ``difference`` and ``interval`` are paired, over the seeds that both have; ``strong`` is the best of :data:`STRONG`.
+    """
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, own in found.items():
+        for metric in PAPER_METRICS:
+            other, strong = (
+                best(own.theirs, metric),
+                best({row: own.ours[row] for row in STRONG if row in own.ours}, metric),
+            )
+            apart = compare(own.ours[OURS], own.theirs[other])[metric]
+            table.setdefault(name, {})[metric] = {
+                "ours": own.ours[OURS].interval(metric).value,
+                "best_other": own.theirs[other].interval(metric).value,
+                "other": other,
+                "difference": apart.value,
+                "interval": [apart.low, apart.high],
+                "strong": own.ours[strong].interval(metric).value,
+            }
+    return table
+
+
+def best(group: Mapping[str, Bootstrap], metric: str) -> str:
+    """The row with the best mean."""
+    return max(group, key=lambda name: direction(metric) * group[name].interval(metric).value)

@@ -1,0 +1,198 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sprec.data import Catalog, Dataset, Split, Wording
+from sprec.evaluation import accumulate, bootstrap
+from sprec.evaluation import evaluate as measure
+from sprec.methods import knn, sasrec
+from sprec.methods.experts import of_titles, product, simplex
+from sprec.methods.tilt import Scored, ndcg
+from sprec.runs.examples import held_examples, pretraining_examples, recent_histories
+from sprec.study import frontier, frontier_report, scores
+from sprec.study.frontier import Frontier, capacity, cells
+from sprec.study.frontier_report import hypervolume
+from sprec.system.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+ITEMS = 60
+
+
+def walkers(n: int) -> Split:
+    """Everyone walks on by one or two items, from a start that is often near 0."""
+    rows = []
+    for _ in range(n):
+        start = int(abs(RANDOM.normal(0, 15)))
+        steps = (start + np.cumsum(RANDOM.integers(1, 3, 7))) % ITEMS
+        rows.append((steps[:-1].tolist(), int(steps[-1])))
+    return Split.of(rows)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    catalog = Catalog.of([f"item {i}" for i in range(ITEMS)], [[("low", "high")[i > 20]] for i in range(ITEMS)])
+    splits = {name: walkers(n) for name, n in (("train", 300), ("valid", 60), ("test", 80), ("extra", 60))}
+    made = Dataset("walk", catalog, splits, ("low", "high"), Wording("", "", ""))
+    return made.save(tmp_path_factory.mktemp("data") / "walk")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tries of each, one epoch."""
+    rows = {name: [replace(one, epochs=1, lr=0.01) if isinstance(one, sasrec.Settings) else one for one in tries[:2]]
+            for name, tries in scores.TRIES.items()}  # fmt: skip
+    monkeypatch.setattr(scores, "TRIES", rows)
+    monkeypatch.setattr(frontier, "TRIES", rows)
+
+
+def test_users_who_fit_the_tilt_are_neither_trained_nor_tested_on() -> None:
+    rows = [([i, i + 1, i + 2, i + 3], i + 4) for i in range(0, 50, 10)]
+    catalog = Catalog.of([f"item {i}" for i in range(ITEMS)])
+    splits = {
+        "train": Split.of([([7, 7, 7, 7], 7)]),
+        "valid": Split.of(rows[:2]),
+        "test": Split.of(rows[2:4]),
+        "extra": Split.of([rows[0], rows[2], ([0, 1, 2, 3, 20, 21, 22, 23], 5), rows[4]]),
+    }
+    made = Dataset("rows", catalog, splits, (), Wording("", "", ""))
+    assert list(held_examples(made)) == [splits["extra"][0]]  # the third one touches a test row too
+    assert list(pretraining_examples(made)) == [splits["train"][0], splits["extra"][3]]
+    assert recent_histories(made).tolist() == [0, 1, 2, 3, 10, 11, 12, 13, 0, 1, 2, 3, 40, 41, 42, 43]
+
+
+def test_scores_come_back_from_their_file(tmp_path: Path) -> None:
+    parts = [Scored.best(RANDOM.normal(size=(n, 9)).astype(np.float32), 4) for n in (3, 0, 2)]
+    scores.Scores(*parts).save(tmp_path / "folder" / "some.npz")
+    found = scores.Scores.load(tmp_path / "folder" / "some.npz")
+    for part, own in zip(parts, (found.valid, found.held, found.test), strict=True):
+        assert own.items.tolist() == part.items.tolist()
+        assert own.scores.tolist() == part.scores.tolist()
+    (tmp_path / "some.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"some\.npz does not hold scores; remove it"):
+        scores.Scores.load(tmp_path / "some.npz")
+
+
+@pytest.mark.usefixtures("quick")
+def test_search_keeps_the_best_try_and_trains_nothing_twice(dataset: Dataset, tmp_path: Path) -> None:
+    chosen = scores.search("kNN", dataset, tmp_path)
+    quality = [
+        ndcg(
+            Scored.best(knn.ItemKnn.count(pretraining_examples(dataset), ITEMS, one).log_probs(dataset.valid), 5).items,
+            dataset.valid.targets,
+        )
+        for one in scores.TRIES["kNN"]
+        if isinstance(one, knn.Settings)
+    ]
+    assert chosen == scores.TRIES["kNN"][int(np.argmax(quality))]
+    about = json.loads((tmp_path / "scores" / "walk" / "knn" / "search.json").read_text())
+    assert [one["valid"]["NDCG@5"] for one in about["tries"]] == pytest.approx(quality)
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")}
+    assert len(files) == 2
+    scores.scores_of("kNN", dataset, 1, tmp_path)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.npz")} == files
+
+
+@pytest.mark.usefixtures("quick")
+def test_products_take_the_best_weights_of_the_validation_rows(dataset: Dataset, tmp_path: Path) -> None:
+    row = "kNN x SASRec"
+    found, weights = frontier._scores(row, dataset, 0, tmp_path)
+    each = [scores.scores_of(name, dataset, 0, tmp_path) for name in frontier.EXPERTS[row]]
+    alike = np.ones(ITEMS, int)
+
+    def quality(tried: tuple[float, ...]) -> float:
+        experts = [of_titles(own.valid.items, own.valid.scores, alike) for own in each]
+        return ndcg(Scored.best(product(experts, tried), 5).items, dataset.valid.targets)
+
+    assert quality(tuple(weights.values())) == max(map(quality, simplex(2, 5)))
+    assert ndcg(found.valid.top(5), dataset.valid.targets) == pytest.approx(quality(tuple(weights.values())))
+
+
+@pytest.mark.usefixtures("quick")
+def test_rows_are_made_again_from_their_records_alone(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["kNN", "kNN x SASRec"]
+    first = frontier.rows_of(dataset, tmp_path, rows, seeds=(0, 1))
+    monkeypatch.setattr(frontier, "scores_of", None)
+    again = frontier.rows_of(dataset, tmp_path, rows, seeds=(0, 1))
+    for row in rows:
+        assert list(first[row].plain) == [0, 1]
+        assert first[row].chosen == again[row].chosen
+        for kind in frontier.KINDS:
+            for seed in (0, 1):
+                assert getattr(first[row], kind)[seed].tolist() == getattr(again[row], kind)[seed].tolist()
+    with pytest.raises(TypeError):  # other seeds are another record
+        frontier.rows_of(dataset, tmp_path, rows, seeds=(0,))
+
+
+def test_capacity_serves_one_user_after_the_other() -> None:
+    """Five users, limit 2: the third one finds items 0 to 4 taken."""
+    users = Scored.best(-np.tile(np.arange(30.0), (5, 1)), 20)
+    lists = capacity(users, 30, cap=0.08)
+    assert lists.tolist() == [[0, 1, 2, 3, 4]] * 2 + [[5, 6, 7, 8, 9]] * 2 + [[10, 11, 12, 13, 14]]
+    few = capacity(Scored(users.items[:3, :5], users.scores[:3, :5]), 60, cap=0.04)
+    assert few.tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12, 13, 14]]
+
+
+def random_frontier(dataset: Dataset) -> tuple[Frontier, dict[str, np.ndarray]]:
+    rows = np.arange(len(dataset.test))
+    names = [frontier.OURS, *frontier.STRONG, "SPRec, exact", "SASRec, ranks items", "Random", "true targets"]
+    lists = {name: np.array([RANDOM.permutation(ITEMS)[:5] for _ in rows]) for name in names}
+    sampled = {name: frontier.measured({0: own}, dataset, rows) for name, own in lists.items()}
+    ours, theirs = names[: 1 + len(frontier.STRONG)], names[1 + len(frontier.STRONG) : -2]
+    parts = [{name: sampled[name] for name in part} for part in (ours, theirs, names[-2:-1], names[-1:])]
+    return Frontier(*parts), lists
+
+
+def test_cells_compare_the_chosen_method_with_the_best_of_each_group(dataset: Dataset) -> None:
+    found, lists = random_frontier(dataset)
+    test, genres = dataset.test, dataset.catalog.genre_matrix(dataset.genres)
+    values = {name: measure(own, test.targets, test.items, test.offsets, genres) for name, own in lists.items()}
+    made = cells({"walk": found})["walk"]
+    assert list(made) == ["DivRatio@1", "DivRatio@5", "ORRatio@1", "ORRatio@5", "MGU@1", "MGU@5", "HR@5", "NDCG@5"]
+    for metric, cell in made.items():
+        pick = min if metric[0] in "OM" else max
+        theirs = {name: values[name][metric] for name in found.theirs}
+        assert cell["best_other"] == pytest.approx(pick(theirs.values()))
+        assert theirs[cell["other"]] == cell["best_other"]
+        assert cell["strong"] == pytest.approx(pick(values[name][metric] for name in frontier.STRONG))
+        assert cell["ours"] == pytest.approx(values[frontier.OURS][metric])
+        assert cell["difference"] == pytest.approx(cell["ours"] - cell["best_other"])
+        assert cell["interval"][0] <= cell["difference"] <= cell["interval"][1]
+
+
+def test_every_lost_cell_is_named(dataset: Dataset) -> None:
+    found, _ = random_frontier(dataset)
+    table = frontier_report.comparison({"walk": found})
+    assert len(table.rows) == 16
+    made = cells({"walk": found})["walk"]
+    for labels, row in table.rows:
+        better = row["ours"].value > row["other"].value
+        if "↓" in labels[2]:
+            better = row["ours"].value < row["other"].value
+        assert labels[4] == ("best" if better else "lost")
+        if labels[1] == "the paper's":
+            assert labels[3] == made[labels[2].split()[0]]["other"]
+
+
+def test_rows_may_be_left_out(dataset: Dataset) -> None:
+    """The second table measures the other rows as a table of their own."""
+    lists, rows = np.array([RANDOM.permutation(ITEMS)[:5] for _ in range(80)]), np.arange(0, 80, 3)
+    part = dataset.test.take(rows)
+    genres = dataset.catalog.genre_matrix(dataset.genres)
+    alone = bootstrap([accumulate(lists[rows], part.targets, part.items, part.offsets, genres)])
+    found = frontier.measured({0: lists}, dataset, rows)
+    for metric in alone.per_seed:
+        assert found.interval(metric) == alone.interval(metric)
+
+
+def test_hypervolume_by_hand() -> None:
+    """Rectangles 3 x 1, 2 x 2 and 1 x 3 cover 6 cells; what lies inside them adds nothing."""
+    assert hypervolume([(3, 1), (1, 3), (2, 2), (1, 1), (2, 1)]) == 6
+    assert hypervolume([]) == 0
+    points = RANDOM.random((9, 2))
+    inside = (RANDOM.random((200_000, 1, 2)) < points).all(2).any(1).mean()
+    assert hypervolume([tuple(point) for point in points]) == pytest.approx(inside, abs=0.005)
