@@ -5,6 +5,7 @@ one is stale; a test runs it.
 """
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "docs/results.md",
+    "docs/metrics.md",
     "docs/settings.md",
     "docs/data.md",
     "docs/scale.md",
@@ -276,6 +278,18 @@ def _span(numbers: Sequence[float], form: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def all_metrics() -> str:
+    """A row for each metric."""
+    from sprec.evaluation import METRICS
+
+    lines = ["| metric | what it is | better | largest |", "|---|---|---|---:|"]
+    for row in METRICS.values():
+        name = row.at(0).replace("@0", f"@k, k ≥ {row.first_k}" if row.first_k > 1 else "@k")
+        better = {1: "higher", -1: "lower"}[row.direction]
+        lines.append(f"| {name} | {row.about} | {better} | {'' if math.isinf(row.high) else f'{row.high:g}'} |")
+    return "\n".join([*lines, ""])
+
+
 def all_settings() -> str:
     """What a recipe can say: a table for each of its parts."""
     from sprec.runs.settings import settings
@@ -371,6 +385,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["real-differences"] = partial(real_differences, *differences)
     found["cost"] = costs
     found["settings"] = all_settings
+    found["metrics"] = all_metrics
     found["logs"] = partial(logs, ROOT / "benchmarks" / "results" / "logs.json")
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():

@@ -50,9 +50,9 @@ def test_every_room_is_listed() -> None:
     assert rooms - {"__init__", "__main__", "cli"} == set(ALLOWED)
 
 
-@pytest.mark.parametrize("file", ["methods/objectives.py", "evaluation/metrics.py"])
+@pytest.mark.parametrize("file", ["methods/objectives.py", "evaluation/cases.py", "evaluation/metrics.py"])
 def test_formulas_import_only_numpy_and_torch(file: str) -> None:
-    packages = {name.split(".")[0] for name in imports_of(SOURCE / file)}
+    packages = {name.split(".")[0] for name in imports_of(SOURCE / file) - {"sprec.evaluation.cases"}}
     assert packages - set(sys.stdlib_module_names) <= {"numpy", "torch"}
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from sprec.evaluation import accumulate, entropy, evaluate, exact_title_share, genre_unfairness, replicates
+from sprec.evaluation import accumulate, evaluate, exact_titles, genre_unfairness, parsed, replicates
 
 # Items 0..4 in genres A, B: A | A and B | B | none | B
 GENRES = np.array([[1, 0], [0.5, 0.5], [0, 1], [0, 0], [0, 1]], dtype=float)
@@ -49,7 +49,13 @@ def brute_force(
     size: int,
     k: int,
 ) -> dict[str, float]:
-    """The published evaluation's loops: natural logarithms, running sets and counters, one k per call."""
+    """The published evaluation's loops: natural logarithms, running sets and counters, one k per call.
+
+    The last three are over all lists, by their definitions.
+    """
+    exposure = Counter(chain.from_iterable(row[:k] for row in recs))
+    every = [exposure[item] for item in range(len(genres))]
+    shares = [count / sum(every) for count in every if count]
     hits = gain = known = 0.0
     seen: set[int] = set()
     counts: Counter[int] = Counter()
@@ -77,6 +83,9 @@ def brute_force(
         f"ORRatio@{k}": sum(count for _, count in counts.most_common(3)) / (known * k),
         f"MGU@{k}": sum(map(abs, gaps)) / size,
         f"DGU@{k}": max(gaps) - min(gaps),
+        f"Coverage@{k}": len(exposure) / len(genres),
+        f"Gini@{k}": sum(abs(a - b) for a in every for b in every) / (2 * len(every) * sum(every)),
+        f"Entropy@{k}": -sum(share * math.log(share) for share in shares),
     }
 
 
@@ -222,7 +231,7 @@ def test_equals_the_published_loops(run: Run, k: int) -> None:
 def test_bounds_and_order_of_cases(run: Run, seed: int) -> None:
     recs, targets, histories, genres, size = run
     values = measure(recs, targets.tolist(), histories, matrix_of(genres, size), ks=(1, 5))
-    assert all(0 <= value <= 2 for value in values.values())
+    assert all(0 <= value <= parsed(name)[0].high for name, value in values.items())
     assert values["NDCG@5"] <= values["HR@5"] <= 1
     assert values["ORRatio@5"] <= 3 / 5 + 1e-12  # no repeats within a list
     assert 1 / (targets >= 0).sum() / 5 <= values["DivRatio@5"] <= 1
@@ -288,18 +297,31 @@ def test_more_cases_lower_diversity_of_the_same_process() -> None:
     assert values[0] > 1.3 * values[1] > 1.3 * values[2]
 
 
-def test_exact_title_share() -> None:
+def test_exact_titles_to_the_letter() -> None:
     catalog = ("Dune", "Emma", "Ulysses")
-    assert exact_title_share(["Dune", "Dune II", "dune", "Emma"], catalog) == pytest.approx(2 / 4)
-    assert exact_title_share(["", "Dune "], catalog) == 0
-    assert math.isnan(exact_title_share([], catalog))
+    assert exact_titles(["Dune", "Dune II", "dune", "Emma"], catalog, 4).tolist() == [1, 0, 0, 1]
+    assert exact_titles(["", "Dune ", "Emma", "Emma"], catalog, 2).tolist() == [0, 1]
+    args = ([[0], [1]], [0, 1], [0, 1], [0, 1, 2], GENRES, (1,))
+    assert evaluate(*args, exact=[1, 0.25])["ExactTitles"] == pytest.approx(0.625)
+    assert "ExactTitles" not in evaluate(*args)
+    with pytest.raises(ValueError, match=r"one share per case, shape \(2,\), got \(3,\)"):
+        evaluate(*args, exact=[1, 1, 1])
 
 
-def test_entropy_counts_effective_items() -> None:
-    assert math.exp(entropy([[0], [1], [2], [3]], 1)) == pytest.approx(4)
-    assert entropy([[0, 1], [0, 2]], 1) == 0
-    assert entropy([[0, 1], [0, -1]], 2) == pytest.approx(-(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3))
-    assert math.isnan(entropy([[-1]], 1))
+@pytest.mark.parametrize(
+    ("recs", "k", "entropy"),
+    [
+        ([[0], [1], [2], [3]], 1, math.log(4)),
+        ([[0, 1], [0, 2]], 1, 0),
+        ([[0, 1], [0, -1]], 2, -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)),
+        ([[-1]], 1, math.nan),
+    ],
+)
+def test_entropy_counts_effective_items(recs: list[list[int]], k: int, entropy: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = measure(recs, [0] * len(recs), ks=(k,))[f"Entropy@{k}"]
+    assert found == pytest.approx(entropy, nan_ok=True)
 
 
 def test_the_evaluation_room_needs_no_torch() -> None:

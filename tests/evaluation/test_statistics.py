@@ -15,6 +15,7 @@ from sprec.evaluation import (
     compare,
     marks,
     mean_over_datasets,
+    parsed,
     plain_marks,
     randomisation_p,
     replicates,
@@ -82,18 +83,31 @@ def test_intervals_cover_the_truth_where_the_plain_bootstrap_fails() -> None:
     missing = (1 - POPULARITY) ** n
     truth = {"DivRatio@1": (1 - missing).sum() / n}
     many = [replicates(cases_of(draw_lists(rng, n), ks=(1, 2))) for _ in range(3000)]
-    for name in ("DivRatio@2", "ORRatio@1", "ORRatio@2", "MGU@1", "DGU@2"):
+    for name in (
+        "DivRatio@2",
+        "ORRatio@1",
+        "ORRatio@2",
+        "MGU@1",
+        "DGU@2",
+        "Coverage@2",
+        "Gini@1",
+        "Gini@2",
+        "Entropy@2",
+    ):
         truth[name] = float(np.mean([values[name][0] for values in many]))
     intervals: dict[str, list[tuple[float, float]]] = {name: [] for name in truth}
     plain: list[tuple[float, float]] = []
+    plain_gini: list[float] = []
     for trial in range(300):
         cases = cases_of(draw_lists(rng, n), ks=(1, 2))
-        sample = bootstrap([cases], resamples=200, seed=trial)
+        sample = bootstrap([cases], resamples=200, seed=trial, metrics=list(truth))
         for name in truth:
             interval = sample.interval(name)
             intervals[name].append((interval.low, interval.high))
         weights = rng.multinomial(n, np.full(n, 1 / n), 200)
-        low, high = np.quantile(replicates(cases, weights)["DivRatio@1"], [0.025, 0.975])
+        ordinary = replicates(cases, weights, ["DivRatio@1", "Gini@1"])
+        plain_gini.append(float(ordinary["Gini@1"].std()))
+        low, high = np.quantile(ordinary["DivRatio@1"], [0.025, 0.975])
         plain.append((float(low), float(high)))
     coverage = {name: covered(values, truth[name]) for name, values in intervals.items()}
     assert all(0.92 <= value <= 1 for value in coverage.values()), coverage
@@ -101,6 +115,7 @@ def test_intervals_cover_the_truth_where_the_plain_bootstrap_fails() -> None:
     width = np.mean([high - low for low, high in intervals["DivRatio@1"]]) / 3.92
     spread = np.std([values["DivRatio@1"][0] for values in many])
     assert 1 <= width / spread < 1.4  # conservative, but not wasteful
+    assert np.mean(plain_gini) < 0.8 * np.std([values["Gini@1"][0] for values in many])
 
 
 def test_paired_difference_of_diversity_covers_the_truth() -> None:
@@ -143,7 +158,8 @@ def test_equal_seeds_add_nothing_and_unequal_ones_widen() -> None:
 def test_a_method_does_not_differ_from_itself() -> None:
     sample = bootstrap([cases_of(draw_lists(np.random.default_rng(5), 100))] * 2, resamples=100)
     for name, difference in compare(sample, sample).items():
-        unseen = 1 - 0.025 ** (1 / 100) if name.startswith(("HR", "NDCG")) else 0  # a case of another run may differ
+        share = parsed(name)[0].each  # a case of another run may differ
+        unseen = 1 - 0.025 ** (1 / 100) if share else 0
         assert (difference.value, difference.effect) == (0, 0)
         assert (difference.low, difference.high) == pytest.approx((-unseen, unseen))
         assert difference.p == 1

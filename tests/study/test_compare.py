@@ -1,17 +1,23 @@
 """Runs side by side: paired by seed, never pooled over protocols or settings, in one line where they do not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from sprec.cli import app
 from sprec.data import Catalog, Dataset, Split
+from sprec.evaluation import METRICS
+from sprec.recommend.by_title import Recommendations
 from sprec.runs import load_results
+from sprec.runs.stages import write_recommendations
 from sprec.study.compare import compare_runs, score_lists
+from sprec.system import storage
 from sprec.system.errors import UserError
 from toy_runs import toy_changes
 
@@ -143,3 +149,113 @@ def test_lists_of_some_cases_say_so(toy_data: Path, tmp_path: Path, capsys: pyte
     file.write_text('{"case": 12, "items": [1]}\n')
     with pytest.raises(UserError, match=r"case 12 is not a row of the valid split \(0 to 11\)"):
         score_lists(file, dataset, "valid")
+
+
+METHODS = ("popularity", "random")
+
+
+def test_compare_shows_what_is_asked_for(run: Run, tmp_path: Path) -> None:
+    """Names with and without cut-off, all, and the four files of each table; values are those of the runs."""
+    runs = [str(run(method, 0)) for method in METHODS]
+    asked = [
+        *runs,
+        "--resamples",
+        "100",
+        "--metrics",
+        "Gini@1, GenreDiversity, HR@3",
+        "-o",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    done = CliRunner().invoke(app, ["compare", *asked])
+    found = json.loads(done.stdout)
+    rows = {row["method"]: row["metrics"] for row in found["metrics"]["rows"]}
+    assert list(rows["random"]) == ["Gini@1", "GenreDiversity@3", "GenreDiversity@5", "HR@3"]
+    for method in METHODS:
+        for name in ("Gini@1", "GenreDiversity@5"):
+            cell = rows[method][name]
+            assert cell["value"] == pytest.approx(metric(run(method, 0), name)), name
+            assert cell["low"] - 1e-9 <= cell["value"] <= cell["high"] + 1e-9
+    (gini,) = (row for row in found["differences"]["rows"] if row["metric"] == "Gini@1 ↓" and row["method"] == "random")
+    assert gini["metrics"]["difference"]["mark"] == "better"
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert files == {f"{name}.{kind}" for name in ("metrics", "differences") for kind in ("csv", "json", "md", "tex")}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == found["metrics"]
+    assert "| method | Gini@1 ↓ | GenreDiversity@3 ↑ |" in (tmp_path / "out" / "metrics.md").read_text()
+    assert r"method & Gini@1 $\downarrow$" in (tmp_path / "out" / "metrics.tex").read_text()
+    every = set(compare_runs([run("random", 0)], 100, "all")[0].metrics)
+    assert every == set(load_results(run("random", 0))[0].metrics)
+
+
+def test_score_shows_what_is_asked_for(toy_data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lists.jsonl"
+    file.write_text("".join(f'{{"case": {case}, "items": [{case}, 50, 51, 52, 53]}}\n' for case in range(20)))
+    items = len(Dataset.load(toy_data).catalog)
+
+    def score(*options: str) -> str:
+        return CliRunner().invoke(app, ["score", str(file), "--data", str(toy_data), *options]).stdout
+
+    asked = json.loads(score("--metrics", "Coverage@3,APLT", "--json"))
+    assert list(asked) == ["Coverage@3", "APLT@1", "APLT@3", "APLT@5"]
+    assert asked["Coverage@3"] == pytest.approx(22 / items)
+    every = json.loads(score("--json"))
+    assert {name.partition("@")[0] for name in every} == set(METRICS) - {"ExactTitles"}
+    assert [name for name in METRICS if f"{name}@" in score()] == ["HR", "NDCG", "DivRatio", "ORRatio", "MGU"]
+
+
+def test_a_metric_that_is_not_there_is_refused_in_one_line(run: Run) -> None:
+    for name in ("HR@20", "GenreDiversity@1", "ExactTitles", "Recall", ""):
+        with pytest.raises(
+            UserError, match=f'^there is no metric "{name}" for these lists; there are HR, NDCG, .*; or all$'
+        ):
+            compare_runs([run("random", 0)], 100, name)
+
+
+def rewritten(run: Path, items: list[list[int]], exist: int, copy: Path, samples: int = 0) -> Path:
+    """A copy of a run whose last evaluation has these lists, and so many titles (or samples) that exist, first."""
+    shutil.copytree(run, copy)
+    folder = sorted((copy / "stages").glob("*-evaluate-*"))[-1]
+    about = {"key": storage.read_manifest(folder)["key"]}
+    titles = ["Alien (1979)"] * exist + ["Alien, and so on"] * (len(items) * max(samples, 1) - exist)
+    found = Recommendations(np.array(items), [] if samples else titles, samples=titles if samples else [])
+    (folder / storage.MANIFEST).unlink()
+    write_recommendations(folder / "recommendations.parquet", found)
+    storage.seal(folder, about)
+    return copy
+
+
+def test_a_model_that_forgot_the_titles_is_not_called_better(run: Run, tmp_path: Path) -> None:
+    """38% of real titles looked like more diversity. 18 of 20 titles are enough, 17 are not."""
+    narrow, wide = [[0, 1, 2, 3, 4]] * 20, [[5 * case % 60 + place for place in range(5)] for case in range(20)]
+    base = rewritten(run("bigrec", 0), narrow, 20, tmp_path / "base")
+    for exist, mark in ((18, "better"), (17, "")):
+        other = rewritten(run("rw", 0), wide, exist, tmp_path / f"rw-{exist}")
+        done = CliRunner().invoke(app, ["compare", str(base), str(other), "--resamples", "200"])
+        lines = [line for line in done.stdout.splitlines() if "not a fair comparison" in line]
+        metrics, differences = compare_runs([base, other], 200)
+        found = dict(differences.rows)["rw", "bigrec", "DivRatio@5 ↑"]["difference"]
+        assert found.low is not None
+        assert found.low > 0, "real in both cases"
+        assert found.mark == mark
+        assert dict(metrics.rows)["rw",]["ExactTitles"].value == pytest.approx(exist / 20)
+        assert dict(metrics.rows)["rw",]["DivRatio@5"].mark == ("best" if mark else "")
+        assert bool(lines) == (exist < 18)
+    assert lines == [
+        "! not a fair comparison: only 85% of the titles that rw generates exist in the catalog; the others are "
+        "matched to whatever is nearest, which passes for diversity"
+    ]
+    assert metrics.note == differences.note == lines[0].removeprefix("! ")
+    assert metrics.markdown().endswith(f"|\n\n{metrics.note}\n")
+    assert metrics.record()["note"] == metrics.note
+
+
+def test_samples_tell_which_titles_exist(run: Run, tmp_path: Path) -> None:
+    """By consensus every case has several titles: 50 of 80 are those of 12 cases, and half of another's."""
+    own = rewritten(run("bigrec", 0), [[0, 1, 2, 3, 4]] * 20, 50, tmp_path / "run", samples=4)
+    table, _ = compare_runs([own], 2000, "ExactTitles")
+    cell = dict(table.rows)["bigrec",]["ExactTitles"]
+    assert cell.value == pytest.approx(50 / 80)
+    deviation = np.sqrt((12 * 0.375**2 + 0.125**2 + 7 * 0.625**2) / 20)
+    assert (cell.low, cell.high) == pytest.approx(
+        (cell.value - 1.96 * deviation / np.sqrt(20), cell.value + 1.96 * deviation / np.sqrt(20)), abs=0.03
+    )

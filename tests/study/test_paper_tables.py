@@ -18,6 +18,7 @@ from sprec.study.plan import Job
 from sprec.study.published import published
 from sprec.study.records import Record
 from sprec.study.tables import changes_table, compared, differences_table, paper_table, sampled
+from sprec.system.errors import UserError
 
 CASES = 100
 METHODS = {"BIGRec": "bigrec", "SPRec": "sprec", "D3": "d3", "SASRec": "sasrec"}
@@ -100,6 +101,25 @@ def test_over_recommendation_that_grows_is_worse(dataset: Dataset) -> None:
     assert cells(changes, "ours", "SPRec", "ORRatio@1") == (pytest.approx(1 / 0.15 - 1), "worse")
     assert cells(changes, "ours", "SPRec", "DivRatio@1") == (pytest.approx(0.01 / 0.2 - 1), "worse")
     assert cells(changes, "ours", "SPRec", "HR@5") == (pytest.approx(1 / 0.25 - 1), "better")
+
+
+def test_tables_of_other_metrics(dataset: Dataset) -> None:
+    """Items 0 to 5 of 20 in both: the same coverage, and more hits are more of item 0, the most popular one."""
+    found = {job("BIGRec"): hits(20), job("SPRec"): hits(60)}
+    samples = {"Steam": sampled(found, dataset, "Coverage@5,ARP@1,HR@1")}
+    table = paper_table("table2", samples, "real")
+    assert table.metrics == ("Coverage@5", "ARP@1", "HR@1")
+    assert {labels[1].split(",")[0] for labels, _ in table.rows} == {"ours"}, "the paper has none of these"
+    assert cells(table, "ours", "SPRec", "Coverage@5") == (6 / 20, "")
+    # the training split: items 0 and 10 in two histories, item 0 as their targets
+    assert cells(table, "ours", "SPRec", "ARP@1") == (pytest.approx(0.6 * 4), "")
+    assert cells(table, "ours", "BIGRec", "ARP@1") == (pytest.approx(0.2 * 4), "best")
+    changes = changes_table("table2", samples, compared(samples))
+    assert changes.metrics == table.metrics
+    assert cells(changes, "ours", "SPRec", "ARP@1") == (pytest.approx(2), "worse")
+    assert len(differences_table(compared(samples)).rows) == 3
+    with pytest.raises(UserError, match='there is no metric "HR@7"'):
+        sampled(found, dataset, "HR@7")
 
 
 def test_marks_compare_methods_that_recommend_alike(dataset: Dataset) -> None:

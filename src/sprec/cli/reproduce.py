@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sprec.cli.runs import Metrics
+
 if TYPE_CHECKING:
     from sprec.data import Dataset
     from sprec.evaluation import Table
@@ -32,6 +34,7 @@ def reproduce(
     ] = None,
     only: Annotated[list[str] | None, typer.Option("--only", help="Only these rows of a table; repeat it.")] = None,
     marks: Annotated[str, typer.Option(help="Mark real differences (real) or as the paper does (paper).")] = "real",
+    metrics: Metrics = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of all runs.")] = None,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Processes that divide the runs, the cores and the GPUs among them.")
@@ -44,7 +47,7 @@ def reproduce(
     """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
     from sprec.cli.runs import quiet
 
-    _check_options(what, marks, protocols, recorded)
+    _check_options(what, marks, metrics, protocols, recorded)
     if what == "figure2":
         _figure2(output, dry_run)
         return
@@ -71,12 +74,15 @@ def reproduce(
         return
     if what.startswith("figure") or what == "tradeoff":
         import sprec.evaluation.plots  # noqa: F401  # a missing extra shows before hours of runs
-    _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks))
+    _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks, metrics))
 
 
-def _check_options(what: str, marks: str, protocols: Sequence[str] | None, recorded: bool) -> None:
+def _check_options(what: str, marks: str, metrics: str | None, protocols: Sequence[str] | None, recorded: bool) -> None:
     """Refuse options that what is asked for does not have."""
     from sprec.system.errors import UserError
+
+    if metrics and what not in ("table2", "table3", "variants"):
+        raise UserError(f"{what} has metrics of its own; --metrics is for table2, table3 and variants")
 
     if marks not in ("real", "paper"):
         raise UserError(f"--marks is real or paper, not {marks}")
@@ -163,11 +169,18 @@ def _say_written(files: Sequence[Path]) -> None:
         typer.echo(f"wrote {file}")
 
 
-def _report(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
+def _report(
+    what: str,
+    found: "dict[Job, Record]",
+    datasets: "list[Dataset]",
+    output: Path,
+    marks: str,
+    metrics: str | None,
+) -> list[Path]:
     if what == "claims":
         return _claims(found, datasets, output)
     if what.startswith("table") or what == "variants":
-        return _tables(what, found, datasets, output, marks)
+        return _tables(what, found, datasets, output, marks, metrics)
     if what == "tradeoff":
         return _tradeoff(found, datasets, output)
     stems = {dataset.name: _stem(output, what, dataset, datasets) for dataset in datasets}
@@ -184,11 +197,18 @@ def _claims(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path)
     return write_table(claims, output / "claims")
 
 
-def _tables(what: str, found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path, marks: str) -> list[Path]:
+def _tables(
+    what: str,
+    found: "dict[Job, Record]",
+    datasets: "list[Dataset]",
+    output: Path,
+    marks: str,
+    metrics: str | None,
+) -> list[Path]:
     from sprec.cli.runs import print_table
     from sprec.study import tables
 
-    samples = {dataset.name: tables.sampled(found, dataset) for dataset in datasets}
+    samples = {dataset.name: tables.sampled(found, dataset, metrics) for dataset in datasets}
     table = tables.paper_table(what, samples, marks)
     print_table(table)
     compared = tables.compared(samples)

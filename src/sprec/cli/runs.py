@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value; repeat it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="NAME[,NAME]|all",
+        help="Metrics to show, such as HR@5,Gini (without @: at 1, 5 and 10); default: the paper's and ExactTitles.",
+    ),
+]
 Data = Annotated[Path, typer.Option("--data", help="Dataset directory (sprec data import, sprec data demo).")]
 
 recipes = typer.Typer(help="List and copy the shipped recipes.", no_args_is_help=True)
@@ -77,47 +85,62 @@ def print_table(table: "Table") -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     set: Set = None,
+    metrics: Metrics = None,
     json: Json = False,
 ) -> None:
     """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
+    from sprec.evaluation import cutoffs
     from sprec.runs.labels import protocol_of
     from sprec.runs.recipes import changed
     from sprec.runs.recommender import evaluate_run, read_run
 
     quiet()
-    metrics = evaluate_run(run, set or [])
-    _print_metrics(metrics, str(run), json, protocol_of(changed(read_run(run)[0], set or [])))
+    found = evaluate_run(run, set or [], cutoffs(metrics))
+    _print_metrics(found, metrics, str(run), json, protocol_of(changed(read_run(run)[0], set or [])))
 
 
 def score(
     recommendations: Annotated[Path, typer.Argument(help='JSON lines: {"case": row of the split, "items": [...]}.')],
     data: Data,
     split: Annotated[str, typer.Option(help="Split that the cases are rows of.")] = "test",
+    metrics: Metrics = None,
     json: Json = False,
 ) -> None:
     """Compute the metrics of anyone's top-k lists."""
     from sprec.data import Dataset
+    from sprec.evaluation import cutoffs
     from sprec.study.compare import score_lists
 
-    _print_metrics(score_lists(recommendations, Dataset.load(data), split), str(recommendations), json)
+    found = score_lists(recommendations, Dataset.load(data), split, cutoffs(metrics))
+    _print_metrics(found, metrics, str(recommendations), json)
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method and protocol are pooled.")],
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
+    metrics: Metrics = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for both tables as CSV, JSON, Markdown and LaTeX.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare runs over the same test cases: 95% intervals, differences paired by case and seed."""
     from json import dumps
 
     from sprec.study.compare import compare_runs
+    from sprec.study.tables import write_table
 
-    metrics, differences = compare_runs(runs, resamples)
+    tables = dict(zip(("metrics", "differences"), compare_runs(runs, resamples, metrics), strict=True))
+    written = [file for name, table in tables.items() if output for file in write_table(table, output / name)]
     if json:
-        typer.echo(dumps({"metrics": metrics.record(), "differences": differences.record()}, indent=2))
+        typer.echo(dumps({name: table.record() for name, table in tables.items()}, indent=2))
         return
-    print_table(metrics)
-    print_table(differences)
+    for table in tables.values():
+        print_table(table)
+    if note := tables["metrics"].note:
+        typer.echo(f"! {note}")
+    for file in written:
+        typer.echo(f"wrote {file}")
 
 
 def recommend(
@@ -154,16 +177,18 @@ def doctor() -> None:
         typer.echo(f"{name:<22} {value}")
 
 
-def _print_metrics(metrics: dict[str, float], name: str, as_json: bool, title: str = "") -> None:
+def _print_metrics(found: dict[str, float], asked: str | None, name: str, as_json: bool, title: str = "") -> None:
+    """Print what was asked for; JSON without a question has everything."""
     from json import dumps
 
-    from sprec.evaluation import table_of_values
+    from sprec.evaluation import selected, table_of_values
     from sprec.system.storage import defined
 
+    shown = selected("all" if as_json and asked is None else asked, found)
     if as_json:
-        typer.echo(dumps(defined(metrics)))
+        typer.echo(dumps(defined({metric: found[metric] for metric in shown})))
         return
-    print_table(table_of_values({name: metrics}, title, list(metrics), mark=False))
+    print_table(table_of_values({name: found}, title, shown, mark=False))
 
 
 COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]

@@ -9,9 +9,11 @@ Two corrections make this right for the set-level metrics:
 * The plain bootstrap is wrong for a distinct count. A resample holds only 63% of the cases, so DivRatio falls far
   below its value on the data (bias), and the spread comes out too small as well. Here a case that is drawn w times
   stands for w different users: the items that no other case received count w times. This is the first-order
-  (Hájek) expansion of the count. Its variance is that of the delete-one jackknife, which by the Efron-Stein
-  inequality (Efron & Stein, Annals of Statistics 1981) is on average not too small. Subsampling m < n cases
-  would estimate DivRatio at another n, and the delete-half jackknife has a larger upward bias.
+  (Hájek) expansion of the count. Coverage, Gini and Entropy, which also depend on how many items are recommended at
+  all, are expanded likewise: a case counts for what the sum over items would lose without it. The variance is that of
+  the delete-one jackknife, which by the Efron-Stein inequality (Efron & Stein, Annals of Statistics 1981) is on average
+  not too small. Subsampling m < n cases would estimate DivRatio at another n, and the delete-half jackknife has a
+  larger upward bias.
 * The largest counts of ORRatio and the absolute values of MGU are larger in a resample than in the data. The
   replicates are therefore moved back to the value of the data before quantiles are taken, by as much as their
   mean is off beyond its Monte Carlo error: an error-sized move would turn ties with zero into differences.
@@ -24,20 +26,21 @@ Methods are compared over the training seeds that both have, each seed with itse
 
 *Hits are few.* Where one method finds 4 targets that the other misses, and misses none, only 2% of the resamples hold
 none of the four, and the bootstrap would call the difference real; a coin falls four times on one side in 12% of all
-tries. So a difference of HR or NDCG must also pass the exact test that flips the sign of what each case contributes
-(Fisher's randomisation test, jointly over seeds), and one without any case that differs may be anything below the
-binomial bound.
+tries. So a difference of shares (HR, and every other mean over cases of values between 0 and 1) must also pass the
+exact test that flips the sign of what each case contributes (Fisher's randomisation test, jointly over seeds), and one
+without any case that differs may be anything below the binomial bound.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 
-from sprec.evaluation.metrics import Cases, Floats, Ints, direction, gains, replicates
+from sprec.evaluation.cases import Cases, Floats, Ints
+from sprec.evaluation.metrics import direction, measurable, parsed, replicates
 
 LEVEL = 0.95
 _GRID = 401  # quantiles of Student's t that stand for it
@@ -62,7 +65,7 @@ class Difference:
             wherever p is above 5%.
         relative: the difference divided by the other method's value.
         effect: the difference in standard deviations of what one case contributes to it (Cohen's d_z).
-        p: two-sided p-value of no difference, of the bootstrap; for HR and NDCG, if that is larger, of the exact test.
+        p: two-sided p-value of no difference, of the bootstrap; for shares, if that is larger, of the exact test.
     """
 
     value: float
@@ -88,8 +91,8 @@ class Bootstrap:
         training_seeds: the S training seeds, by which methods are paired as well.
         per_seed: metric name to its value for every training seed, shape (S,).
         replicates: metric name to its value for every training seed in every resample, shape (S, B).
-        gains: for HR and NDCG what every case contributes under every training seed, shape (S, n): their mean is the
-            metric.
+        gains: for shares, such as HR and NDCG, what every case contributes under every training seed, shape (S, n):
+            their mean is the metric; NaN where a case has nothing to say.
     """
 
     n: int
@@ -105,12 +108,17 @@ class Bootstrap:
         low, high = _bounds(samples)
         if name in self.gains and not self.per_seed[name].any():
             high = _never_seen(self.n)
-        largest = 2.0 if name.startswith("DGU@") else 1.0
-        return Interval(value, max(low, 0.0), min(high, largest))
+        if name in self.gains and (self.per_seed[name] == 1).all():
+            low = 1 - _never_seen(self.n)
+        return Interval(value, max(low, 0.0), min(high, parsed(name)[0].high))
 
 
 def bootstrap(
-    runs: Sequence[Cases], resamples: int = 2000, seed: int = 0, training_seeds: Sequence[int] | None = None
+    runs: Sequence[Cases],
+    resamples: int = 2000,
+    seed: int = 0,
+    training_seeds: Sequence[int] | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> Bootstrap:
     """Resample the test cases of one method.
 
@@ -119,6 +127,7 @@ def bootstrap(
         resamples: number of replicates B.
         seed: seed of the resampling; give all methods the same one.
         training_seeds: the training seed of each run; 0, 1, ... by default.
+        metrics: what is wanted, as far as all runs have it; everything by default.
 
     Raises:
         ValueError: no run, runs over different numbers of cases, or not one training seed of its own for each run.
@@ -127,13 +136,17 @@ def bootstrap(
     own = tuple(range(len(runs)) if training_seeds is None else training_seeds)
     if len(own) != len(runs) or len(set(own)) != len(own):
         raise ValueError(f"{len(runs)} runs need as many different training seeds, got {list(own)}")
-    points = [{name: value[0] for name, value in replicates(cases).items()} for cases in runs]
-    per_seed = {name: np.array([point[name] for point in points]) for name in points[0]}
+    able = [measurable(cases) for cases in runs]
+    names = [name for name in metrics or able[0] if all(name in own for own in able)]
+    per_seed = {name: values[:, 0] for name, values in _for_each(runs, None, names).items()}
     rng = np.random.default_rng(seed)
-    chunks = [_chunk(runs, rng.multinomial(n, np.full(n, 1 / n), size)) for size in _chunk_sizes(resamples, n)]
-    drawn = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in per_seed}
-    each = [gains(cases) for cases in runs]
-    return Bootstrap(n, seed, own, per_seed, drawn, {name: np.array([one[name] for one in each]) for name in each[0]})
+    draws = (rng.multinomial(n, np.full(n, 1 / n), size) for size in _chunk_sizes(resamples, n))
+    chunks = [_for_each(runs, weights, names, resampled=True) for weights in draws]
+    drawn = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in names}
+    rows = {name: parsed(name) for name in names}
+    shares = {name: (row.each, k) for name, (row, k) in rows.items() if row.each and row.high == 1}
+    each = {name: np.array([of(cases, k) for cases in runs]) for name, (of, k) in shares.items()}
+    return Bootstrap(n, seed, own, per_seed, drawn, each)
 
 
 def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
@@ -163,14 +176,14 @@ def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
 
 
 def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
-    """Paired differences ``method - other`` of every metric, over the training seeds that both have.
+    """Paired differences ``method - other`` of every metric that both have, over the training seeds that both have.
 
     Raises:
         ValueError: the two were not resampled alike (other cases, another seed or number of replicates), or have no
             training seed in common.
     """
     _check_paired(method, other)
-    return {name: _difference(method, other, name) for name in method.per_seed}
+    return {name: _difference(method, other, name) for name in method.per_seed if name in other.per_seed}
 
 
 def shared_seeds(method: Bootstrap, other: Bootstrap) -> list[int]:
@@ -275,46 +288,28 @@ def _chunk_sizes(resamples: int, n: int) -> list[int]:
     return [min(size, resamples - start) for start in range(0, resamples, size)]
 
 
-def _chunk(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
+def _for_each(
+    runs: Sequence[Cases], weights: Ints | None, names: Sequence[str], resampled: bool = False
+) -> dict[str, Floats]:
     """Metric name to its value for every run under every weighting, shape (S, B)."""
-    drawn = _for_each(runs, weights)
-    for k in runs[0].ks:
-        drawn[f"DivRatio@{k}"] = np.array([_linear_diversity(cases, k, weights) for cases in runs])
-    return drawn
-
-
-def _for_each(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
-    measured = [replicates(cases, weights) for cases in runs]
-    return {name: np.array([values[name] for values in measured]) for name in measured[0]}
+    measured = [replicates(cases, weights, names, resampled=resampled) for cases in runs]
+    return {name: np.array([values[name] for values in measured]) for name in names}
 
 
 def _mean_over(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
-    return {name: values.mean(axis=0) for name, values in _for_each(runs, weights).items()}
-
-
-def _linear_diversity(cases: Cases, k: int, weights: Ints) -> Floats:
-    """DivRatio where each copy of a case brings the items that only this case has, shape (B,)."""
-    lists = cases.lists[:, :k]
-    rows, columns = np.nonzero(lists >= 0)
-    items, codes = np.unique(lists[rows, columns], return_inverse=True)
-    first, last = np.full(len(items), len(cases)), np.zeros(len(items), np.int64)
-    np.minimum.at(first, codes, rows)
-    np.maximum.at(last, codes, rows)
-    own = np.bincount(first[first == last], minlength=len(cases))
-    slots = cases.known.sum() * k
-    diversity: Floats = (len(items) + (weights - 1) @ own) / (slots if slots else np.nan)
-    return diversity
+    return {name: values.mean(axis=0) for name, values in _for_each(runs, weights, measurable(runs[0])).items()}
 
 
 def _stack(a: Cases, b: Cases) -> Cases:
     """The cases of two methods behind each other, for weightings that choose one of the two for each case."""
-    return Cases(
-        a.ks,
-        np.concatenate([a.ranks, b.ranks]),
-        np.concatenate([a.known, b.known]),
-        np.concatenate([a.lists, b.lists]),
-        np.concatenate([a.histories, b.histories]),
-        tuple(np.concatenate(pair) for pair in zip(a.recommended, b.recommended, strict=True)),
+    return replace(
+        a,
+        ranks=np.concatenate([a.ranks, b.ranks]),
+        known=np.concatenate([a.known, b.known]),
+        lists=np.concatenate([a.lists, b.lists]),
+        histories=np.concatenate([a.histories, b.histories]),
+        recommended=tuple(np.concatenate(pair) for pair in zip(a.recommended, b.recommended, strict=True)),
+        exact=None if a.exact is None or b.exact is None else np.concatenate([a.exact, b.exact]),
     )
 
 
@@ -332,9 +327,9 @@ def _share_as_extreme(differences: Floats) -> float:
 
 
 def _check_paired(a: Bootstrap, b: Bootstrap) -> None:
-    sizes = [(s.n, s.seed, s.replicates.keys(), next(iter(s.replicates.values())).shape[1]) for s in (a, b)]
+    sizes = [(s.n, s.seed, next(iter(s.replicates.values())).shape[1]) for s in (a, b)]
     if sizes[0] != sizes[1]:
-        raise ValueError("the methods must be resampled over the same cases, metrics, seed and number of replicates")
+        raise ValueError("the methods must be resampled over the same cases, with one seed and number of replicates")
     if not shared_seeds(a, b):
         raise ValueError(f"no training seed in common: {list(a.training_seeds)} and {list(b.training_seeds)}")
 
@@ -353,7 +348,7 @@ def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
     value, samples = _samples(per_seed, drawn)
     low, high, p = *_bounds(samples), _two_sided(samples, len(drawn))
     if name in method.gains:
-        each = method.gains[name][ours].mean(axis=0) - other.gains[name][theirs].mean(axis=0)
+        each = np.nan_to_num(method.gains[name][ours].mean(axis=0) - other.gains[name][theirs].mean(axis=0))
         p = max(p, flip_p(each))
         if not each.any():  # no case differs
             low, high = min(low, -_never_seen(method.n)), max(high, _never_seen(method.n))

@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape as rich_text
 from rich.table import Table as RichTable
 
-from sprec.evaluation.metrics import direction
+from sprec.evaluation.metrics import direction, parsed
 from sprec.evaluation.statistics import Bootstrap, Difference, compare, marks, plain_marks
+from sprec.system.errors import UserError
 
 PAPER_METRICS = (
     "DivRatio@1",
@@ -25,6 +27,41 @@ PAPER_METRICS = (
     "NDCG@5",
 )
 """The columns of the paper's Tables 2 and 3, in its order."""
+
+CUTOFFS = (1, 5, 10)
+"""Lengths of lists that are measured, as far as the lists go."""
+
+SHOWN = (*PAPER_METRICS, "ExactTitles")
+"""What tables of runs show if nothing else is asked for."""
+
+
+def selected(asked: str | None, measured: Collection[str]) -> list[str]:
+    """The metrics that a user wants to see.
+
+    Args:
+        asked: names with commas, ``HR@5,Gini@10``; without a cut-off, ``Gini``, every one that was measured; ``all``;
+            None for those of :data:`SHOWN`.
+        measured: what there is.
+
+    Raises:
+        UserError: a metric that was not measured.
+    """
+    if asked is None or asked == "all":
+        return [name for name in (SHOWN if asked is None else measured) if name in measured]
+    names: dict[str, None] = {}
+    for word in map(str.strip, asked.split(",")):
+        found = [name for name in measured if word in (name, parsed(name)[0].name)]
+        if not found:
+            known = ", ".join(dict.fromkeys(parsed(name)[0].name for name in measured))
+            ks = ", ".join(f"@{k}" for k in sorted({parsed(name)[1] for name in measured} - {0}))
+            raise UserError(f'there is no metric "{word}" for these lists; there are {known}, at {ks}; or all')
+        names |= dict.fromkeys(found)
+    return list(names)
+
+
+def cutoffs(asked: str | None) -> list[int]:
+    """The cut-offs at which lists are measured: 1, 5, 10 and those that a user names (:func:`selected`)."""
+    return sorted({*CUTOFFS, *map(int, re.findall(r"@([1-9]\d*)", asked or ""))})
 
 
 @dataclass(frozen=True)
@@ -50,6 +87,7 @@ class Table:
         metrics: names of the other columns.
         rows: for each row its labels and its cells, metric name to cell; a metric may be missing.
         digits: decimal places in print; CSV and JSON keep the full numbers.
+        note: what must be said below it; empty for nothing. CSV has no place for it, a command prints it itself.
     """
 
     title: str
@@ -57,6 +95,7 @@ class Table:
     metrics: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], Mapping[str, Cell]], ...]
     digits: int = 4
+    note: str = ""
 
     def rich(self) -> RichTable:
         """The table for the terminal: best in bold, second best underlined, real differences in words too."""
@@ -76,7 +115,8 @@ class Table:
         rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
         body = self._printed(_in_words("**{}**") | {"second": "*{}*"}, escape=_markdown_text)
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
-        return "\n".join([*([f"**{self.title}**", ""] if self.title else []), *lines]) + "\n"
+        title, note = ([f"**{self.title}**", ""] if self.title else []), (["", self.note] if self.note else [])
+        return "\n".join([*title, *lines, *note]) + "\n"
 
     def latex(self) -> str:
         """A ``tabular`` for booktabs: best in bold, second best underlined."""
@@ -88,7 +128,8 @@ class Table:
         lines = [" & ".join(cells) + r" \\" for cells in (header, *body)]
         columns = "l" * len(self.labels) + "r" * len(self.metrics)
         top = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-        return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+        note = ["", _latex_text(self.note)] if self.note else []
+        return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}", *note]) + "\n"
 
     def csv(self) -> str:
         """One line per number (labels, metric, value, low, high, mark), the layout of the published tables."""
@@ -103,12 +144,12 @@ class Table:
         return text.getvalue()
 
     def record(self) -> dict[str, Any]:
-        """The title and one object per row, for JSON; undefined numbers are None."""
+        """The title, the note if any, and one object per row, for JSON; undefined numbers are None."""
         rows = []
         for labels, cells in self.rows:
             metrics = {name: _record(cells[name]) for name in self.metrics if name in cells}
             rows.append({**dict(zip(self.labels, labels, strict=True)), "metrics": metrics})
-        return {"title": self.title, "rows": rows}
+        return {"title": self.title, **({"note": self.note} if self.note else {}), "rows": rows}
 
     def json(self) -> str:
         """:meth:`record` as text."""
@@ -140,6 +181,8 @@ def table_of_differences(
     reference: str | Mapping[str, str],
     title: str = "",
     metrics: Sequence[str] = PAPER_METRICS,
+    unsound: Collection[str] = (),
+    note: str = "",
 ) -> Table:
     """Every method against a reference, metric by metric, over the seeds that both have.
 
@@ -147,33 +190,35 @@ def table_of_differences(
         methods: name to what was resampled.
         reference: the method that all others are compared with, or the one for each of them.
         title: of the table.
-        metrics: what to compare.
+        metrics: what to compare, as far as methods have it.
+        unsound: methods whose differences are not called better or worse.
+        note: below the table.
 
     Returns:
         Value, difference with its interval (marked "better" or "worse" where it is real), relative difference, effect
         size and p; the reference itself has its value alone.
     """
-    metrics = [name for name in metrics if all(name in sample.per_seed for sample in methods.values())]
     rows = []
     for method, sample in methods.items():
         other = reference if isinstance(reference, str) else reference.get(method, method)
         found = compare(sample, methods[other]) if method != other else {}
-        for name in metrics:
+        for name in (name for name in metrics if name in sample.per_seed):
             cells = {"value": Cell(sample.interval(name).value)}
             if name in found:
-                cells |= difference_cells(found[name], name)
+                cells |= difference_cells(found[name], name, judged=not {method, other} & {*unsound})
             rows.append(((method, other, with_arrow(name)), cells))
-    return Table(title, ("method", "reference", "metric"), ("value", *DIFFERENCE), tuple(rows))
+    return Table(title, ("method", "reference", "metric"), ("value", *DIFFERENCE), tuple(rows), note=note)
 
 
 DIFFERENCE = ("difference", "relative", "effect", "p")
 """Columns of :func:`difference_cells`."""
 
 
-def difference_cells(difference: Difference, metric: str) -> dict[str, Cell]:
-    """A difference as cells: itself with interval and mark, relative to the reference, effect size, p."""
+def difference_cells(difference: Difference, metric: str, judged: bool = True) -> dict[str, Cell]:
+    """A difference as cells: itself with interval and mark (if it is ``judged``), relative, effect size, p."""
+    mark = change_mark(difference, metric) if judged else ""
     return {
-        "difference": Cell(difference.value, difference.low, difference.high, change_mark(difference, metric)),
+        "difference": Cell(difference.value, difference.low, difference.high, mark),
         "relative": Cell(difference.relative),
         "effect": Cell(difference.effect),
         "p": Cell(difference.p),
@@ -214,17 +259,30 @@ def table_of_values(
 
 
 def table_of_methods(
-    methods: Mapping[str, Bootstrap], title: str = "", metrics: Sequence[str] = PAPER_METRICS
+    methods: Mapping[str, Bootstrap],
+    title: str = "",
+    metrics: Sequence[str] = PAPER_METRICS,
+    unsound: Collection[str] = (),
+    note: str = "",
 ) -> Table:
-    """Methods by metrics with 95% intervals, those that all methods have; only real differences are marked."""
-    metrics = [name for name in metrics if all(name in sample.per_seed for sample in methods.values())]
-    given = {name: marks(methods, name) for name in metrics}
-    rows = []
-    for method, sample in methods.items():
-        intervals = {name: sample.interval(name) for name in metrics}
-        cells = {name: Cell(i.value, i.low, i.high, given[name][method]) for name, i in intervals.items()}
-        rows.append(((method,), cells))
-    return Table(title, ("method",), tuple(metrics), tuple(rows))
+    """Methods by metrics with 95% intervals; only real differences are marked.
+
+    Args:
+        methods: name to what was resampled.
+        title: of the table.
+        metrics: the columns, as far as any method has them.
+        unsound: methods that are shown and not marked.
+        note: below the table.
+    """
+    metrics = [name for name in metrics if any(name in sample.per_seed for sample in methods.values())]
+    cells: dict[str, dict[str, Cell]] = {method: {} for method in methods}
+    for name in metrics:
+        own = {method: sample for method, sample in methods.items() if name in sample.per_seed}
+        given = marks({method: sample for method, sample in own.items() if method not in unsound}, name)
+        for method, sample in own.items():
+            found = sample.interval(name)
+            cells[method][name] = Cell(found.value, found.low, found.high, given.get(method, ""))
+    return Table(title, ("method",), tuple(metrics), tuple(((m,), own) for m, own in cells.items()), note=note)
 
 
 def _in_words(bold: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
+from sprec.evaluation import CUTOFFS
 from sprec.methods.table import WITHOUT_MODEL
 from sprec.recommend.by_title import Recommendations
 from sprec.runs import protocols
@@ -102,12 +103,13 @@ def _asked_otherwise(session: Session, changes: Sequence[str]) -> Recipe:
     return changed(session.recipe, changes)
 
 
-def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
+def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
     """Metrics of the last model of a run, with other settings of recommending or evaluating.
 
     Args:
         run: a finished run.
         changes: ``section.key=value`` strings as in ``sprec run --set``.
+        ks: cut-offs, as far as the lists go.
 
     Raises:
         UserError: there is no finished run, a setting does not exist or is none of recommending or evaluating, or does
@@ -118,7 +120,7 @@ def evaluate_run(run: Path, changes: Sequence[str] = ()) -> dict[str, float]:
     check_fit(session.recipe, session.dataset)
     check_installed(session.recipe)
     final = Stage(Path(run), "model")
-    return metrics_of(session, protocols.recommend(session, final, backbone_of(session), session.cases))
+    return metrics_of(session, protocols.recommend(session, final, backbone_of(session), session.cases), ks)
 
 
 def open_run(root: Path) -> Session:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,21 @@ from sprec.engine.model.policy import Policy, scratch
 from sprec.engine.train.checkpoint import Checkpoints
 from sprec.engine.train.scoring import score
 from sprec.engine.train.stage import LOG, Objective, Outcome, train
-from sprec.evaluation import entropy, exact_title_share
-from sprec.evaluation import evaluate as measure
+from sprec.evaluation import CUTOFFS, measure
 from sprec.methods import objectives
 from sprec.methods.negatives import uniform_log_prob
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
 from sprec.recommend.by_title import Recommendations
 from sprec.runs import health, protocols
+from sprec.runs.cases import cases_of
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
 from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.sasrec_stage import smoothing
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
 from sprec.system import processes, storage
-from sprec.system.parquet import write_parquet
+from sprec.system.parquet import read_parquet, write_parquet
 from sprec.system.progress import say
 from sprec.system.storage import write_json
 
@@ -337,47 +337,61 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
     return {key: float("nan") if value is None else value for key, value in metrics.items()}
 
 
-def metrics_of(session: Session, found: Recommendations) -> dict[str, float]:
-    """The paper's metrics, the share of generated titles that exist, and the entropy of the first recommendations."""
-    metrics = measured(found.items, session.cases, session.dataset)
-    answers = found.titles or found.samples
-    if answers:
-        metrics["ExactTitles"] = exact_title_share(answers, session.dataset.catalog.titles)
-    return metrics | {"Entropy@1": entropy(found.items, 1)}
+def metrics_of(session: Session, found: Recommendations, ks: Iterable[int] = CUTOFFS) -> dict[str, float]:
+    """All metrics of what was recommended to the cases of a session, as :func:`measured` gives them."""
+    return measured(found.items, session.cases, session.dataset, ks, found.titles or found.samples)
 
 
-def measured(lists: np.ndarray, cases: Split, dataset: Dataset) -> dict[str, float]:
-    """The paper's metrics of lists (n, k) for so many cases, at 1, 5 and 10 as far as k and the catalog go.
-
-    What is undefined is told in one line.
-    """
-    genres = dataset.catalog.genre_matrix(dataset.genres)
-    ks = tuple(k for k in (1, 5, 10) if k <= min(lists.shape[1], len(dataset.catalog)))
+def measured(
+    lists: np.ndarray, cases: Split, dataset: Dataset, ks: Iterable[int] = CUTOFFS, titles: Sequence[str] = ()
+) -> dict[str, float]:
+    """All metrics of lists, with the arguments of :func:`cases_of`; what is undefined is told in one line."""
     with warnings.catch_warnings(record=True) as caught:  # Python would print two lines, one of them source code
         warnings.simplefilter("always")
-        metrics = measure(lists, cases.targets, cases.items, cases.offsets, genres, ks)
+        metrics = measure(cases_of(lists, cases, dataset, ks, titles))
     for one in caught:
         say(f"! {one.message}")
     return metrics
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:
-    """One row per case: case, items (best first), the generated title, the items' log-probabilities.
+    """One row per case: case, items (best first), the generated title or samples, the items' log-probabilities.
 
-    ``title`` and ``log_probs`` are null where the protocol has none.
+    ``title``, ``samples`` and ``log_probs`` are null where the protocol has none.
     """
-    none = [None] * len(found.items)
+    none, count = [None] * len(found.items), len(found.items)
     log_probs = none if found.log_probs is None else found.log_probs.tolist()
+    samples = np.reshape(np.array(found.samples, object), (count, -1)).tolist() if found.samples else none
     frame = pl.DataFrame(
         {
-            "case": np.arange(len(found.items)),
+            "case": np.arange(count),
             "items": found.items.tolist(),
             "title": list(found.titles) or none,
+            "samples": samples,
             "log_probs": log_probs,
         },
-        schema={"case": pl.Int64, "items": pl.List(pl.Int64), "title": pl.String, "log_probs": pl.List(pl.Float64)},
+        schema={
+            "case": pl.Int64,
+            "items": pl.List(pl.Int64),
+            "title": pl.String,
+            "samples": pl.List(pl.String),
+            "log_probs": pl.List(pl.Float64),
+        },
     )
     write_parquet(frame, file)
+
+
+def read_recommendations(file: Path) -> Recommendations:
+    """What :func:`write_recommendations` wrote, here or by an earlier version."""
+    frame = read_parquet(file)
+
+    def column(name: str) -> list[Any]:
+        return frame[name].to_list() if name in frame.columns and not frame[name].null_count() else []
+
+    log_probs, samples = column("log_probs"), [title for titles in column("samples") for title in titles]
+    return Recommendations(
+        np.array(column("items")), column("title"), np.array(log_probs) if log_probs else None, samples
+    )
 
 
 def _sft_groups(session: Session, policy: Policy, examples: Sequence[Example]) -> list[PromptGroup]:

@@ -11,22 +11,26 @@ import numpy as np
 from sprec.config import Recipe
 from sprec.data import Catalog, Dataset
 from sprec.evaluation import (
+    CUTOFFS,
     Bootstrap,
     Cases,
     Table,
-    accumulate,
     bootstrap,
+    cutoffs,
+    measurable,
+    selected,
     shared_seeds,
     table_of_differences,
     table_of_methods,
 )
+from sprec.runs.cases import cases_of
+from sprec.runs.health import EXACT
 from sprec.runs.labels import protocol_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS, measured
+from sprec.runs.stages import RECOMMENDATIONS, measured, read_recommendations
 from sprec.system import storage
 from sprec.system.errors import UserError
-from sprec.system.parquet import read_parquet
 from sprec.system.progress import say
 
 
@@ -54,40 +58,75 @@ class Evaluation:
         return protocol_of(self.recipe)
 
 
-def compare_runs(runs: Sequence[Path], resamples: int = 2000) -> tuple[Table, Table]:
+def compare_runs(runs: Sequence[Path], resamples: int = 2000, metrics: str | None = None) -> tuple[Table, Table]:
     """Compare runs over the same test cases: the seeds of one method and protocol together, paired by seed.
 
     The SFT model that the runs start from is compared too, as ``bigrec``; it is the reference of the differences, by
     the same protocol where it was evaluated by that.
 
+    Args:
+        runs: finished runs.
+        resamples: bootstrap replicates.
+        metrics: names with commas, or ``all`` (:func:`selected`); by default the paper's and ExactTitles.
+
     Returns:
-        The metrics with 95% intervals, and the paired differences over the seeds that both methods have.
+        The metrics with 95% intervals, and the paired differences over the seeds that both methods have. Both have a
+        note, and judge nothing, where a model has forgotten how titles are written.
 
     Raises:
         UserError: a run is not finished, runs differ in data or cases, runs of one method differ in more than the
-            seed, or a method shares no seed with its reference.
+            seed, a method shares no seed with its reference, or a metric cannot be measured.
     """
     if len({_test_of(run) for run in runs}) > 1:
         raise UserError("the runs differ in data, split or number of cases; compare runs over the same test cases")
-    groups = _grouped(runs)
+    groups = _grouped(runs, cutoffs(metrics))
     one = len({how for _, how in groups}) == 1
     names = {key: key[0] if one else ", ".join(key) for key in groups}
+    cases = {names[key]: {seed: found.cases for seed, found in own.items()} for key, own in groups.items()}
+    wanted = selected(
+        metrics, dict.fromkeys(name for own in cases.values() for c in own.values() for name in measurable(c))
+    )
     sampled = {
-        names[key]: bootstrap([e.cases for e in own.values()], resamples, training_seeds=list(own))
-        for key, own in groups.items()
+        name: bootstrap(list(own.values()), resamples, training_seeds=list(own), metrics=wanted)
+        for name, own in cases.items()
     }
     references = _references(names)
     _require_common_seeds(sampled, references)
     how = f"{next(iter(groups))[1]}; " if one else ""
     seeds = "; ".join(f"{name} {', '.join(map(str, own.training_seeds))}" for name, own in sampled.items())
     against = " and ".join(dict.fromkeys(references.values()))
+    titles = (
+        f"{how}mean and 95% interval (seeds of {seeds})",
+        f"{how}difference to {against}, over the seeds that both have",
+    )
+    unsound = _unsound(cases)
+    judged: dict[str, Any] = {"metrics": wanted, "unsound": unsound, "note": _not_fair(unsound)}
     return (
-        table_of_methods(sampled, f"{how}mean and 95% interval (seeds of {seeds})"),
-        table_of_differences(sampled, references, f"{how}difference to {against}, over the seeds that both have"),
+        table_of_methods(sampled, titles[0], **judged),
+        table_of_differences(sampled, references, titles[1], **judged),
     )
 
 
-def _grouped(runs: Sequence[Path]) -> dict[tuple[str, str], dict[int, Evaluation]]:
+def _unsound(cases: Mapping[str, Mapping[int, Cases]]) -> dict[str, float]:
+    """Methods too few of whose generated titles exist, with the share that does, of the worst seed."""
+    shares = {
+        name: min((float(own.exact.mean()) for own in seeds.values() if own.exact is not None), default=1.0)
+        for name, seeds in cases.items()
+    }
+    return {name: share for name, share in shares.items() if share < EXACT}
+
+
+def _not_fair(unsound: Mapping[str, float]) -> str:
+    if not unsound:
+        return ""
+    shares = ", ".join(f"only {share:.0%} of the titles that {name} generates" for name, share in unsound.items())
+    return (
+        f"not a fair comparison: {shares} exist in the catalog; the others are matched to whatever is nearest, "
+        "which passes for diversity"
+    )
+
+
+def _grouped(runs: Sequence[Path], ks: Sequence[int]) -> dict[tuple[str, str], dict[int, Evaluation]]:
     """(method, how it recommends) to its first and last evaluations by seed, in the order of the seeds.
 
     Raises:
@@ -96,7 +135,7 @@ def _grouped(runs: Sequence[Path]) -> dict[tuple[str, str], dict[int, Evaluation
     groups: dict[tuple[str, str], dict[int, Evaluation]] = {}
     for run in runs:
         for index in dict.fromkeys((0, len(load_results(run)) - 1)):
-            found = evaluation_of(run, index)
+            found = evaluation_of(run, index, ks)
             own = groups.setdefault((found.method, found.how), {})
             for other in own.values():
                 _require_same_settings(found, other)
@@ -163,8 +202,13 @@ def _test_of(run: Path) -> tuple[str, int, str]:
     return dataset.hash, recipe.cases, recipe.split
 
 
-def evaluation_of(run: Path, index: int) -> Evaluation:
-    """One evaluation of a run, by its place in ``metrics.json``.
+def evaluation_of(run: Path, index: int, ks: Sequence[int]) -> Evaluation:
+    """One evaluation of a run.
+
+    Args:
+        run: the run directory.
+        index: place of the evaluation in ``metrics.json``.
+        ks: cut-offs of the metrics.
 
     Raises:
         UserError: the run is not finished.
@@ -177,17 +221,20 @@ def evaluation_of(run: Path, index: int) -> Evaluation:
     problem = storage.verify(folders[-1])
     if problem:
         raise UserError(f"{problem}; the same sprec run command repairs it")
-    frame = read_parquet(folders[-1] / RECOMMENDATIONS)
+    found = read_recommendations(folders[-1] / RECOMMENDATIONS)
     test = dataset.splits[recipe.split][: recipe.cases]
-    genres = dataset.catalog.genre_matrix(dataset.genres)
-    lists = np.array(frame["items"].to_list())
-    ks = tuple(k for k in (1, 5) if k <= lists.shape[1])
-    cases = accumulate(lists, test.targets, test.items, test.offsets, genres, ks)
+    cases = cases_of(found.items, test, dataset, ks, found.titles or found.samples)
     return Evaluation(run, recipe, result.method, str(storage.read_manifest(folders[-1])["key"]), cases)
 
 
-def score_lists(file: Path, dataset: Dataset, split: str = "test") -> dict[str, float]:
+def score_lists(file: Path, dataset: Dataset, split: str = "test", ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
     """The metrics of the lists in a file (:func:`read_lists`), over the cases that it covers.
+
+    Args:
+        file: the lists.
+        dataset: its catalogue and cases.
+        split: the cases are rows of it.
+        ks: cut-offs, as far as the lists go.
 
     Raises:
         UserError: the file does not fit the split, or there is no such split.
@@ -201,7 +248,7 @@ def score_lists(file: Path, dataset: Dataset, split: str = "test") -> dict[str, 
             f"{len(cases):,} of the {len(rows):,} cases of {split} are covered; DivRatio and ORRatio depend on how many"
         )
     _say_repeats(lists)
-    return measured(lists, rows.take(cases), dataset)
+    return measured(lists, rows.take(cases), dataset, ks)
 
 
 def _say_repeats(lists: np.ndarray) -> None:

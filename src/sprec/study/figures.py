@@ -12,6 +12,7 @@ from sprec.evaluation import (
     PAPER_METRICS,
     Interval,
     genre_unfairness,
+    parsed,
     t_interval,
 )
 from sprec.study.plan import OWN_WAY, Job
@@ -114,7 +115,7 @@ def _curves(
     for metric in (*PAPER_METRICS[:6], "NDCG@1", *PAPER_METRICS[6:]):
         for name, points in lines.items():
             seeds = {x: [m[metric] for m in own if metric in m] for x, own in sorted(points.items())}
-            spread = {x: t_interval(own, 0.0, 1.0) for x, own in seeds.items() if own}
+            spread = {x: t_interval(own, 0.0, parsed(metric)[0].high) for x, own in seeds.items() if own}
             record.setdefault(metric, {})[name] = {x: _bounds(interval) for x, interval in spread.items()}
             if spread:
                 panels.setdefault(metric, {})[name] = _series(spread)

@@ -17,14 +17,13 @@ from sprec.data.stats import overlapping
 from sprec.evaluation import (
     PAPER_METRICS,
     Bootstrap,
-    Cases,
-    accumulate,
     bootstrap,
     compare,
     direction,
 )
 from sprec.methods.experts import choose_weights, of_titles, product
 from sprec.methods.tilt import LIST, Scored, choose_tilt, genre_shares
+from sprec.runs.cases import cases_of
 from sprec.runs.examples import pretraining_examples, recent_histories
 from sprec.study.plan import FLOOR, plan
 from sprec.study.records import find, key_of
@@ -159,14 +158,9 @@ def systems(dataset: Dataset, records: Path) -> dict[str, dict[int, np.ndarray]]
 
 def measured(lists: Lists, dataset: Dataset, rows: np.ndarray) -> Bootstrap:
     """The bootstrap of lists over some of the test cases, all seeds together."""
-    cases = [_cases(own, dataset, rows) for own in lists.values()]
-    return bootstrap(cases, training_seeds=list(lists))
-
-
-def _cases(lists: np.ndarray, dataset: Dataset, rows: np.ndarray) -> Cases:
-    split, genres = dataset.test.take(rows), dataset.catalog.genre_matrix(dataset.genres)
-    ks = tuple(k for k in (1, LIST) if k <= lists.shape[1])
-    return accumulate(lists[rows], split.targets, split.items, split.offsets, genres, ks)
+    split = dataset.test.take(rows)
+    cases = [cases_of(own[rows], split, dataset, (1, LIST)) for own in lists.values()]
+    return bootstrap(cases, training_seeds=list(lists), metrics=PAPER_METRICS)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from statistics import fmean
 
 from sprec.data import Dataset
 from sprec.evaluation import Bootstrap, Cell, Table, bootstrap, change_mark, compare, mean_over_datasets
+from sprec.runs.health import EXACT
 from sprec.runs.recipes import resolve
 from sprec.study.execute import execute
 from sprec.study.plan import Job, check_fits, recipe_for, refuse_changes
@@ -22,8 +23,6 @@ from sprec.study.records import Record
 from sprec.system.errors import UserError
 from sprec.system.progress import say
 
-EXACT = 0.9
-"""Share of the generated titles that must exist."""
 SFT = (5e-5, 1e-4, 2e-4)
 PREFER = (5e-6, 1e-5, 2e-5)
 Grid = Mapping[str, tuple[str, str, tuple[float, ...]]]
@@ -183,7 +182,7 @@ def _own_rate(
 
 def _tried(record: Record, dataset: Dataset, index: int) -> Try:
     """A record as a try; each dataset is resampled by a seed of its own, as their cases are independent."""
-    sample = bootstrap([record.cases(dataset, "valid")], seed=index)
+    sample = bootstrap([record.cases(dataset, "valid")], seed=index, metrics=SHOWN)
     return Try(sample, record.results[-1].metrics.get(_EXACT, math.nan))
 
 

@@ -15,15 +15,15 @@ import numpy as np
 
 from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
-from sprec.evaluation import Cases, accumulate
+from sprec.evaluation import CUTOFFS, Cases
 from sprec.methods.table import WITHOUT_MODEL
+from sprec.runs.cases import cases_of
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS, given, known_by
+from sprec.runs.stages import RECOMMENDATIONS, given, known_by, read_recommendations
 from sprec.system import storage
 from sprec.system.errors import UserError
-from sprec.system.parquet import read_parquet
 from sprec.system.progress import say
 
 
@@ -48,12 +48,9 @@ class Record:
     precision: str
     backbone: str = ""
 
-    def cases(self, dataset: Dataset, split: str = "test") -> Cases:
-        """The measured cases: lists, targets and genres together."""
-        rows = dataset.splits[split][: len(self.lists)]
-        genres = dataset.catalog.genre_matrix(dataset.genres)
-        ks = tuple(k for k in (1, 5) if k <= self.lists.shape[1])
-        return accumulate(self.lists, rows.targets, rows.items, rows.offsets, genres, ks)
+    def cases(self, dataset: Dataset, split: str = "test", ks: Sequence[int] = CUTOFFS) -> Cases:
+        """The cases of its lists: the first of the split, at these cut-offs."""
+        return cases_of(self.lists, dataset.splits[split][: len(self.lists)], dataset, ks)
 
     def write(self, file: Path) -> None:
         """Write the record whole or not at all."""
@@ -116,8 +113,9 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
     if problem:
         raise UserError(f"{problem}; the same command repairs it")
-    lists = np.array(read_parquet(folders[-1] / RECOMMENDATIONS)["items"].to_list())
-    return Record(key, lists, results, seconds, precision, backbone_of(run))
+    return Record(
+        key, read_recommendations(folders[-1] / RECOMMENDATIONS).items, results, seconds, precision, backbone_of(run)
+    )
 
 
 def backbone_of(run: Path) -> str:

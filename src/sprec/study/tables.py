@@ -17,9 +17,12 @@ from sprec.evaluation import (
     bootstrap,
     change_mark,
     compare,
+    cutoffs,
     difference_cells,
     marks,
+    measurable,
     plain_marks,
+    selected,
     shared_seeds,
     with_arrow,
 )
@@ -61,16 +64,31 @@ def write_table(table: Table, stem: Path) -> list[Path]:
     return [stem.with_suffix(f".{suffix}") for suffix in forms]
 
 
-def sampled(found: Mapping[Job, Record], dataset: Dataset) -> dict[tuple[str, str], Bootstrap]:
-    """(variant, how it recommends) to its bootstrap, seeds together, from the last evaluation of each run."""
+def sampled(
+    found: Mapping[Job, Record], dataset: Dataset, metrics: str | None = None
+) -> dict[tuple[str, str], Bootstrap]:
+    """(variant, how it recommends) to its bootstrap, seeds together, from the last evaluation of each run.
+
+    Args:
+        found: the runs.
+        dataset: only its jobs count.
+        metrics: names with commas, or ``all`` (:func:`selected`); the paper's by default.
+
+    Raises:
+        UserError: a metric cannot be measured on these lists.
+    """
     groups: dict[tuple[str, str], dict[int, Cases]] = {}
     for job, record in found.items():
         if job.dataset == dataset.name:
-            groups.setdefault((job.variant, job.how), {})[job.seed] = record.cases(dataset, job.recipe.split)
+            groups.setdefault((job.variant, job.how), {})[job.seed] = record.cases(
+                dataset, job.recipe.split, cutoffs(metrics)
+            )
+    measured = dict.fromkeys(name for own in groups.values() for cases in own.values() for name in measurable(cases))
+    wanted = PAPER_METRICS if metrics is None or not measured else selected(metrics, measured)
     samples: dict[tuple[str, str], Bootstrap] = {}
     with bar(f"resample {dataset.name}", len(groups)) as progress:
         for key, own in groups.items():
-            samples[key] = bootstrap(list(own.values()), training_seeds=list(own))
+            samples[key] = bootstrap(list(own.values()), training_seeds=list(own), metrics=wanted)
             progress.advance(1)
     return samples
 
@@ -86,6 +104,7 @@ def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> T
         mark: ``real`` marks a best and second best only where the difference is real, ``paper`` as the paper does.
     """
     rows: list[Row] = []
+    columns = _columns(samples)
     for dataset, ours in samples.items():
         ways = dict.fromkeys(how for _, how in ours)
         with bar(f"mark {dataset}", len(ways)) as progress:
@@ -95,12 +114,20 @@ def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> T
                 rows += [((dataset, f"ours, {how}, {_seeds(block[name])}", name), cells[name]) for name in block]
                 progress.advance(1)
         theirs = _theirs(experiment, dataset)
-        stars = {metric: plain_marks({m: v[metric] for m, v in theirs.items()}, metric) for metric in PAPER_METRICS}
+        printed = [name for name in columns if name in PAPER_METRICS]
+        stars = {metric: plain_marks({m: v[metric] for m, v in theirs.items()}, metric) for metric in printed}
         rows += [
-            ((dataset, "paper", m), {k: Cell(v[k], mark=stars[k][m]) for k in PAPER_METRICS if k in v})
+            ((dataset, "paper", m), {k: Cell(v[k], mark=stars[k][m]) for k in printed if k in v})
             for m, v in theirs.items()
+            if printed
         ]
-    return Table("", ("dataset", "source", "method"), PAPER_METRICS, tuple(rows))
+    return Table("", ("dataset", "source", "method"), columns, tuple(rows))
+
+
+def _columns(samples: Mapping[str, Samples]) -> tuple[str, ...]:
+    """The metrics that were resampled; the paper's where nothing was."""
+    found = (name for ours in samples.values() for sample in ours.values() for name in sample.per_seed)
+    return tuple(dict.fromkeys(found)) or PAPER_METRICS
 
 
 def _seeds(sample: Bootstrap) -> str:
@@ -116,7 +143,7 @@ def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
 
 def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cell]]:
     cells: dict[str, dict[str, Cell]] = {name: {} for name in block}
-    for metric in PAPER_METRICS:
+    for metric in next(iter(block.values())).per_seed:
         intervals = {name: sample.interval(metric) for name, sample in block.items()}
         plain = {name: interval.value for name, interval in intervals.items()}
         given = marks(block, metric) if mark == "real" else plain_marks(plain, metric)
@@ -158,7 +185,7 @@ def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Comp
     rows: list[Row] = []
     for dataset in datasets:
         for one in (one for one in found if one.labels[0] == dataset):
-            cells = {m: Cell(one.apart[m].relative, mark=change_mark(one.apart[m], m)) for m in PAPER_METRICS}
+            cells = {m: Cell(apart.relative, mark=change_mark(apart, m)) for m, apart in one.apart.items()}
             rows.append((one.labels, cells))
         theirs = _theirs(experiment, dataset)
         base = theirs.get(REFERENCE, {})
@@ -166,15 +193,16 @@ def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Comp
             if method != REFERENCE:
                 cells = {m: Cell(values[m] / base[m] - 1) for m in PAPER_METRICS if m in values and base.get(m)}
                 rows.append(((dataset, "paper", method, REFERENCE), cells))
-    return Table("", ("dataset", "source", "method", "reference"), PAPER_METRICS, tuple(rows), digits=3)
+    columns = tuple(dict.fromkeys(metric for one in found for metric in one.apart)) or PAPER_METRICS
+    return Table("", ("dataset", "source", "method", "reference"), columns, tuple(rows), digits=3)
 
 
 def differences_table(found: Sequence[Compared]) -> Table:
     """Paired difference of every method to BIGRec, metric by metric: 95% interval, relative, effect size, p."""
     rows: list[Row] = []
     for one in found:
-        for metric in PAPER_METRICS:
-            cells = {"value": Cell(one.sample.interval(metric).value), **difference_cells(one.apart[metric], metric)}
+        for metric, apart in one.apart.items():
+            cells = {"value": Cell(one.sample.interval(metric).value), **difference_cells(apart, metric)}
             rows.append(((*one.labels, with_arrow(metric)), cells))
     return Table("", ("dataset", "source", "method", "reference", "measure"), ("value", *DIFFERENCE), tuple(rows))
 
