@@ -63,6 +63,7 @@ def shop(folder: Path) -> list[str]:
 
 def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
     options = "--history 4 --min-history 2 --min-length 5 --min-rating 1 --core 3 --repeats first --drop-seen-targets"
+    options += " --ties shuffle --drop-untitled"
     options += " --windows sliding --split user --shares 6:2:2 --train 30 --valid 5 --test 6 --extra 7 --seed 3"
     options += " --top-genres 2 --exclude-genre odd --keep-parents --max-title 50 --distinguish id --no-unseen"
     options += " --noun tools --verb used --genre-separator ; --name shop"
@@ -86,6 +87,7 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
         "min_rating": 1.0,
         "core": 3,
         "repeats": "first",
+        "ties": "shuffle",
         "drop_seen_targets": True,
         "windows": "sliding",
         "split": "user",
@@ -94,6 +96,7 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
         "seed": 3,
         "max_title": 50,
         "distinguish": "id",
+        "drop_untitled": True,
         "unseen_items": False,
         "genres": None,
         "top": 2,
@@ -101,7 +104,7 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
         "drop_parents": False,
     }
     assert dataset.meta["malformed"] == ["log.csv:282: user='x', item=None, time=None"]
-    assert dataset.warnings["malformed_lines"] == 1
+    assert dataset.warnings["interactions_dropped_without_item"] == 1
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
         (["--shares", "8:2"], "--shares takes train:valid:test like 8:1:1, got '8:2'"),
         (["--split", "leave-one-out", "--shares", "8:1:1"], "--shares does not apply to --split leave-one-out"),
         (["--core", "2", "--unseen"], "a core has no items that nobody chose"),
-        (["--columns", "buyer=customer"], "--columns takes detail, genres, item, .* got buyer=customer"),
+        (["--columns", "buyer=customer"], "--columns takes detail, genres, item, key, .* got buyer=customer"),
         (["--columns", "user=buyer,item=sku,time=at"], 'has no column "buyer"; columns: customer, sku, at, stars'),
     ],
 )

@@ -20,12 +20,15 @@ import pytest
 from chaos.records import recording
 from chaos.watch import one_line_at_most
 from sprec.data import Dataset
-from sprec.data.logs import import_log
+from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.sprec import read
+from sprec.data.readers.table import Columns, Reading
+from sprec.data.readers.text import Dialect
 from sprec.data.windows import Protocol, Sizes
 
 INPUTS = int(os.environ.get("SPREC_FUZZ", "400"))
 PROTOCOL = Protocol(history=3, min_history=1, min_length=1, sizes=Sizes(5, 5, 5, 5))
+DROP = Cleaning(drop_untitled=True)
 UNTIMED = replace(PROTOCOL, split="leave-one-out")
 EVENTS = [(i % 3, i % 4, 1_500_000_000 + i) for i in range(20)]
 
@@ -146,6 +149,28 @@ FILES: dict[str, dict[str, str | bytes]] = {
         "log.parquet": parquet(**dict(zip(("user", "item", "time"), zip(*EVENTS, strict=True), strict=True))),
         "items.parquet": parquet(item=range(4), title=["Tea", "Pot", "Mug", "Cup"], genres=[["a"], ["b"], [], ["a"]]),
     },
+    "table tsv": {"log.tsv": LOG.replace(",", "\t")},
+    "table quoted": {
+        "log.csv": "user,item,time,title\n"
+        + lines(EVENTS, lambda row: f'"{row[0]}",{row[1]},{row[2]},"6"" {row[1]}, "')
+    },
+    "table escaped": {
+        "log.csv": "user;item;time;title\n" + lines(EVENTS, lambda row: f'{row[0]};{row[1]};{row[2]};"6\\" {row[1]}"')
+    },
+    "table bare": {"log.dat": lines(EVENTS, lambda row: f"{row[0]}::{row[1]}::{row[2]}")},
+    "table packed": {"log.csv": gzip.compress(LOG.encode(), mtime=0)},
+    "table utf-16": {"log.csv": LOG.encode("utf-16")},
+    "table array": {
+        "log.json": json.dumps([{"user": user, "item": {"id": item}, "time": time} for user, item, time in EVENTS])
+    },
+    "table parts": {
+        f"parts/{part}.parquet": parquet(user=[0, 1] * 5, item=[0, 1, 2, 3, 0] * 2, time=range(10)) for part in "ab"
+    },
+    "table chosen": {
+        "log.csv": "user,item,day,type\n"
+        + lines(EVENTS, lambda row: f"{row[0]},{row[1]},{1 + row[2] % 28}/7/2017,{'buy' if row[2] % 3 else 'view'}")
+    },
+    "table rows": {"log.csv": "user,item\n" + lines(EVENTS, lambda row: f"{row[0]},{row[1]}")},
     "table jsonl": {"log.jsonl": lines({"user": user, "item": item, "time": time} for user, item, time in EVENTS)},
     "sprec": {
         **{f"data/Books/{split}.json": RECORDS for split in ("train", "valid", "test", "valid_4096")},
@@ -154,8 +179,31 @@ FILES: dict[str, dict[str, str | bytes]] = {
         "eval/Books/genre_dict.json": json.dumps({"romance": 0}),
     },
 }
+READINGS = {
+    "table escaped": Reading(Dialect(escape="\\")),
+    "table bare": Reading(Dialect("::", header=False)),
+    "table chosen": Reading(where={"type": ["buy"]}, date_format="%d/%m/%Y"),
+    "table rows": Reading(order="file"),
+}
+COLUMNS = {
+    "table bare": Columns("1", "2", "3"),
+    "table array": Columns(item="item.id"),
+    "table chosen": Columns(time="day"),
+}
 SPLINTERS = [b'"', b"'", b"\n", b"\r", b",", b"{", b"}", b"[", b"\\", b"::", b"\t", b"null", b"-1", b"1e999", b"9" * 23]
-SPLINTERS += [b"\x00", b"\xff", b"NaN", b"\\ud83d"]
+SPLINTERS += [
+    b"\x00",
+    b"\xff",
+    b"NaN",
+    b"\\ud83d",
+    b"\x1f",
+    b"\x1b[31m",
+    b"\xef\xbb\xbf",
+    b'"\n"',
+    b"\\N",
+    b"4,5",
+    b";",
+]
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -191,10 +239,12 @@ def import_kind(kind: str, folder: Path) -> Dataset:
     format, names = kind.split()[0], sorted(FILES[kind], reverse=True)  # log.csv before items.csv
     if format == "sprec":
         return read(folder)
-    alone = format == "table" or names == ["ml.zip"]
-    items = folder / names[1] if format == "table" and len(names) > 1 else None
-    protocol = UNTIMED if kind == "steam libraries" else PROTOCOL
-    return import_log(format, folder / names[0] if alone else folder, protocol=protocol, items=items)
+    alone = (format == "table" and kind != "table parts") or names == ["ml.zip"]
+    source = folder / "parts" if kind == "table parts" else folder / names[0] if alone else folder
+    items = folder / names[1] if alone and len(names) > 1 else None
+    protocol = UNTIMED if kind in ("steam libraries", "table rows") else PROTOCOL
+    columns, reading = COLUMNS.get(kind), READINGS.get(kind)
+    return import_log(format, source, "log", protocol, DROP, items=items, columns=columns, reading=reading)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -111,11 +111,10 @@ def cut(content: bytes) -> bytes:
     ("content", "message"),
     [
         (b"", "log.json.gz is empty"),
-        (b"plain text", "log.json.gz is damaged or incomplete after line 0"),
         (cut(gzip.compress(bytes(range(256)) * 4000 + b"\n", mtime=0)), "is damaged or incomplete after line"),
         (gzip.compress(b"x\n", mtime=0)[:-4] + b"0000", "is damaged or incomplete after line"),
     ],
-    ids=["empty", "plain", "cut", "wrong checksum"],
+    ids=["empty", "cut", "wrong checksum"],
 )
 def test_damaged_archives_are_one_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "log.json.gz").write_bytes(content)

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from sprec.data.logs import READERS, import_log
+from sprec.data.logs import READERS, Cleaning, import_log
 from sprec.data.readers import tables
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
@@ -22,7 +22,14 @@ Event = tuple[Any, ...]
 
 
 def events(log: Log) -> list[Event]:
-    return [row[:3] for batch in log.events for row in batch.select("user", "item", "time").rows()]
+    """User, item and milliseconds of each event."""
+    return [row[:3] for row in rated(log)]
+
+
+def rated(log: Log) -> list[Event]:
+    """User, item, milliseconds and rating."""
+    texts = (batch.with_columns(pl.col("user", "item").cast(pl.String)) for batch in log.events)
+    return pl.concat(texts, how="vertical").with_columns(pl.col("time") // 1_000_000).rows()
 
 
 def items(log: Log) -> list[tuple[Any, ...]]:
@@ -84,7 +91,7 @@ def test_movielens_in_every_layout(tmp_path: Path, layout: Any, zipped: bool) ->
                 archive.write(path, f"ml/{path.name}")
     faults = Faults()
     log = READERS["movielens"](source, faults)
-    assert events(log) == [(1, 122, 838_985_046_000), (1, 185, 838_983_525_000), (2, 122, 838_983_000_000)]
+    assert events(log) == [("1", "122", 838_985_046_000), ("1", "185", 838_983_525_000), ("2", "122", 838_983_000_000)]
     assert items(log) == [
         ("122", "Boomerang: The Film (1992)", ["Comedy", "Romance"], None),
         ("185", "Amélie (2001)", [], None),
@@ -101,30 +108,28 @@ def test_malformed_movielens_lines_are_counted(tmp_path: Path) -> None:
         file.write("9\n")
     faults = Faults()
     log = READERS["movielens"](tmp_path, faults)
-    assert len(events(log)) == 3
-    assert faults.counts == {"malformed_lines": 3}
-    assert [place.split(": ")[0] for place in faults.examples["malformed_lines"]] == [
-        "movies.dat:3",
-        "ratings.dat:4",
-        "ratings.dat:5",
-    ]
+    assert events(log)[3:] == [("3", "x", 5000)]
+    assert faults.counts == {"malformed_lines": 1, "interactions_dropped_without_time": 1}
+    assert [place.split(": ")[0] for place in faults.examples["malformed_lines"]] == ["movies.dat:3", "ratings.dat:5"]
 
 
 def test_movielens_ratings_are_read_by_the_names_of_their_columns(tmp_path: Path) -> None:
     ml_latest(tmp_path)
     (tmp_path / "ratings.csv").write_text(
-        "timestamp,note,movieId,userId,rating\n2017-07-14 02:40:00,x,122,1,5\n1500000001.5,,185,1,4,further\n5,,x,1,4\n"
+        "timestamp,note,movieId,userId,rating\n2017-07-14 02:40:00,x,122,1,5\n1500000001.5,,185,1,4,further\n5,,,1,4\n"
     )
     faults = Faults()
-    batch = next(READERS["movielens"](tmp_path, faults).events)
-    assert batch.rows() == [(1, 122, 1_500_000_000_000, 5.0), (1, 185, 1_500_000_001_500, 4.0)]
-    assert faults.counts == {"malformed_lines": 1}
+    found = rated(READERS["movielens"](tmp_path, faults))
+    assert found == [("1", "122", 1_500_000_000_000, 5.0), ("1", "185", 1_500_000_001_500, 4.0)]
+    assert faults.counts == {"interactions_dropped_without_item": 1}
 
 
 def test_a_missing_column_of_movielens_ratings_is_one_line(tmp_path: Path) -> None:
     ml_latest(tmp_path)
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,122,5.0\n")
-    with pytest.raises(UserError, match=r'ratings.csv has no column "timestamp"; columns: userId, movieId, rating$'):
+    with pytest.raises(
+        UserError, match=r'ratings.csv in .* has no column "timestamp"; columns: userId, movieId, rating$'
+    ):
         events(READERS["movielens"](tmp_path, Faults()))
 
 
@@ -146,8 +151,7 @@ def test_goodreads(tmp_path: Path) -> None:
     write_gz(tmp_path / "goodreads_book_genres_initial.json.gz", genres)
     faults = Faults()
     log = READERS["goodreads"](tmp_path, faults)
-    batches = list(log.events)
-    assert batches[0].rows() == [("u1", "7", 1_500_000_000_000, 5.0), ("u1", "8", 1_500_000_001_000, None)]
+    assert rated(log) == [("u1", "7", 1_500_000_000_000, 5.0), ("u1", "8", 1_500_000_001_000, None)]
     assert items(log) == [("7", "Odes", ["poetry", "history, biography"], "1819"), ("8", "", [], None)]
     assert faults.examples == {
         "malformed_lines": ["goodreads_interactions_poetry.json.gz:3: user='u2', item='7', time=''"]
@@ -176,7 +180,7 @@ def test_amazon_of_all_years(tmp_path: Path, year: int) -> None:
     write_gz(tmp_path / "CDs_5.json.gz", [review, review])
     write_gz(tmp_path / "meta_CDs.json.gz", [item], repr if year == 2014 else json.dumps)
     log = READERS["amazon"](tmp_path, Faults())
-    assert next(iter(log.events)).rows() == [("A1", "B1", 1_500_000_000_000, 4.0)] * 2
+    assert rated(log) == [("A1", "B1", 1_500_000_000_000, 4.0)] * 2
     assert items(log) == [("B1", 'It\'s "Live"', ["CDs", "Pop", "Jazz"], "Seal")]
 
 
@@ -206,7 +210,7 @@ def test_steam_reviews(tmp_path: Path) -> None:
     log = READERS["steam"](tmp_path, faults)
     assert events(log) == [("Chaos", "10", 1_499_990_400_000)]
     assert items(log) == GAMES
-    assert faults.counts == {"malformed_lines": 1, "items_dropped_without_id": 1}
+    assert faults.counts == {"interactions_dropped_without_item": 1, "items_dropped_without_id": 1}
 
 
 def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
@@ -215,8 +219,12 @@ def test_steam_libraries_without_times_keep_their_order(tmp_path: Path) -> None:
     write_gz(tmp_path / "australian_users_items.json.gz", libraries, repr)
     faults = Faults()
     log = READERS["steam"](tmp_path, faults)
-    assert events(log) == [("u", "20", 0), ("u", "10", 86_400_000)]
-    assert faults.counts == {"malformed_lines": 2, "items_dropped_without_id": 1}
+    assert events(log) == [("u", "20", 0), ("u", "10", 1000)]
+    assert faults.counts == {
+        "malformed_lines": 1,
+        "interactions_dropped_without_item": 1,
+        "items_dropped_without_id": 1,
+    }
 
 
 def test_steam_libraries_are_not_split_by_time(tmp_path: Path) -> None:
@@ -246,7 +254,7 @@ def recbole(folder: Path) -> None:
 def test_recbole(tmp_path: Path) -> None:
     recbole(tmp_path)
     log = READERS["recbole"](tmp_path, Faults())
-    assert next(iter(log.events)).rows() == [("u1", "i1", 881_250_949_000, 5.0), ("u1", "i2", 881_250_950_500, None)]
+    assert rated(log) == [("u1", "i1", 881_250_949_000, 5.0), ("u1", "i2", 881_250_950_500, None)]
     assert items(log) == [("i1", 'The "Real" Thing', ["Drama", "Sci-Fi"], "1995"), ("i2", "Other", [], None)]
 
 
@@ -290,7 +298,7 @@ def test_bad_lines_of_json_are_counted(tmp_path: Path) -> None:
     log = read_table(tmp_path / "log.jsonl", None, faults, NAMES)
     assert events(log) == [("7", "1", 5250)]
     assert items(log) == [("1", "Tea", [], None)]
-    assert faults.counts == {"malformed_lines": 2}
+    assert faults.counts == {"malformed_lines": 1, "interactions_dropped_without_time": 1}
 
 
 @pytest.mark.parametrize("kind", [pl.Categorical, pl.Enum(["a", "b", "1", "02", "2017-07-14", "4.5"]), pl.Binary])
@@ -298,7 +306,7 @@ def test_texts_of_parquet_may_be_categories_or_bytes(tmp_path: Path, kind: Any) 
     log = write_table(SHOP.with_columns(rating=pl.lit("4.5")).cast(kind), tmp_path / "log.parquet")
     products = PRODUCTS.cast({"sku": pl.Binary, "name": pl.Categorical, "kind": pl.Categorical})
     read = read_table(log, write_table(products, tmp_path / "items.parquet"), Faults(), NAMES)
-    assert next(iter(read.events)).rows()[:2] == [
+    assert rated(read)[:2] == [
         ("a", "1", 1_499_990_400_000, 4.5),
         ("a", "02", 1_499_990_400_000, 4.5),
     ]
@@ -335,10 +343,13 @@ def test_half_of_a_character_in_json_is_no_id_no_time_and_no_title(tmp_path: Pat
     products = [{"item": f"i{i}", "title": title, "genres": ["a", "\ud83d"]} for i, title in enumerate(titles)]
     for name, records in (("log", log), ("items", products)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    dataset = import_log("table", tmp_path / "log.jsonl", protocol=Protocol(3), items=tmp_path / "items.jsonl")
+    cleaning = Cleaning(drop_untitled=True)
+    products_file = tmp_path / "items.jsonl"
+    dataset = import_log("table", tmp_path / "log.jsonl", "log", Protocol(3), cleaning, items=products_file)
     assert dataset.save(tmp_path / "data").catalog.titles == ("Pot", "Mug", "Cup")
     assert set(dataset.catalog.genres) == {("a",)}
-    assert dataset.warnings["malformed_lines"] == 2
+    assert dataset.warnings["interactions_dropped_without_user"] == 1
+    assert dataset.warnings["interactions_dropped_without_time"] == 1
     assert dataset.warnings["items_dropped_without_title"] == 1
 
 
@@ -354,19 +365,19 @@ def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
     faults = Faults()
     log = read_table(tmp_path / "log.jsonl", None, faults)
     assert (events(log), items(log)) == ([("7", "1", 5000)], [("1", "1", [], None)])
-    assert faults.counts == {"malformed_lines": 1}
+    assert faults.counts == {"interactions_dropped_without_user": 1}
     pl.DataFrame({"user": [7.0], "item": [1.0], "time": [5]}).write_parquet(tmp_path / "log.parquet")
     log = read_table(tmp_path / "log.parquet", None, Faults())
-    assert (events(log), items(log)) == ([(7, 1, 5000)], [("1", "1", [], None)])
+    assert (events(log), items(log)) == ([("7", "1", 5000)], [("1", "1", [], None)])
 
 
 def test_large_unsigned_ids_of_parquet_are_kept(tmp_path: Path) -> None:
     ids = pl.Series([2**64 - 1, 2**63], dtype=pl.UInt64)
     pl.DataFrame({"user": ids, "item": ids, "time": [5, 6]}).write_parquet(tmp_path / "log.parquet")
     log = read_table(tmp_path / "log.parquet", None, Faults())
-    large, small = (2**64 - 1, 2**63)
+    large, small = str(2**64 - 1), str(2**63)
     assert events(log) == [(large, large, 5000), (small, small, 6000)]
-    assert {title: item for item, title, _, _ in items(log)} == {str(large): str(large), str(small): str(small)}
+    assert {title: item for item, title, _, _ in items(log)} == {large: large, small: small}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
@@ -459,13 +470,13 @@ def test_products_without_an_id_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
-def test_rows_without_an_id_are_counted_in_a_list_and_malformed_in_a_log(tmp_path: Path, suffix: str) -> None:
+def test_rows_without_an_id_are_counted_in_a_list_and_in_a_log(tmp_path: Path, suffix: str) -> None:
     rows = {"user": ["a"] * 3, "item": ["7", None, " "], "time": [5] * 3, "title": ["Tea", "Pot", "Mug"]}
     log = write_table(pl.DataFrame(rows), tmp_path / f"log{suffix}")
     listed = write_table(pl.DataFrame(rows).select("item", "title"), tmp_path / f"items{suffix}")
     for source, counts in (
-        (listed, {"items_dropped_without_id": 2, "malformed_lines": 2}),
-        (None, {"malformed_lines": 2}),
+        (listed, {"items_dropped_without_id": 2, "interactions_dropped_without_item": 2}),
+        (None, {"interactions_dropped_without_item": 2}),
     ):
         faults = Faults()
         read = read_table(log, source, faults)

@@ -66,15 +66,19 @@ def test_unseen_items_stay_on_request(shop: Callable[..., Dataset]) -> None:
     assert shop(ROWS, ITEMS, unseen_items=True).catalog.titles[4] == "Ink"
 
 
-def test_the_order_of_the_rows_does_not_matter(shop: Callable[..., Dataset], tmp_path: Path) -> None:
+def test_the_order_of_the_rows_matters_for_ties_only(shop: Callable[..., Dataset], tmp_path: Path) -> None:
     rng = random.Random(0)
     rows = [(f"u{rng.randrange(9)}", str(rng.randrange(5) + 1), rng.randrange(30)) for _ in range(120)]
-    hashes = set()
-    for i in range(3):
-        hashes.add(shop(rows, ITEMS).save(tmp_path / str(i)).hash)
-        rng.shuffle(rows)
-    assert len(hashes) == 1
-    assert shop(rows[1:], ITEMS).save(tmp_path / "other").hash not in hashes
+    protocols = {"apart": ALL, "shuffled": replace(ALL, ties="shuffle"), "file": ALL}
+    moments = {(user, time): (user, item, time) for user, item, time in rows}  # one item at a time
+    for name, protocol in protocols.items():
+        chosen = list(moments.values()) if name == "apart" else rows
+        hashes = set()
+        for i in range(3):
+            hashes.add(shop(chosen, ITEMS, protocol).save(tmp_path / f"{name} {i}").hash)
+            rng.shuffle(chosen)
+        assert len(hashes) == (3 if name == "file" else 1)
+        assert shop(chosen[1:], ITEMS, protocol).save(tmp_path / f"{name} other").hash not in hashes
 
 
 def test_titles_are_repaired_counted_and_told_apart(shop: Callable[..., Dataset]) -> None:
@@ -99,7 +103,12 @@ def test_genres_are_cleaned_as_titles_are(shop: Callable[..., Dataset]) -> None:
 
 
 def test_items_without_title_leave_the_log_before_windows_are_made(shop: Callable[..., Dataset]) -> None:
-    dataset = shop(ROWS, [("1", "Tea"), ("2", "..."), ("3", "Cup"), ("4", "Gift")])
+    items = [("1", "Tea"), ("2", "..."), ("3", "Cup"), ("4", "Gift")]
+    with pytest.raises(
+        UserError, match=r"2 of 7 interactions \(29%\) .* the title of '2' cannot be used; --drop-untitled"
+    ):
+        shop(ROWS, items)
+    dataset = shop(ROWS, items, drop_untitled=True)
     assert dataset.catalog.titles == ("Tea", "Cup", "Gift")
     assert [*dataset.train, *dataset.test] == [Example((0,), 1), Example((0, 1), 2)]
     assert dataset.warnings == {"interactions_dropped_item_without_title": 2, "items_dropped_without_title": 1}
@@ -196,7 +205,7 @@ def test_ml_latest_small(shared_data: Path) -> None:
     assert [len(dataset.splits[split]) for split in ("train", "valid", "test", "extra")] == [4096, 512, 1000, 4096]
     assert dataset.wording.prefix == "The user has watched the following movies before: "
     assert dataset.genres[:4] == ("Drama", "Comedy", "Action", "Thriller")
-    assert dataset.warnings == {"titles_tidied": 15}
+    assert dataset.warnings == {"items_that_share_a_title": 10, "titles_tidied": 15}
     assert (
         len(
             import_log(

@@ -1,6 +1,7 @@
 import itertools
 from collections import defaultdict
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sprec.data.events import Events, collect, core, drop_repeats, long_enough, previous
+from sprec.data.events import Events, collect, core, drop_repeats, long_enough, previous, tied
+from sprec.data.readers.log import Faults
 from sprec.data.windows import PARTS, Protocol, Sizes, assign, draw, examples, find_windows, late_training_targets
 from sprec.system.errors import UserError
 
@@ -35,24 +37,66 @@ def listed(events: Events) -> list[tuple[Any, ...]]:
 
 def by_user(rows: list[Row]) -> dict[int, list[Row]]:
     sequences = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row[0], row[2], row[1])):
+    for row in in_order(rows):
         sequences[row[0]].append(row)
     return sequences
 
 
+def in_order(rows: list[Row]) -> list[Row]:
+    """By user and time, ties as they come."""
+    return sorted(rows, key=lambda row: (row[0], row[2]))
+
+
 @given(rows_of, st.integers(1, 5))
-def test_events_are_sorted_by_user_time_and_item_however_they_come(rows: list[Row], size: int) -> None:
+def test_events_are_sorted_by_user_and_time_and_ties_stay_as_they_come(rows: list[Row], size: int) -> None:
     batches = [batch(rows[i : i + size]) for i in range(0, len(rows), size)]
-    expected = sorted(rows, key=lambda row: (row[0], row[2], row[1]))
-    assert listed(collect(batches)[0]) == expected
-    assert listed(collect(reversed(batches))[0]) == expected
+    assert listed(collect(batches)[0]) == in_order(rows)
+    backwards = [batch[::-1] for batch in reversed(batches)]
+    assert listed(collect(backwards)[0]) == in_order(rows[::-1])
+
+
+@given(rows_of, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_shuffled_ties_depend_on_the_seed_and_not_on_the_order_of_the_rows(
+    rows: list[Row], size: int, random: Random
+) -> None:
+    others = random.sample(rows, len(rows))
+    batches = [batch(others[i : i + size]) for i in range(0, len(rows), size)]
+    shuffled = listed(collect([batch(rows)], ties="shuffle")[0])
+    assert listed(collect(batches, ties="shuffle")[0]) == shuffled
+    assert [(user, time) for user, _, time in shuffled] == [(user, time) for user, _, time in in_order(rows)]
+    assert sorted(shuffled) == sorted(rows)
+
+
+def test_shuffled_ties_are_a_fair_coin_for_every_user_and_seed() -> None:
+    """Items 0 and 1 on one day: with a hash of the item alone all users would have them in the same order."""
+    rows = [(user, item, 0) for user in range(2000) for item in (0, 1)]
+    firsts = [collect([batch(rows)], ties="shuffle", seed=seed)[0].item[::2] for seed in (0, 1)]
+    for first in (*firsts, firsts[0] ^ firsts[1]):
+        assert abs(first.mean() - 0.5) < 0.05  # 4.5 standard errors
+
+
+def test_a_log_of_dates_teaches_nothing_about_what_comes_next() -> None:
+    """Sorted by item, the next of two tied items had the higher id every time."""
+    rng = np.random.default_rng(0)
+    rows = list(zip(*(rng.integers(0, high, 4000).tolist() for high in (100, 50, 5)), strict=True))
+    for ties in ("file", "shuffle"):
+        events, _ = collect([batch(rows)], ties=ties)
+        same = (np.diff(events.user) == 0) & (np.diff(events.time) == 0)
+        assert same.sum() > 3000
+        assert abs((np.diff(events.item)[same] > 0).mean() - 0.49) < 0.05  # 0.49: one in fifty is the same item
+    assert tied(events).mean() > 0.99
+
+
+def test_tied_events_share_user_and_time() -> None:
+    rows = [(0, 0, 1), (0, 1, 1), (0, 2, 2), (1, 3, 2), (1, 4, 3), (1, 5, 3), (1, 6, 3)]
+    assert tied(events_of(rows)).tolist() == [True, True, False, False, True, True, True]
 
 
 def test_wide_times_and_ids_are_sorted_alike() -> None:
     """Beyond 63 bits the columns are sorted one by one; the result is the same."""
     rng = np.random.default_rng(0)
     rows = list(zip(*(rng.integers(0, high, 500).tolist() for high in (400, 400, 2**60)), strict=True))
-    assert listed(events_of(rows)) == sorted(rows, key=lambda row: (row[0], row[2], row[1]))
+    assert listed(events_of(rows)) == in_order(rows)
 
 
 def test_ids_of_digits_sort_as_numbers_and_others_as_text() -> None:
@@ -63,8 +107,11 @@ def test_ids_of_digits_sort_as_numbers_and_others_as_text() -> None:
 
 
 def test_low_and_missing_ratings_are_left_out() -> None:
-    events, rows = collect([batch([(0, 0, 1), (0, 1, 2), (0, 2, 3)], rating=[2.0, 4.0, None])], min_rating=3)
+    faults = Faults()
+    log = batch([(0, 0, 1), (0, 1, 2), (0, 2, 3)], rating=[2.0, 4.0, None])
+    events, rows = collect([log], min_rating=3, faults=faults)
     assert (listed(events), rows) == ([(0, 1, 2)], 3)
+    assert faults.counts == {"interactions_dropped_low_rating": 1, "interactions_dropped_without_rating": 1}
     with pytest.raises(UserError, match="the log has no ratings"):
         collect([batch([(0, 0, 1)])], min_rating=3)
     with pytest.raises(UserError, match="no interactions are left"):
@@ -76,9 +123,9 @@ def test_low_and_missing_ratings_are_left_out() -> None:
 @given(rows_of)
 def test_repeats_against_the_definition(rows: list[Row]) -> None:
     events = events_of(rows)
-    assert listed(drop_repeats(events, "keep")) == sorted(set(rows), key=lambda row: (row[0], row[2], row[1]))
+    assert listed(drop_repeats(events, "keep")) == list(dict.fromkeys(in_order(rows)))
     consecutive, first = [], []
-    for sequence in by_user(rows).values():
+    for sequence in by_user(list(dict.fromkeys(rows))).values():
         consecutive += [row for i, row in enumerate(sequence) if i == 0 or row[1] != sequence[i - 1][1]]
         first += [row for i, row in enumerate(sequence) if row[1] not in {before[1] for before in sequence[:i]}]
     assert listed(drop_repeats(events, "consecutive")) == consecutive
@@ -87,7 +134,7 @@ def test_repeats_against_the_definition(rows: list[Row]) -> None:
 
 @given(rows_of)
 def test_previous_finds_the_last_time_the_user_met_the_item(rows: list[Row]) -> None:
-    order = sorted(rows, key=lambda row: (row[0], row[2], row[1]))
+    order = in_order(rows)
     expected = [max((j for j in range(i) if order[j][:2] == order[i][:2]), default=-1) for i in range(len(order))]
     assert previous(events_of(rows)).tolist() == expected
 
@@ -230,3 +277,11 @@ def test_draws_reach_beyond_the_first_block(monkeypatch: pytest.MonkeyPatch) -> 
 def test_impossible_protocols_are_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Protocol(**settings)
+
+
+def test_an_integer_and_its_digits_are_one_id_whatever_the_batches() -> None:
+    numbers = pl.DataFrame({"user": [7, 7], "item": [1, 2], "time": [1, 2]})
+    texts = pl.DataFrame({"user": ["7", "07"], "item": ["2", "x"], "time": [3, 4]})
+    for batches in ([numbers, texts], [texts, numbers]):
+        events, _ = collect(batches)
+        assert sorted(listed(events)) == [("07", "x", 4), ("7", "1", 1), ("7", "2", 2), ("7", "2", 3)]

@@ -11,13 +11,15 @@ from sprec.cli import data_options as opt
 
 if TYPE_CHECKING:
     from sprec.data import Dataset
+    from sprec.data.readers.table import Reading
 
 app = typer.Typer(help="Make datasets and look at them.", no_args_is_help=True)
 
 _FOR_ALL = {"format", "source", "output", "overwrite", "name", "genre"}
 _FOR_RECORDS = _FOR_ALL | {"repeats", "drop_seen_targets"}
 _FOR_WINDOWS = _FOR_ALL | {"top_genres", "exclude_genre", "keep_parents", "noun", "verb"}
-_FOR_TABLES = {"items", "columns", "genre_separator"}
+_FOR_TABLES = {"items", "columns", "genre_separator", "where", "order", "date_format"}
+_FOR_TABLES |= {"separator", "quote", "escape", "no_header", "encoding"}
 
 
 @app.command("import")
@@ -34,6 +36,7 @@ def import_(
     min_rating: opt.MinRating = None,
     core: opt.Core = 0,
     repeats: opt.Repeats = "keep",
+    ties: opt.Ties = "file",
     drop_seen_targets: opt.DropSeenTargets = False,
     windows: opt.Windows = "sliding",
     split: opt.SplitBy = "time",
@@ -49,12 +52,21 @@ def import_(
     keep_parents: opt.Parents = False,
     max_title: opt.MaxTitle = 200,
     distinguish: opt.Distinguish = "no",
+    drop_untitled: opt.DropUntitled = False,
     unseen: opt.Unseen = None,
     noun: opt.Noun = None,
     verb: opt.Verb = None,
     items: opt.Items = None,
     columns: opt.ColumnNames = "",
     genre_separator: opt.GenreSeparator = "|",
+    where: opt.Where = None,
+    order: opt.Order = "time",
+    date_format: opt.DateFormat = "",
+    separator: opt.Separator = "",
+    quote: opt.Quote = "",
+    escape: opt.Escape = "",
+    no_header: opt.NoHeader = False,
+    encoding: opt.Encoding = "",
 ) -> None:
     """Read files in a known FORMAT and write a dataset.
 
@@ -125,9 +137,32 @@ def _log(options: dict[str, Any]) -> "Dataset":
         cleaning,
         items=options["items"],
         columns=Columns(**_names(options["columns"]), separator=options["genre_separator"]),
+        reading=_reading(options),
         noun=options["noun"],
         verb=options["verb"],
     )
+
+
+def _reading(options: dict[str, Any]) -> "Reading":
+    from sprec.data.readers.table import Reading
+    from sprec.data.readers.text import Dialect
+
+    quote = None if options["quote"] == "none" else options["quote"]
+    separator = options["separator"].replace("\\t", "\t")  # as shells pass it
+    dialect = Dialect(separator, quote, options["escape"], not options["no_header"], options["encoding"])
+    return Reading(dialect, _where(options["where"] or []), options["order"], options["date_format"])
+
+
+def _where(conditions: list[str]) -> dict[str, list[str]]:
+    from sprec.system.errors import UserError
+
+    values: dict[str, list[str]] = {}
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not name or not equals:
+            raise UserError(f"--where takes COLUMN=VALUE like type=purchase, got {condition!r:.80}")
+        values.setdefault(name.strip(), []).append(value.strip())
+    return values
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -216,6 +251,7 @@ def stats(
 
 
 def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
+    from sprec.data.stats import period, when
     from sprec.system.progress import say
 
     saved = dataset.save(output, overwrite=overwrite)
@@ -223,5 +259,8 @@ def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
         say(f"malformed: {line}")
     for fault, count in saved.warnings.items():
         say(f"warning: {fault.replace('_', ' ')}: {count:,}")
+    times = when(saved)
+    if times:
+        say(f"time: {period(times)}")
     counts = ", ".join(f"{name} {len(split):,}" for name, split in saved.splits.items())
     say(f"{saved.name}: {len(saved.catalog):,} items, {counts} -> {output}")

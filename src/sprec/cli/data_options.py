@@ -27,6 +27,10 @@ Repeats = Annotated[
     Literal["keep", "consecutive", "first"],
     _option(panel=_LOG, help="Keep repeated items, drop those that follow themselves, or keep only the first."),
 ]
+Ties = Annotated[
+    Literal["file", "shuffle"],
+    _option(panel=_LOG, help="Interactions of a user at one time: as in the file, or shuffled by --seed."),
+]
 DropSeenTargets = Annotated[
     bool, _option("--drop-seen-targets", panel=_LOG, help="Leave out windows whose target is in their history.")
 ]
@@ -58,6 +62,9 @@ Distinguish = Annotated[
         help="Tell items with one title apart by year or author (then id), or by id; --max-title does not count it.",
     ),
 ]
+DropUntitled = Annotated[
+    bool, _option("--drop-untitled", panel=_TITLES, help="Go on where over 5% of the interactions find no title.")
+]
 Unseen = Annotated[
     bool | None,
     _option(
@@ -73,6 +80,30 @@ Verb = Annotated[
 
 Items = Annotated[Path | None, _option(panel=_TABLE, help="The file of items, with titles.")]
 ColumnNames = Annotated[
-    str, _option(panel=_TABLE, help="Names of columns: user=customer,item=sku,time=at,title=name,genres=type.")
+    str,
+    _option(
+        panel=_TABLE,
+        help="Names of columns: user=customer,item=sku,time=at,title=name,genres=type; key=ean where --items calls "
+        "the item differently; item=product.id for a field.",
+    ),
 ]
 GenreSeparator = Annotated[str, _option(panel=_TABLE, help="What stands between genres in one text.")]
+Where = Annotated[
+    list[str] | None,
+    _option(panel=_TABLE, help="Events to keep, like type=purchase; repeat it for further values or columns."),
+]
+Order = Annotated[
+    Literal["time", "file"], _option(panel=_TABLE, help="What orders a user's events: their times, or their rows.")
+]
+DateFormat = Annotated[
+    str, _option(panel=_TABLE, help="How times are written, like %d/%m/%Y (default: numbers and ISO dates).")
+]
+Separator = Annotated[
+    str, _option(panel=_TABLE, help="What separates fields of text, like ; or :: (default: as the first line).")
+]
+Quote = Annotated[str, _option(panel=_TABLE, help='Around fields, or none (default: ", none after tabs).')]
+Escape = Annotated[str, _option(panel=_TABLE, help="What makes the next character a plain one, like a backslash.")]
+NoHeader = Annotated[
+    bool, _option("--no-header", panel=_TABLE, help="The first line is data; columns are called 1, 2, 3, ...")
+]
+Encoding = Annotated[str, _option(panel=_TABLE, help="Encoding of text, like cp1252 (default: UTF-8, or as marked).")]

@@ -64,6 +64,11 @@ class Catalog:
             ids.setdefault(title, []).append(item)
         return {title: tuple(items) for title, items in ids.items()}
 
+    @property
+    def sharing(self) -> int:
+        """How many items carry a title that another one carries, too."""
+        return sum(len(items) for items in self.items_of_title.values() if len(items) > 1)
+
     def find(self, title: str) -> int:
         """Return the id of the item with this title.
 

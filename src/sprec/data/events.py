@@ -1,4 +1,4 @@
-"""A log in memory: 16 bytes per interaction, sorted by user, time and item, whatever order the file had."""
+"""A log in memory: 16 bytes per interaction, sorted by user and time; ties stay as the file has them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,20 +7,22 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from sprec.data.readers.log import Faults
 from sprec.system.errors import UserError
 from sprec.system.progress import bar
 
 Repeats = Literal["keep", "consecutive", "first"]
+Ties = Literal["file", "shuffle"]
 
 
 @dataclass(frozen=True)
 class Events:
-    """``n`` interactions, those of a user behind each other, oldest first; ties in time by item.
+    """``n`` interactions, those of a user behind each other, oldest first.
 
     Attributes:
         user: numbers 0..|users|-1 in the order of the sorted ids, shape (n,), int32.
         item: likewise, shape (n,), int32.
-        time: milliseconds since 1970, shape (n,), int64.
+        time: nanoseconds since 1970, shape (n,), int64.
         users: the id of each user.
         items: the id of each item.
     """
@@ -45,12 +47,22 @@ class Events:
         return Events(self.user[keep], self.item[keep], self.time[keep], self.users, self.items)
 
 
-def collect(batches: Iterable[pl.DataFrame], min_rating: float | None = None) -> tuple[Events, int]:
+def collect(
+    batches: Iterable[pl.DataFrame],
+    min_rating: float | None = None,
+    ties: Ties = "file",
+    seed: int = 0,
+    faults: Faults | None = None,
+) -> tuple[Events, int]:
     """Read all batches of a log; returns the sorted events and the number of rows read.
 
     Args:
         batches: see :class:`~sprec.data.readers.log.Log`.
-        min_rating: interactions rated lower, or not rated, are left out.
+        min_rating: interactions rated lower, or without a rating that can be read, are left out.
+        ties: how events of a user at one time are ordered: as in the ``file``, or by a hash of user, time, item and
+            ``seed`` (``shuffle``), which the order of the rows does not change.
+        seed: of the hash.
+        faults: where interactions that are left out are counted.
 
     Raises:
         UserError: a minimum rating is asked for and there are no ratings, or no interaction is left.
@@ -60,7 +72,7 @@ def collect(batches: Iterable[pl.DataFrame], min_rating: float | None = None) ->
     rows = 0
     for batch in batches:
         rows += len(batch)
-        kept = batch if min_rating is None else _rated(batch, min_rating)
+        kept = batch if min_rating is None else _rated(batch, min_rating, faults or Faults())
         columns[0].append(users.number(kept["user"]))
         columns[1].append(items.number(kept["item"]))
         columns[2].append(kept["time"].to_numpy())
@@ -69,13 +81,19 @@ def collect(batches: Iterable[pl.DataFrame], min_rating: float | None = None) ->
     with bar("sorting interactions", None):
         user, user_ids = users.sort(_drain(columns[0]))
         item, item_ids = items.sort(_drain(columns[1]))
-        return Events(*_sort(user, item, _drain(columns[2])), user_ids, item_ids), rows
+        time = _drain(columns[2])
+        hashes = _hashes(user, item, time, seed) if ties == "shuffle" else None
+        return Events(*_sort(user, item, time, hashes), user_ids, item_ids), rows
 
 
-def _rated(batch: pl.DataFrame, lowest: float) -> pl.DataFrame:
+def _rated(batch: pl.DataFrame, lowest: float, faults: Faults) -> pl.DataFrame:
     if "rating" not in batch.columns:
         raise UserError("a minimum rating is asked for, but the log has no ratings")
-    return batch.filter(pl.col("rating") >= lowest)
+    kept = batch.filter(pl.col("rating") >= lowest)
+    unrated = batch["rating"].null_count()
+    faults.add("interactions_dropped_without_rating", count=unrated)
+    faults.add("interactions_dropped_low_rating", count=len(batch) - len(kept) - unrated)
+    return kept
 
 
 def _drain(chunks: list[np.ndarray]) -> np.ndarray:
@@ -86,16 +104,18 @@ def _drain(chunks: list[np.ndarray]) -> np.ndarray:
 
 
 class _Numbering:
-    """Numbers ids in the order in which they come, batch by batch."""
+    """Numbers ids in the order in which they come, batch by batch; an integer and its digits are one id."""
 
     def __init__(self) -> None:
         self._known = pl.DataFrame()
 
     def number(self, ids: pl.Series) -> np.ndarray:
         """The numbers of these ids, shape (len(ids),), int32."""
-        frame = pl.DataFrame({"id": ids})
         if self._known.is_empty():
-            self._known = frame.head(0).with_row_index("code")
+            self._known = pl.DataFrame({"id": ids.head(0)}).with_row_index("code")
+        if ids.dtype != self._known["id"].dtype:
+            self._known, ids = self._known.with_columns(pl.col("id").cast(pl.String)), ids.cast(pl.String)
+        frame = pl.DataFrame({"id": ids})
         fresh = frame.unique().join(self._known, on="id", how="anti")
         numbered = fresh.with_row_index("code", offset=len(self._known))
         self._known = pl.concat([self._known, numbered])
@@ -111,31 +131,57 @@ class _Numbering:
         return rank[codes], ordered["id"]
 
 
-def _sort(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort events by user, time and item: as one packed integer where that fits 63 bits, which is fast and small."""
+def _sort(
+    user: np.ndarray, item: np.ndarray, time: np.ndarray, ties: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort events by user and time, then by ``ties`` where given, else as they come; user and time as one integer.
+
+    User and time are packed into 63 bits where they fit, which is fast and small; times in their largest common unit.
+    """
     start = time.min()
     ticks = time - start
-    unit = 1000 if not (ticks % 1000).any() else 1
+    unit = next(unit for unit in (1_000_000_000, 1_000_000, 1000, 1) if not (ticks % unit).any())
     ticks //= unit
-    item_bits, time_bits, user_bits = (int(column.max()).bit_length() for column in (item, ticks, user))
-    if item_bits + time_bits + user_bits > 63:
-        order = np.lexsort((item, ticks, user))
-        del ticks
+    time_bits, user_bits = (int(column.max()).bit_length() for column in (ticks, user))
+    if ties is not None or time_bits + user_bits > 63:
+        order = np.lexsort((ticks, user) if ties is None else (ties, ticks, user))
         return user[order], item[order], time[order]
     key = user.astype(np.int64)
     key <<= time_bits  # in place throughout: a log of 100M events is 0.8 GB here
     key |= ticks
-    key <<= item_bits
-    key |= item
     del ticks
-    key.sort()
-    item = (key & ((1 << item_bits) - 1)).astype(np.int32)
-    key >>= item_bits
+    order = np.argsort(key, kind="stable")
+    item, key = item[order], key[order]
+    del order
     user = (key >> time_bits).astype(np.int32)
     key &= (1 << time_bits) - 1
     key *= unit
     key += start
     return user, item, key
+
+
+def _hashes(user: np.ndarray, item: np.ndarray, time: np.ndarray, seed: int) -> np.ndarray:
+    """A number for each event that looks drawn at random and depends on nothing else, shape (n,), uint64."""
+    mixed = np.full(len(user), np.random.default_rng(seed).integers(2**63), dtype=np.uint64)
+    for column in (user, time, item):
+        mixed = _mix(mixed ^ column.astype(np.uint64))
+    return mixed
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014)."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def tied(events: Events) -> np.ndarray:
+    """Which events share their time with another one of the same user (their order is not known), shape (n,), bool."""
+    same = (events.user[1:] == events.user[:-1]) & (events.time[1:] == events.time[:-1])
+    mask: np.ndarray = np.append(same, False) | np.append(False, same)
+    return mask
 
 
 def drop_repeats(events: Events, repeats: Repeats) -> Events:
@@ -146,12 +192,26 @@ def drop_repeats(events: Events, repeats: Repeats) -> Events:
         repeats: ``keep`` what happened at another time, drop what follows itself (``consecutive``), or keep only the
             ``first`` time that a user meets an item.
     """
-    same = (events.user[1:] == events.user[:-1]) & (events.item[1:] == events.item[:-1])
-    if repeats == "keep":
-        same &= events.time[1:] == events.time[:-1]
     if repeats == "first":
         return events.where(previous(events) < 0)
+    events = events.where(~_duplicates(events))
+    if repeats == "keep":
+        return events
+    same = (events.user[1:] == events.user[:-1]) & (events.item[1:] == events.item[:-1])
     return events.where(np.concatenate([[True], ~same]))
+
+
+def _duplicates(events: Events) -> np.ndarray:
+    """Which events are there before with the same user, time and item, shape (n,), bool."""
+    places = np.flatnonzero(tied(events))
+    user, time, item = events.user[places], events.time[places], events.item[places]
+    order = np.lexsort((item, time, user))  # stable: of equal ones the first comes first
+    again = np.ones(max(0, len(order) - 1), dtype=bool)
+    for column in (user, time, item):
+        again &= column[order[1:]] == column[order[:-1]]
+    duplicates = np.zeros(len(events), dtype=bool)
+    duplicates[places[order[1:][again]]] = True
+    return duplicates
 
 
 def previous(events: Events) -> np.ndarray:

@@ -11,11 +11,11 @@ import polars as pl
 from sprec.data.about import Wording
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
-from sprec.data.events import Events, collect, core, drop_repeats, long_enough
+from sprec.data.events import Events, collect, core, drop_repeats, long_enough, tied
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
 from sprec.data.readers.log import Faults, Log
-from sprec.data.readers.table import Columns
+from sprec.data.readers.table import Columns, Reading
 from sprec.data.readers.table import read as read_table
 from sprec.data.titles import clean_genres, clean_title, distinguish, is_junk, repair_scraped, shorten
 from sprec.data.windows import Protocol, assign, draw, examples, find_windows, late_training_targets
@@ -34,6 +34,8 @@ READERS: dict[str, Callable[[Path, Faults], Log]] = {
 
 _SHORTEST = 10
 """Below it little of a title is left beside the ellipsis."""
+_UNTITLED = 0.05
+"""Share of the interactions without a title above which the log and its list of items do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Cleaning:
         max_title: longer titles are cut at a word, in characters, 10 at least; 0 for no limit.
         distinguish: tell items apart that share a title: by ``detail`` (year, author; then by id), by ``id``, or not.
             What is added comes on top of ``max_title``.
+        drop_untitled: go on where more than 5% of the interactions are of items without a title.
         unseen_items: keep items that nobody chose; None for the reader's choice.
         genres: the selected genres; None for the most frequent ones of the training examples.
         top: how many.
@@ -56,6 +59,7 @@ class Cleaning:
 
     max_title: int = 200
     distinguish: Literal["no", "detail", "id"] = "no"
+    drop_untitled: bool = False
     unseen_items: bool | None = None
     genres: Sequence[str] | None = None
     top: int = 10
@@ -78,6 +82,7 @@ def import_log(
     *,
     items: Path | None = None,
     columns: Columns | None = None,
+    reading: Reading | None = None,
     noun: str | None = None,
     verb: str | None = None,
 ) -> Dataset:
@@ -91,6 +96,7 @@ def import_log(
         cleaning: of titles and genres (of RecBole's benchmark files: the genres to select only).
         items: the list of items (``table`` only).
         columns: names of columns (``table`` only).
+        reading: how tables are read (``table`` only).
         noun: what prompts call the items, if not as the format does.
         verb: what users did with them.
 
@@ -104,10 +110,16 @@ def import_log(
     if format == "recbole" and recbole.has_windows(source):
         dataset = _of_windows(source, title, cleaning, wording(noun or "items", verb or "chosen"), faults)
     else:
-        log = read_table(source, items, faults, columns) if format == "table" else READERS[format](source, faults)
+        table = format == "table"
+        log = read_table(source, items, faults, columns, reading) if table else READERS[format](source, faults)
         log = replace(log, noun=noun or log.noun, verb=verb or log.verb)
         dataset = build(log, title, protocol or Protocol(), cleaning, faults)
-    return replace(dataset, meta={**dataset.meta, "source": {"format": format, "path": str(source)}})
+    told = {"source": {"format": format, "path": str(source)}}
+    if format == "table":
+        how = reading or Reading()
+        where = {name: sorted(values) for name, values in how.where.items()}
+        told["reading"] = asdict(columns or Columns()) | asdict(how) | {"where": where}
+    return replace(dataset, meta={**dataset.meta, **told})
 
 
 def _of_windows(source: Path, name: str, cleaning: Cleaning, wording: Wording, faults: Faults) -> Dataset:
@@ -131,12 +143,13 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
         raise UserError("a core has no items that nobody chose; leave out --unseen or --core")
     if protocol.split == "time" and not log.timed:
         raise UserError(f"{name} has no times, only an order per user; use --split leave-one-out or --split user")
-    events, rows = collect(log.events, protocol.min_rating)
-    faults.add("interactions_dropped_low_rating", count=rows - len(events))
+    events, rows = collect(log.events, protocol.min_rating, protocol.ties, protocol.seed, faults)
     keep_unseen = log.whole_catalog if cleaning.unseen_items is None else cleaning.unseen_items
     items = _tidy(_chosen(log.items, events, keep_unseen, faults), cleaning, faults)
-    events = _filter(_titled(events, items, log.items, faults), protocol, faults)
+    events = _titled(events, items, log.items, faults, drop=cleaning.drop_untitled)
+    events = _filter(events, protocol, faults)
     catalog, item_ids = _catalog(items, events, keep_unseen and not protocol.core)
+    faults.add("items_that_share_a_title", count=catalog.sharing)
     windows = find_windows(events, protocol)
     parts = assign(events, windows, protocol)
     late = late_training_targets(events, parts) if log.timed else None
@@ -150,7 +163,7 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
         genres=_genres(catalog, splits["train"], cleaning),
         wording=wording(log.noun, log.verb),
         warnings=faults.nonzero(),
-        meta=_meta(rows, events, catalog, parts)
+        meta=_meta(rows, events, catalog, parts, timed=log.timed)
         | {"options": _options(protocol, cleaning), "malformed": faults.examples.get("malformed_lines", [])}
         | ({} if late is None else {"late_training_targets": late}),
     )
@@ -195,18 +208,36 @@ def _tidy(items: pl.DataFrame, cleaning: Cleaning, faults: Faults) -> pl.DataFra
     )
 
 
-def _titled(events: Events, items: pl.DataFrame, listed: pl.DataFrame, faults: Faults) -> Events:
+def _titled(events: Events, items: pl.DataFrame, listed: pl.DataFrame, faults: Faults, *, drop: bool) -> Events:
     """The events of items with a usable title (``items``, of those that were ``listed``)."""
-    known = events.items.cast(pl.String).is_in(items["item"].implode()).to_numpy()
+    ids = events.items.cast(pl.String)
+    known = ids.is_in(items["item"].implode()).to_numpy()
     kept = events.where(known[events.item])
+    lost = len(events) - len(kept)
     if not len(kept):
-        example = f"ids like {listed['item'][0]!r}" if len(listed) else "no ids"
-        raise UserError(
-            f"none of the {len(known):,} items of the log has a title; the log has ids like "
-            f"{str(events.items[0])!r}, the list of items has {example}"
-        )
-    faults.add("interactions_dropped_item_without_title", count=len(events) - len(kept))
+        pair = _pair(str(ids[0]), listed["item"])
+        raise UserError(f"none of the {len(known):,} items of the log has a title; {pair}")
+    if lost > _UNTITLED * len(events) and not drop:
+        counts = np.bincount(events.item, minlength=len(known))
+        pair = _pair(str(ids[int(np.argmax(np.where(known, 0, counts)))]), listed["item"])
+        share = f"{lost:,} of {len(events):,} interactions ({lost / len(events):.0%})"
+        raise UserError(f"{share} are of items without a title; {pair}; --drop-untitled goes on without them")
+    faults.add("interactions_dropped_item_without_title", count=lost)
     return kept
+
+
+def _pair(wanted: str, listed: pl.Series) -> str:
+    """An id of the log that has no title beside an id of the list, the one that it may stand for where there is one."""
+    if wanted in listed:
+        return f"the title of {wanted!r} cannot be used"
+    alike = listed.filter(_bare(listed) == _bare(pl.Series([wanted])))
+    theirs = f"ids like {[*alike, *listed[:1]][0]!r}" if len(listed) else "no ids"
+    return f"the log has ids like {wanted!r}, the list of items has {theirs}"
+
+
+def _bare(ids: pl.Series) -> pl.Series:
+    """Ids without what spreadsheets and programs change in them: case, zeros in front, a decimal point behind."""
+    return ids.str.to_lowercase().str.replace(r"\.0+$", "").str.replace(r"^0+", "")
 
 
 def _filter(events: Events, protocol: Protocol, faults: Faults) -> Events:
@@ -241,9 +272,11 @@ def _genres(catalog: Catalog, train: Split, cleaning: Cleaning) -> tuple[str, ..
     return select_genres(count_genres(catalog, train), cleaning.top, parents | set(cleaning.exclude))
 
 
-def _meta(rows: int, events: Events, catalog: Catalog, parts: np.ndarray) -> dict[str, Any]:
+def _meta(rows: int, events: Events, catalog: Catalog, parts: np.ndarray, *, timed: bool) -> dict[str, Any]:
     windows = np.bincount(parts, minlength=4)[:3].tolist()
-    return {
+    first, last = (int(time) // 1_000_000 for time in (events.time.min(), events.time.max()))  # milliseconds
+    times = {"first": first, "last": last, "tied": int(np.count_nonzero(tied(events)))}
+    return ({"time": times} if timed else {}) | {
         "log": {
             "rows": rows,
             "users": int(np.count_nonzero(np.diff(events.bounds()))),
@@ -252,7 +285,6 @@ def _meta(rows: int, events: Events, catalog: Catalog, parts: np.ndarray) -> dic
             "sequences": sum(windows),
         },
         "windows": dict(zip(("train", "valid", "test"), windows, strict=True)),
-        "time": {"first": int(events.time.min()), "last": int(events.time.max())},
     }
 
 

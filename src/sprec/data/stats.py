@@ -1,6 +1,7 @@
 """What a dataset is like: the paper's Table 1, counts, popularity skew, genre coverage, leakage, warnings."""
 
 import math
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import SPLITS, Dataset, Split
 
+_EPOCH = datetime(1970, 1, 1)
+_PLAUSIBLE = "1990"
 RUN = 4
 """A test row leaks if it shares this many consecutive items with a training row."""
 
@@ -34,6 +37,7 @@ def stats(dataset: Dataset) -> dict[str, Any]:
             "sequences": log.get("sequences", sequences),
         },
         "log": dict(log),
+        "time": when(dataset),
         "catalog": len(dataset.catalog),
         "splits": {name: len(split) for name, split in splits.items()},
         "history_length": _lengths(dataset.train),
@@ -43,6 +47,30 @@ def stats(dataset: Dataset) -> dict[str, Any]:
         "late_training_targets": dataset.meta.get("late_training_targets"),
         "warnings": dict(dataset.warnings),
     }
+
+
+def when(dataset: Dataset) -> dict[str, Any] | None:
+    """The ``first`` and ``last`` moment of the log (ISO, UTC), how many interactions are ``tied`` (share user and time
+    with another one) and their ``share``; None where the importer saw no times.
+    """
+    times, log = dataset.meta.get("time"), dataset.meta.get("log", {})
+    if not isinstance(times, dict) or not log:
+        return None
+    first, last = (_EPOCH + timedelta(milliseconds=times[name]) for name in ("first", "last"))
+    known = {"first": first.isoformat(), "last": last.isoformat()}
+    if "tied" not in times:  # a dataset of sprec 0.1
+        return known
+    return known | {"tied": times["tied"], "share": times["tied"] / max(1, log["interactions"])}
+
+
+def period(times: dict[str, Any]) -> str:
+    """:func:`when` in a line."""
+    text = f"{times['first'][:10]} to {times['last'][:10]}"
+    if times.get("tied"):
+        text += f"; {times['share']:.1%} of the interactions share their time with another one of the same user"
+    if times["first"] < _PLAUSIBLE:
+        text += f"; before {_PLAUSIBLE[:4]}: is this the column of times, and are its numbers seconds?"
+    return text
 
 
 def _lengths(split: Split) -> dict[str, float]:
@@ -134,6 +162,8 @@ def table(facts: dict[str, Any]) -> str:
     late = facts["late_training_targets"]
     if late is not None:
         lines += [f"order        {late:,} training targets are later than the first test target"]
+    if facts["time"]:
+        lines += [f"time         {period(facts['time'])}"]
     lines += _genre_lines(facts["genres"])
     if facts["log"]:
         lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]

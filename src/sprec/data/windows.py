@@ -5,18 +5,21 @@ data; for MovieLens-10M 10,000,054 - 10 x 69,878 users = 9,301,274 windows). Win
 target and sampled; they are never all written out: a window is the position of its target in the sorted log.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 
 from sprec.data.dataset import Split
-from sprec.data.events import Events, Repeats, previous
+from sprec.data.events import Events, Repeats, Ties, previous
 from sprec.system.errors import UserError
 
 PARTS = ("train", "valid", "test")
 _NO_WINDOW = len(PARTS)
 _BLOCK = 1 << 20
+_LONGEST = 100_000
+"""Items of a history; models read a few dozen."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ class Protocol:
         min_rating: interactions rated lower are left out.
         core: keep only users and items with this many interactions each, repeatedly; 0 for all.
         repeats: see :func:`sprec.data.events.drop_repeats`.
+        ties: how interactions of a user at one time are ordered, see :func:`sprec.data.events.collect`.
         drop_seen_targets: leave out windows whose target is in their history.
         windows: ``sliding``, one per position, or ``last``, one per user.
         split: by the ``time`` of the target (paper), ``leave-one-out`` (the last window of a user is for the test, the
             one before for validation) or by ``user``.
         shares: of train, valid and test, where the split is by time or user (paper: 8:1:1).
         sizes: examples to draw.
-        seed: of the draws, and of the split by user.
+        seed: of the draws, of the split by user and of shuffled ties.
     """
 
     history: int = 10
@@ -55,6 +59,7 @@ class Protocol:
     min_rating: float | None = None
     core: int = 0
     repeats: Repeats = "keep"
+    ties: Ties = "file"
     drop_seen_targets: bool = False
     windows: Literal["sliding", "last"] = "sliding"
     split: Literal["time", "leave-one-out", "user"] = "time"
@@ -66,7 +71,12 @@ class Protocol:
         lowest = self.history if self.min_history is None else self.min_history
         if not 1 <= lowest <= self.history:
             raise UserError(f"history must be at least 1 and at least min_history, got {self.history} and {lowest}")
-        if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-9 or not (self.shares[0] and self.shares[2]):
+        if self.history > _LONGEST:
+            raise UserError(f"history must be at most {_LONGEST:,} items, got {self.history:,}")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise UserError(f"min_rating must be a number, got {self.min_rating}")
+        cut = self.shares[0] and self.shares[2] and abs(sum(self.shares) - 1) <= 1e-9  # not so where one is no number
+        if not cut or min(self.shares) < 0:
             raise UserError(f"shares must be positive and sum to 1, got {self.shares}")
         if min(asdict(self.sizes).values()) < 0 or not (self.sizes.train and self.sizes.test):
             raise UserError(f"train and test need at least one example and no size may be negative, got {self.sizes}")
@@ -88,7 +98,7 @@ def find_windows(events: Events, protocol: Protocol) -> np.ndarray:
         mask[(ends - 1)[ends - starts > lowest]] = True
     else:
         mask = np.ones(len(events), dtype=bool)
-        for position in range(lowest):
+        for position in range(min(lowest, int((ends - starts).max()))):
             mask[(starts + position)[ends - starts > position]] = False
     if protocol.drop_seen_targets:
         before = previous(events)

@@ -5,42 +5,81 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from sprec.data.readers.log import LINE, Faults
+from sprec.data.readers.log import EXAMPLES, LINE, Faults
 from sprec.system.errors import UserError
+from sprec.system.parquet import UNREADABLE
 
+NOTHING = frozenset(["", "nan", "NaN", "NAN", "null", "Null", "NULL", "none", "None", "NONE", "\\N"])
+NOTHING |= {"NA", "N/A", "n/a", "#N/A", "<NA>"}
+"""What databases and data frames write where there is nothing."""
+
+_SECOND = 1_000_000_000
 _DATES = (
     "%Y-%m-%d",
     "%Y-%m-%d %H:%M:%S%.f",
     "%Y-%m-%dT%H:%M:%S%.f",
     "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
     "%Y/%m/%d",
-    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M:%S%.f",
+    "%Y/%m/%d %H:%M",
+    "%Y%m%dT%H%M%S",
 )
-_DATES_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%a %b %d %H:%M:%S %z %Y")
+_DATES_WITH_ZONE = (
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%dT%H:%M%#z",
+    "%Y-%m-%d %H:%M%#z",
+    "%a %b %d %H:%M:%S %z %Y",
+)
 
 
-def to_events(frames: Iterable[pl.DataFrame], source: str, faults: Faults) -> Iterator[pl.DataFrame]:
+def to_events(
+    frames: Iterable[pl.DataFrame], source: str, faults: Faults, date_format: str = ""
+) -> Iterator[pl.DataFrame]:
     """Make batches with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers what ``Log.events`` promises.
 
-    Rows without a user, an item or a time are counted, the first few shown by line, and dropped.
+    Rows without a user, an item or a time are counted, the first few shown by line, and dropped. Without a column
+    ``time`` the rows are numbered.
+
+    Args:
+        frames: the batches.
+        source: what messages call the log.
+        faults: where rows are counted.
+        date_format: how the times are written, with the marks of ``strftime``.
 
     Raises:
         UserError: negative ids, a column of a type that cannot be used, or no time of the first batch can be read.
     """
     ids = {"user": _Numbers(), "item": _Numbers()}
+    rows = 0
     for number, frame in enumerate(frames):
-        times = to_time(frame["time"], source)
+        times = to_time(frame["time"], source, date_format) if "time" in frame.columns else _numbered(rows, len(frame))
         if number == 0 and len(times) and times.null_count() == len(times):
-            found = frame["time"].drop_nulls()
-            what = f"cannot read the time {found[0]!r}" if len(found) else "no time can be read"
-            raise UserError(f"{source}: {what}; use numbers (Unix time) or ISO dates")
+            raise UserError(f"{source}: {_unreadable_times(to_id(frame['time'], source), date_format)}")
         columns = [to_id(frame[name], source) for name in ids]
         for column in columns:
             ids[column.name].add(column)
         yield _complete_rows(frame, [*columns, times], source, faults)
+        rows += len(frame)
     for name, numbers in ids.items():
         if numbers.all and numbers.lowest < 0:
             raise UserError(f"{source}: {name} id {numbers.lowest} is negative; ids count from 0 or are text")
+
+
+def _numbered(start: int, count: int) -> pl.Series:
+    """The order of the rows in place of times: one second each."""
+    return pl.int_range(start, start + count, eager=True).alias("time") * _SECOND
+
+
+def _unreadable_times(found: pl.Series, date_format: str) -> str:
+    found = found.drop_nulls()
+    if not len(found):
+        return "no time can be read; use numbers (Unix time) or ISO dates, or --order file where there are none"
+    if date_format:
+        return f"cannot read the time {found[0]!r:.60} as {date_format!r}"
+    how = "use numbers (Unix time) or ISO dates, or say how they are written: --date-format '%d/%m/%Y'"
+    return f"cannot read the time {found[0]!r:.60}; {how}"
 
 
 class _Numbers:
@@ -59,18 +98,34 @@ class _Numbers:
 
 def _complete_rows(frame: pl.DataFrame, columns: list[pl.Series], source: str, faults: Faults) -> pl.DataFrame:
     if "rating" in frame.columns:
-        columns = [*columns, as_plain(frame["rating"], source).cast(pl.Float64, strict=False).fill_nan(None)]
+        columns = [*columns, to_number(frame["rating"], source)]
     events = pl.DataFrame(columns)
-    good = events.select(pl.all_horizontal(pl.col("user", "item", "time").is_not_null())).to_series()
-    if good.all():
+    if not events["user"].null_count() + events["item"].null_count() + events["time"].null_count():
         return events
-    bad = frame.filter(~good)
-    for row in bad.head(3).iter_rows(named=True):
+    good = pl.Series([True]).new_from_index(0, len(events))
+    for name in ("user", "item", "time"):  # a row that lacks several counts as one without the first
+        lacking = good & events[name].is_null()
+        faults.add(f"interactions_dropped_without_{name}", count=int(lacking.sum() or 0))
+        good &= ~lacking
+    for row in frame.filter(~good).head(EXAMPLES).iter_rows(named=True):
         line = f":{row[LINE]}" if LINE in row else ""
-        found = ", ".join(f"{name}={row[name]!r}" for name in ("user", "item", "time"))
+        found = ", ".join(f"{name}={row[name]!r:.40}" for name in ("user", "item", "time") if name in row)
         faults.add("malformed_lines", f"{source}{line}: {found}", count=0)
-    faults.add("malformed_lines", count=len(bad))
     return events.filter(good)
+
+
+def to_number(values: pl.Series, source: str) -> pl.Series:
+    """Numbers as floats, with decimal points or commas; null for what is none.
+
+    Raises:
+        UserError: a column of a type that holds no numbers.
+    """
+    values = as_plain(values, source)
+    numbers = values.cast(pl.Float64, strict=False)
+    if values.dtype == pl.String and numbers.null_count() > values.null_count():
+        points = values.str.strip_chars().str.replace(r"^([+-]?\d*),(\d+)$", "${1}.${2}")
+        numbers = points.cast(pl.Float64, strict=False)
+    return numbers.fill_nan(None)
 
 
 def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.Series:
@@ -90,13 +145,15 @@ def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.S
 
 def with_id(items: pl.DataFrame, faults: Faults) -> pl.DataFrame:
     """The rows of a table of items that have an id; the others are counted."""
-    known = items.filter(pl.col("item").str.strip_chars() != "")
+    known = items.filter(~pl.col("item").str.strip_chars().is_in(NOTHING))
     faults.add("items_dropped_without_id", count=len(items) - len(known))
     return known
 
 
 def to_id(values: pl.Series, source: str) -> pl.Series:
-    """Ids as integers where the column is numeric, else as text; an empty text is no id.
+    """Ids as integers where all are numbers as programs write them, else as text; one of :data:`NOTHING` is no id.
+
+    Integers, which are quick, stand for their digits: who meets the same column as text again makes it text throughout.
 
     Raises:
         UserError: a column of a type that holds no ids.
@@ -105,54 +162,108 @@ def to_id(values: pl.Series, source: str) -> pl.Series:
     if values.dtype.is_float():
         whole = values.is_not_nan() & (values == values.round())
         values = values.cast(pl.Int64, strict=False).set(~whole, None)
-    if not values.dtype.is_integer():
-        texts = values.cast(pl.String).str.strip_chars()
-        values = texts.set(texts == "", None)
-    return values
+    if values.dtype.is_integer():
+        return values
+    texts = values.cast(pl.String)
+    numbers = texts.cast(pl.Int64, strict=False)
+    padded = (texts.str.starts_with("0") & (texts.str.len_bytes() > 1)) | texts.str.starts_with("+")
+    if numbers.null_count() == texts.null_count() < len(texts) and not (padded | texts.str.starts_with("-")).any():
+        return numbers
+    texts = texts.str.strip_chars()
+    return texts.set(texts.is_in(NOTHING), None)
 
 
-def to_time(values: pl.Series, source: str) -> pl.Series:
-    """Times as milliseconds since 1970, shape as given, null where unreadable.
+def to_time(values: pl.Series, source: str, date_format: str = "") -> pl.Series:
+    """Times as nanoseconds since 1970, shape as given; null where unreadable or not between 1678 and 2261.
 
     Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood, each value by itself; the
-    unit of a number is the first of s, ms, us and ns in which it falls before the year 5138.
+    unit of a number is the first of s, ms, us and ns in which it falls before the year 5138. Fractions of a number
+    count to the microsecond, those of a text to the nanosecond.
+
+    Args:
+        values: the column.
+        source: what messages call the log.
+        date_format: how texts are written, with the marks of ``strftime``.
 
     Raises:
-        UserError: a column of a type that holds no moments.
+        UserError: a column of a type that holds no moments, or an impossible format.
     """
     values = as_plain(values, source, pl.Time, pl.Duration)
     if values.dtype.is_temporal():
-        return values.dt.epoch("ms")
+        return _moments(values)
     if values.dtype != pl.String:
         return _scale(values)
-    numbers = values.cast(pl.Float64, strict=False)
-    times, texts = _scale(numbers), values.set(numbers.is_not_null(), None)
-    return times if texts.null_count() == len(texts) else times.fill_null(_parse_dates(texts))
+    if date_format:
+        return _parse(values.str.strip_chars(), date_format)
+    whole = values.cast(pl.Int64, strict=False)
+    if whole.null_count() == values.null_count():
+        return _scale(whole)
+    times, others = _scale(whole), values.str.strip_chars().set(whole.is_not_null(), None)
+    for kind in (lambda rest: _scale(rest.cast(pl.Decimal(38, 9), strict=False)), _parse_dates):
+        if others.null_count() < len(others):
+            found = kind(others)
+            times, others = times.fill_null(found), others.set(found.is_not_null(), None)
+    return times
+
+
+def _moments(values: pl.Series) -> pl.Series:
+    """Dates and moments as nanoseconds, null where those do not reach."""
+    if isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit == "ns":
+        return values.dt.epoch("ns")
+    return _times(values.dt.epoch("us"), 1000)
+
+
+def _times(values: pl.Series, unit: int) -> pl.Series:
+    """Integers of so many nanoseconds each; null where 64 bits do not hold them."""
+    most = (2**63 - 1) // unit
+    return values.set((values > most) | (values < -most), None) * unit
 
 
 def _scale(numbers: pl.Series) -> pl.Series:
-    value = pl.col(numbers.name).cast(pl.Float64, strict=False)
-    whole = pl.col(numbers.name).cast(pl.Int64, strict=False)  # null for what is too large, infinite or NaN
-    times = (
-        pl.when(value.abs() < 1e11)
-        .then((value * 1000).round().cast(pl.Int64, strict=False))
-        .when(value.abs() < 1e14)
-        .then(whole)
-        .when(value.abs() < 1e17)
-        .then(whole // 1000)
-        .otherwise(whole // 1_000_000)
-    )
+    """Nanoseconds of numbers whose unit their size tells; what 64 bits do not hold (from 2262 on) is null."""
+    if numbers.dtype.is_integer() and len(numbers) > numbers.null_count():
+        low, high = numbers.min(), numbers.max()
+        if isinstance(low, int) and isinstance(high, int) and -9.2e9 < low <= high < 9.2e9:  # all are seconds
+            return numbers.cast(pl.Int64) * _SECOND
+    size = pl.col(numbers.name).cast(pl.Float64, strict=False).abs()
+    times: pl.Expr = _in_units(numbers, 1)
+    for unit, below in ((1000, 1e17), (1_000_000, 1e14), (_SECOND, 1e11)):
+        times = pl.when(size >= below).then(times).when(size < 9.2e18 / unit).then(_in_units(numbers, unit))
     return numbers.to_frame().select(times.alias(numbers.name)).to_series()
 
 
+def _in_units(numbers: pl.Series, unit: int) -> pl.Expr:
+    """Numbers of so many nanoseconds each as whole nanoseconds; of floats only microseconds are true."""
+    number = pl.col(numbers.name)
+    if numbers.dtype.is_float() and unit > 1:
+        return (number * (unit // 1000)).round().cast(pl.Int64, strict=False) * 1000
+    if numbers.dtype.is_decimal():
+        return (number * unit).cast(pl.Int64, strict=False)
+    return number.cast(pl.Int64, strict=False) * unit
+
+
+def _parse(texts: pl.Series, date_format: str) -> pl.Series:
+    """Texts that are written in one way."""
+    zone = "UTC" if "%z" in date_format or "%#z" in date_format else None
+    try:
+        moments = texts.str.to_datetime(date_format, time_unit="us", time_zone=zone, strict=False)
+    except UNREADABLE as error:
+        raise UserError(f"--date-format {date_format!r:.60}: {str(error).splitlines()[0]}") from error
+    return _times(moments.dt.epoch("us"), 1000)
+
+
 def _parse_dates(texts: pl.Series) -> pl.Series:
+    texts = texts.str.replace(r" (UTC|GMT)$", "")
     column = pl.col(texts.name)
-    plain = [column.str.to_datetime(form, time_unit="ms", strict=False) for form in _DATES]
+    plain = [column.str.to_datetime(form, time_unit="us", strict=False) for form in _DATES]
     zoned = [
-        column.str.to_datetime(form, time_unit="ms", time_zone="UTC", strict=False).dt.replace_time_zone(None)
+        column.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False).dt.replace_time_zone(None)
         for form in _DATES_WITH_ZONE
     ]
-    return texts.to_frame().select(pl.coalesce(*plain, *zoned).dt.epoch("ms").alias(texts.name)).to_series()
+    frame = texts.to_frame()
+    times = _times(frame.select(pl.coalesce(*plain, *zoned).dt.epoch("us").alias(texts.name)).to_series(), 1000)
+    finer = texts.str.extract(r"\.(\d{6})(\d{1,3})", 2).str.pad_end(3, "0").cast(pl.Int64, strict=False)
+    return times + finer.fill_null(0)
 
 
 def to_genres(values: pl.Series, source: str, separator: str = "|") -> pl.Series:
@@ -165,6 +276,6 @@ def to_genres(values: pl.Series, source: str, separator: str = "|") -> pl.Series
     plain = as_plain(values.explode() if listed else values, source)
     lists = values if listed else plain.cast(pl.String).str.split(separator)
     parts = pl.element().cast(pl.String).str.strip_chars()
-    return lists.list.eval(parts.filter((parts != "") & (parts != "(no genres listed)"))).list.unique(
+    return lists.list.eval(parts.filter(~parts.is_in([*NOTHING, "(no genres listed)"]))).list.unique(
         maintain_order=True
     )

@@ -1,22 +1,168 @@
-"""Opening what users point at: every fault becomes one line that names the file."""
+"""Opening what users point at: a file is what its first bytes say, whatever it is called, and is read in pieces."""
 
+import codecs
+import contextlib
+import gzip
 import json
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from sprec.system.errors import UserError
 from sprec.system.paths import require_path
+from sprec.system.progress import bar
+
+CHUNK = 1 << 24
+"""Bytes that are read at once."""
+LONGEST_LINE = 1 << 26
+"""Bytes of a line or a field beyond which a file is no log."""
+UNPACKED, RATIO = 1 << 28, 200
+"""What comes out of an archive ends at so many bytes, or at so many times its own size (logs reach 20 times)."""
+
+DAMAGED = (
+    EOFError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading raises on damaged bytes, on a password and on a method of compression that is not known."""
+
+_GZIP = b"\x1f\x8b"
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first: UTF-16's mark begins the first
+_MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_FOREIGN = (
+    (b"PK\x03\x04", "a workbook or a zip; save the sheet as CSV, or unpack the zip"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook; save the sheet as CSV"),
+    (
+        b"SQLite format 3\0",
+        'a SQLite database; write a table as CSV: sqlite3 -header -csv FILE "select * from NAME"',
+    ),
+    (b"PAR1", "a Parquet file; call it .parquet"),
+    (b"ARROW1", "an Arrow file; write it as Parquet"),
+    (b"Obj\x01", "an Avro file; write it as Parquet"),
+    (b"\x28\xb5\x2f\xfd", "packed with Zstandard; unpack it (zstd -d)"),
+    (b"BZh", "packed with bzip2; unpack it (bunzip2)"),
+    (b"\xfd7zXZ", "packed with xz; unpack it (unxz)"),
+    (b"\x80\x04\x95", "a Python pickle, which is never opened; write the table as CSV or Parquet"),
+    (b"%PDF", "a PDF"),
+    (b"<!doctype html", "a web page, perhaps in place of a download; fetch the file again"),
+    (b"<html", "a web page, perhaps in place of a download; fetch the file again"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Bytes that can be read again from the start: a file, or a file in a zip.
+
+    Attributes:
+        name: what messages call it.
+        open: opens it.
+        size: bytes that are stored.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    size: int
 
 
 def require_file(path: Path) -> Path:
     """Return ``path`` if it is a file.
 
     Raises:
-        UserError: it is missing or a folder, or its name is not UTF-8.
+        UserError: it is missing or a folder, or files cannot have its name.
     """
     if require_path(path).is_file():
         return path
     raise UserError(f"{path} is {'a folder, a file is needed' if path.is_dir() else 'missing'}")
+
+
+def source_of(path: Path) -> Source:
+    """A file to read.
+
+    Raises:
+        UserError: missing, a folder or empty.
+    """
+    size = require_file(path).stat().st_size
+    if not size:
+        raise UserError(f"{path} is empty")
+    return Source(str(path), lambda: path.open("rb"), size)
+
+
+def start_of(path: Path, length: int = 1 << 12) -> bytes:
+    """The first bytes of a text, unpacked and as UTF-8; none where they cannot be read (who reads on will tell)."""
+    with contextlib.suppress(*DAMAGED), contextlib.closing(chunks(source_of(path), chunk=length)) as pieces:
+        return next(pieces, b"")[:length]
+    return b""
+
+
+def chunks(source: Source, encoding: str = "", chunk: int = CHUNK) -> Generator[bytes]:
+    """The bytes of a text as UTF-8, piece by piece; gzip is unpacked, a byte order mark dropped.
+
+    Args:
+        source: what to read.
+        encoding: of the text; by default as its byte order mark says, else UTF-8 (which is not checked here).
+        chunk: bytes per piece, about.
+
+    Raises:
+        UserError: something that is no text, an encoding that does not exist or does not fit, or an archive that
+            unpacks to absurdly much.
+        BaseException: one of :data:`DAMAGED`.
+    """
+    with source.open() as raw, bar(f"reading {Path(source.name).name}", source.size) as progress:
+        packed = raw.read(2) == _GZIP
+        raw.seek(0)
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+        decode = None
+        read = at = 0
+        most = max(UNPACKED, RATIO * source.size)
+        while piece := stream.read(chunk):
+            read += len(piece)
+            if read > most:
+                raise UserError(f"{source.name} unpacks to more than {RATIO} times its size; it is no log")
+            if decode is None:
+                decode = _decoder(piece, encoding, source.name)
+                piece = decode(piece).removeprefix(codecs.BOM_UTF8)
+            else:
+                piece = decode(piece)
+            yield piece
+            progress.advance(raw.tell() - at)
+            at = raw.tell()
+        if decode is not None:
+            yield decode(b"")
+
+
+def _decoder(start: bytes, encoding: str, name: str) -> Callable[[bytes], bytes]:
+    """How the pieces of a text that starts so become UTF-8; an empty piece is the last."""
+    head = start[:16].lower()
+    for mark, what in _FOREIGN:
+        if head.startswith(mark.lower()):
+            raise UserError(f"{name} is {what}")
+    found = encoding or next((marked for mark, marked in _MARKS.items() if start.startswith(mark)), "")
+    if not found:
+        if b"\0" in head:
+            raise UserError(f"{name} begins with null characters: no text, or UTF-16 unmarked (--encoding utf-16-le)")
+        return bytes
+    try:
+        decoder = codecs.getincrementaldecoder(found)()
+        "".encode(found)  # refuses codecs that are none of text, like zlib
+    except LookupError as error:
+        raise UserError(f"there is no encoding {found!r:.40}; utf-8, utf-16, cp1252 and latin-1 are some") from error
+
+    def decode(piece: bytes) -> bytes:
+        try:
+            return decoder.decode(piece, final=not piece).encode()
+        except UnicodeError as error:
+            raise UserError(f"{name} is not {found}: {error}; give its --encoding") from error
+
+    return decode
 
 
 def read_json(path: Path) -> Any:
@@ -33,6 +179,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file complete?") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path} is not valid JSON: nested too deeply") from error
 

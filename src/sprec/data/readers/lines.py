@@ -1,61 +1,167 @@
-"""Files of one object a line, plain or gzipped: JSON, or the Python literals that some publishers call JSON."""
+"""Files of objects, one a line or in one array: JSON, or the Python literals that some publishers call JSON."""
 
 import ast
-import gzip
-import io
+import codecs
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sprec.data.readers.files import require_file
+from sprec.data.readers.files import DAMAGED, LONGEST_LINE, chunks, source_of, start_of
 from sprec.data.readers.log import Faults
 from sprec.data.titles import is_broken
 from sprec.system.errors import UserError
-from sprec.system.progress import bar
 
 # runs of strings without double quotes and escapes, up to a string that has them (or is double-quoted), or the end
 _RUN = re.compile(
     r"""((?:[^'"]*+'[^'"\\]*+')*+[^'"]*+)('[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"|\Z)""", re.DOTALL
 )
 _SURROGATE = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")  # perhaps half of a pair
-_REPORT_EVERY = 20_000
+_ARRAY_CHUNK = 1 << 20
+_BLANK = re.compile(r"[ \t\n\r]*")
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (line number from 1, line) of a plain or gzipped file; blank lines are skipped.
+def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, line) of a plain or gzipped file, as UTF-8; blank lines are skipped.
 
     Raises:
-        UserError: missing, empty, or a damaged or cut-off archive.
+        UserError: missing, empty, no text, a line without an end, or a damaged or cut-off archive.
     """
-    if not require_file(path).stat().st_size:
-        raise UserError(f"{path} is empty")
-    number = 0
-    with path.open("rb") as raw, bar(f"reading {path.name}", path.stat().st_size) as progress:
-        stream = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        at = 0
-        try:
-            for number, line in enumerate(io.BufferedReader(stream, 1 << 20), 1):
-                if not number % _REPORT_EVERY:
-                    progress.advance(raw.tell() - at)
-                    at = raw.tell()
-                if not line.isspace():
+    source, number, rest = source_of(path), 0, b""
+    try:
+        for piece in chunks(source, encoding):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                number += 1
+                if line and not line.isspace():
                     yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{path} is damaged or incomplete after line {number}: {error}") from error
+            if len(rest) > LONGEST_LINE:
+                raise UserError(f"{path}: line {number + 1} goes on for {LONGEST_LINE >> 20} MiB; no object is so long")
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged or incomplete after line {number}: {error}") from error
+    if rest and not rest.isspace():
+        yield number + 1, rest
 
 
-def read_objects(path: Path, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a file of JSON objects or Python dict literals; other lines are counted."""
-    for number, line in read_lines(path):
+def holds_objects(path: Path) -> bool:
+    """Whether a file is JSON, by its name or by how it begins."""
+    plain = path.name.lower().removesuffix(".gz")
+    return plain.endswith((".jsonl", ".ndjson", ".json")) or start_of(path).lstrip()[:1] in (b"{", b"[")
+
+
+def read_objects(path: Path, faults: Faults, encoding: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a file of JSON objects or Python dict literals, one a line, or of a JSON array.
+
+    Lines and elements that are no objects are counted.
+
+    Raises:
+        UserError: see :func:`read_lines`; or an array that is no JSON.
+    """
+    if start_of(path).lstrip()[:1] == b"[":
+        yield from _elements(path, faults, encoding)
+        return
+    for number, line in read_lines(path, encoding):
         try:
             record = parse(line.decode("utf-8"))
         except ValueError as error:  # of decoding, of JSON and of the literal alike
             faults.add("malformed_lines", f"{path.name}:{number}: {error}")
             continue
         yield number, record
+
+
+def _elements(path: Path, faults: Faults, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON array, element by element, with the lines on which they start."""
+    array, objects = _Array(path, encoding), 0
+    for number, element in array:
+        if isinstance(element, dict):
+            objects += 1
+            yield number, element
+        else:
+            faults.add("malformed_lines", f"{path.name}:{number}: not an object: {element!r:.60}")
+    if objects and array.goes_on():
+        raise array.wrong("something follows the array; write one array, or one object a line")
+
+
+class _Array:
+    """A JSON array that is never in memory as a whole."""
+
+    def __init__(self, path: Path, encoding: str) -> None:
+        self._path = path
+        self._text, self._at, self._line = "", 0, 1
+        self._pieces = self._read(encoding)
+        self._decoder = json.JSONDecoder()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        self._next()
+        self._at += 1  # its bracket
+        while (mark := self._next()) != "]":
+            line, element = self._line, self._element()
+            yield line, element
+            mark = self._next()
+            if mark not in (",", "]"):
+                raise self.wrong(
+                    "no comma between two elements of the array"
+                    if mark
+                    else "the array has no end; is the file complete?"
+                )
+            self._at += mark == ","
+        self._at += 1
+
+    def goes_on(self) -> bool:
+        """Whether anything follows what was read."""
+        return self._next() != ""
+
+    def wrong(self, what: str) -> UserError:
+        """The error that names this place."""
+        return UserError(f"{self._path}:{self._line}: {what}")
+
+    def _read(self, encoding: str) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for piece in chunks(source_of(self._path), encoding, _ARRAY_CHUNK):
+                yield decoder.decode(piece)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self._path} is not UTF-8: {error}; name its --encoding") from error
+        except DAMAGED as error:
+            raise UserError(f"{self._path} is damaged or incomplete after line {self._line}: {error}") from error
+
+    def _more(self) -> bool:
+        """Read on; forgets what is behind."""
+        piece = next(self._pieces, None)
+        self._text, self._at = self._text[self._at :] + (piece or ""), 0
+        return piece is not None
+
+    def _next(self) -> str:
+        """The next character that is no white space; it stays. Empty at the end."""
+        while True:
+            blank = _BLANK.match(self._text, self._at)
+            assert blank is not None
+            self._line += blank[0].count("\n")
+            self._at = blank.end()
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _element(self) -> Any:
+        while True:
+            try:
+                element, end = self._decoder.raw_decode(self._text, self._at)
+                if end < len(self._text) or not self._more():  # a number at the end may go on
+                    if _SURROGATE.search(self._text, self._at, end):
+                        element = _without_halves(element)
+                    break
+            except (ValueError, RecursionError) as error:
+                tried = len(self._text) - self._at
+                more = self._more() if tried <= LONGEST_LINE and not isinstance(error, RecursionError) else False
+                while more and len(self._text) < 2 * tried:
+                    more = self._more()
+                if len(self._text) - self._at <= tried:
+                    raise self.wrong(f"not valid JSON ({error!s:.80}); is the file complete?") from error
+        self._line += self._text.count("\n", self._at, end)
+        self._at = end
+        return element
 
 
 def parse(line: str) -> dict[str, Any]:

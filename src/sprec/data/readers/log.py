@@ -45,8 +45,9 @@ class Log:
     """A log of interactions as its files give it, not yet in memory.
 
     Attributes:
-        events: batches with the columns ``user`` and ``item`` (integers or text), ``time`` (milliseconds since
-            1970) and, where there are ratings, ``rating``; to be read once.
+        events: batches with the columns ``user`` and ``item`` (integers or text; an integer and its digits are one id),
+            ``time`` (nanoseconds since 1970) and, where there are ratings, ``rating``, in the order of the file; to be
+            read once.
         items: the columns of :data:`ITEMS`.
         noun: what the items are called in prompts.
         verb: what users did with them ("The user has watched ...").

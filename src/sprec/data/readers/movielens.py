@@ -3,18 +3,20 @@
 """
 
 import io
-import lzma
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
 
 import polars as pl
 
 from sprec.data.readers.columns import to_events, to_genres, with_id
+from sprec.data.readers.files import DAMAGED, Source, chunks
 from sprec.data.readers.log import ITEMS, Faults, Log
-from sprec.data.readers.tables import batches, scan_text
+from sprec.data.readers.tables import batches, text_table
 from sprec.data.readers.tables import read as read_table
+from sprec.data.readers.text import Dialect
 from sprec.system.errors import UserError
 
 GENRES_100K = (
@@ -40,29 +42,12 @@ GENRES_100K = (
 )
 """The flags at the end of a line of ``u.item``, in the order of ``u.genre``."""
 
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-)
-"""What zipfile raises on damaged bytes, on a password and on a method of compression that it does not know."""
-
-_INTEGERS = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Float64, "time": pl.Int64}
-_CSV = {"userId": pl.Int64, "movieId": pl.Int64, "rating": pl.Float64, "timestamp": pl.String}
-_COLONS = {  # "1::122::5::838985046" cut at single colons: every other field is empty
-    "user": pl.Int64,
-    "": pl.String,
-    "item": pl.Int64,
-    " ": pl.String,
-    "rating": pl.Float64,
-    "  ": pl.String,
-    "time": pl.Int64,
-}
+_ROLES = ("user", "item", "rating", "time")
+_CSV = ("userId", "movieId", "rating", "timestamp")
+_PLACES = ("1", "2", "3", "4")
+_COLONS = Dialect("::", quote=None, header=False, ragged=True)
+_TABS = Dialect("\t", quote=None, header=False, ragged=True)
+_COMMAS = Dialect(",", quote='"', ragged=True)
 
 
 def read(source: Path, faults: Faults) -> Log:
@@ -73,14 +58,11 @@ def read(source: Path, faults: Faults) -> Log:
     """
     files = _Files(source)
     if "ratings.dat" in files:
-        table = scan_text(files["ratings.dat"], separator=":", quote=None, header=False, columns=_COLONS)
-        return _log(_events(table, "ratings.dat", faults), _movies_dat(files, faults))
+        return _log(_events(files, "ratings.dat", _COLONS, _PLACES, faults), _movies_dat(files, faults))
     if "ratings.csv" in files:
-        table = scan_text(files["ratings.csv"], columns=_CSV)
-        return _log(_events(table, "ratings.csv", faults, _CSV), _movies_csv(files, faults))
+        return _log(_events(files, "ratings.csv", _COMMAS, _CSV, faults), _movies_csv(files, faults))
     if "u.data" in files:
-        table = scan_text(files["u.data"], separator="\t", quote=None, header=False, columns=_INTEGERS)
-        return _log(_events(table, "u.data", faults), _u_item(files, faults))
+        return _log(_events(files, "u.data", _TABS, _PLACES, faults), _u_item(files, faults))
     raise UserError(f"{source} holds no MovieLens ratings (ratings.dat, ratings.csv or u.data)")
 
 
@@ -89,9 +71,10 @@ def _log(events: Iterator[pl.DataFrame], items: pl.DataFrame) -> Log:
 
 
 def _events(
-    table: pl.LazyFrame, name: str, faults: Faults, columns: Iterable[str] = _INTEGERS
+    files: "_Files", name: str, dialect: Dialect, columns: Sequence[str], faults: Faults
 ) -> Iterator[pl.DataFrame]:
-    return to_events(batches(table, name, dict(zip(_INTEGERS, columns, strict=True))), name, faults)
+    table = text_table(files[name], dialect)
+    return to_events(batches(table, dict(zip(_ROLES, columns, strict=True))), name, faults)
 
 
 class _Files:
@@ -112,39 +95,39 @@ class _Files:
     def _open_zip(source: Path) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(source)
-        except _UNREADABLE as error:
+        except DAMAGED as error:
             raise UserError(f"{source} is not a readable zip: {error}; fetch it again") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
-    def __getitem__(self, name: str) -> Path | bytes:
-        """The file itself, or its content where it is in a zip; see :meth:`content`."""
-        if self._archive or name not in self or not Path(self._names[name]).stat().st_size:
-            return self.content(name)
-        return Path(self._names[name])
-
-    def content(self, name: str) -> bytes:
+    def __getitem__(self, name: str) -> Source:
         """The bytes of a file.
 
         Raises:
-            UserError: missing, empty, damaged or encrypted.
+            UserError: missing or empty.
         """
-        if name not in self._names:
+        if name not in self:
             raise UserError(f"{self._source} holds no {name}")
-        try:
-            path = self._names[name]
-            content = self._archive.read(path) if self._archive else Path(path).read_bytes()
-        except _UNREADABLE as error:
-            advice = "; fetch the zip again, or unpack it and give the folder" if self._archive else ""
-            raise UserError(f"cannot read {name} in {self._source}: {error}{advice}") from error
-        if not content:
+        path, called = self._names[name], f"{name} in {self._source}"
+        if self._archive is None:
+            size, opened = Path(path).stat().st_size, Path(path).open
+            return Source(called, lambda: opened("rb"), self._filled(name, size))
+        archive, entry = self._archive, self._archive.getinfo(path)
+        size = self._filled(name, entry.compress_size if entry.file_size else 0)
+        return Source(called, lambda: cast(BinaryIO, archive.open(entry)), size)
+
+    def _filled(self, name: str, size: int) -> int:
+        if not size:
             raise UserError(f"{name} in {self._source} is empty")
-        return content
+        return size
 
     def text(self, name: str) -> io.StringIO:
         """The text of a file: UTF-8 (10M and later), else Latin-1 (100K, 1M)."""
-        content = self.content(name)
+        try:
+            content = b"".join(chunks(self[name]))
+        except DAMAGED as error:
+            raise UserError(f"cannot read {name} in {self._source}: {error}; fetch it again") from error
         try:
             return io.StringIO(content.decode("utf-8"))
         except UnicodeDecodeError:
@@ -164,7 +147,7 @@ def _movies_dat(files: _Files, faults: Faults) -> pl.DataFrame:
 
 def _movies_csv(files: _Files, faults: Faults) -> pl.DataFrame:
     names = {"item": "movieId", "title": "title", "genres": "genres"}
-    frame = read_table(scan_text(files["movies.csv"]), "movies.csv", names)
+    frame = read_table(text_table(files["movies.csv"], replace(_COMMAS, ragged=False)), names)
     return _items(frame.select(list(names)).rows(), faults)
 
 

@@ -19,26 +19,44 @@ Item = tuple[str | None, str, list[str], str | None]
 BATCH = 200_000
 
 
-def event_batches(rows: Iterable[Row], source: Path, faults: Faults) -> Iterator[pl.DataFrame]:
-    """Batches of events from rows whose values are what the file holds (None where it holds nothing)."""
-    return to_events(_frames(iter(rows)), source.name, faults)
+def event_batches(
+    rows: Iterable[Row], source: Path, faults: Faults, *, date_format: str = "", timed: bool = True
+) -> Iterator[pl.DataFrame]:
+    """Batches of events from rows whose values are what the file holds (None where it holds nothing).
+
+    Args:
+        rows: the rows.
+        source: the file that they are from.
+        faults: where malformed rows are counted.
+        date_format: see :func:`~sprec.data.readers.columns.to_events`.
+        timed: whether their times count; else their order does.
+    """
+    frames = _frames(iter(rows))
+    if not timed:
+        frames = (frame.drop("time") for frame in frames)
+    return to_events(frames, source.name, faults, date_format)
 
 
 def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
     while batch := list(itertools.islice(rows, BATCH)):
         line, user, item, *numbers = zip(*batch, strict=True)
         time, rating = ([value if is_value(value) else None for value in column] for column in numbers)
-        kinds = set(map(type, time))
-        time_type = pl.String if str in kinds else pl.Float64 if float in kinds else pl.Int64
+        types = [_type_of(column) for column in (time, rating)]
         yield pl.DataFrame(
             {
                 LINE: pl.Series(line, dtype=pl.Int64),
                 "user": pl.Series(user, dtype=pl.String, strict=False),
                 "item": pl.Series(item, dtype=pl.String, strict=False),
-                "time": pl.Series(time, dtype=time_type, strict=False),
-                "rating": pl.Series(rating, dtype=pl.Float64, strict=False),
+                "time": pl.Series(time, dtype=types[0], strict=False),
+                "rating": pl.Series(rating, dtype=types[1], strict=False),
             }
         )
+
+
+def _type_of(values: Iterable[Any]) -> type[pl.DataType]:
+    """Of a column with whole numbers, others or texts; text for a mixture, which keeps each as it is."""
+    kinds = {type(value) for value in values if value is not None}
+    return pl.Int64 if kinds <= {int} else pl.Float64 if kinds == {float} else pl.String
 
 
 def item_table(rows: Iterable[Item], faults: Faults) -> pl.DataFrame:

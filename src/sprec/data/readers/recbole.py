@@ -10,10 +10,12 @@ import polars as pl
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import SPLITS, Split
 from sprec.data.readers.columns import to_events, to_genres, with_id
+from sprec.data.readers.files import source_of
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.objects import find_file
-from sprec.data.readers.tables import batches, names_of, require_columns, scan
+from sprec.data.readers.tables import Table, batches, require_columns, text_table
 from sprec.data.readers.tables import read as read_table
+from sprec.data.readers.text import Dialect
 from sprec.data.titles import clean_genres, clean_title, is_junk
 from sprec.system.errors import UserError
 
@@ -46,7 +48,7 @@ def has_windows(source: Path) -> bool:
 def _header(path: Path) -> str:
     try:
         with path.open(encoding="utf-8") as file:
-            return file.readline()
+            return file.readline(1 << 20)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8; save it as UTF-8") from error
 
@@ -78,7 +80,7 @@ def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split
 def _windows(path: Path, number: Mapping[str, int], faults: Faults) -> Split:
     table, columns = _scan(path)
     require_columns(list(columns), ("item_id_list", "item_id"), path)
-    frame = read_table(table, path, {"history": columns["item_id_list"], "target": columns["item_id"]})
+    frame = read_table(table, {"history": columns["item_id_list"], "target": columns["item_id"]})
     rows = []
     for history, target in frame.select(pl.col("history").fill_null("").str.split(" "), "target").iter_rows():
         known = [number[item] for item in history if item in number]
@@ -90,13 +92,13 @@ def _windows(path: Path, number: Mapping[str, int], faults: Faults) -> Split:
     return Split.of(rows)
 
 
-def _scan(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
+def _scan(path: Path) -> tuple[Table, dict[str, str]]:
     """The table and its columns by bare name (``item_id`` to ``item_id:token``)."""
-    table = scan(path, separator="\t", quote=None)
-    names = names_of(table, path)
-    if not all(":" in name for name in names):
-        raise UserError(f"{path}:1: a RecBole header types its columns like item_id:token, found {', '.join(names)}")
-    return table, {name.split(":")[0]: name for name in names}
+    table = text_table(source_of(path), Dialect("\t", quote=None))
+    if not all(":" in name for name in table.columns):
+        found = ", ".join(table.columns)
+        raise UserError(f"{path}:1: a RecBole header types its columns like item_id:token, found {found:.200}")
+    return table, {name.split(":")[0]: name for name in table.columns}
 
 
 def _events(path: Path, faults: Faults) -> Iterator[pl.DataFrame]:
@@ -105,9 +107,7 @@ def _events(path: Path, faults: Faults) -> Iterator[pl.DataFrame]:
     require_columns(list(columns), wanted.values(), path)
     if "rating" in columns:
         wanted["rating"] = "rating"
-    return to_events(
-        batches(table, path, {ours: columns[theirs] for ours, theirs in wanted.items()}), path.name, faults
-    )
+    return to_events(batches(table, {ours: columns[theirs] for ours, theirs in wanted.items()}), path.name, faults)
 
 
 def _items(path: Path, faults: Faults) -> pl.DataFrame:
@@ -120,7 +120,7 @@ def _items(path: Path, faults: Faults) -> pl.DataFrame:
         first = next((name for name in theirs if name in columns), None)
         if first:
             wanted[ours] = columns[first]
-    frame = with_id(read_table(table, path, wanted), faults)
+    frame = with_id(read_table(table, wanted), faults)
     kinds = to_genres(frame["genres"], path.name, " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail") if "detail" in wanted else pl.lit(None, pl.String)
     return frame.with_columns(genres=kinds, detail=detail).select(list(ITEMS))

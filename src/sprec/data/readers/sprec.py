@@ -59,7 +59,8 @@ def read(
     Raises:
         UserError: a file is missing or malformed, a genre unknown, or no training or test row is left.
     """
-    folder, facts, name = _locate(require_path(source), name and require_name(name))
+    folder, facts, name = _locate(require_path(source), name)
+    require_name(name)
     records = _read_splits(folder)
     faults: Counter[str] = Counter()
     catalog, items = _catalog_of_files(facts, faults) if facts else _catalog_of_records(records, faults)
@@ -92,7 +93,7 @@ def _locate(source: Path, name: str | None) -> tuple[Path, Path | None, str]:
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give the one that holds data/<name>/train.json")
     if (source / FILES["train"]).is_file():
-        return source, None, name or require_name(source.resolve().name)
+        return source, None, name or source.resolve().name
     root = source / "data" if (source / "data").is_dir() else source
     names = sorted(path.parent.name for path in root.glob(f"*/{FILES['train']}"))
     if name is None and len(names) == 1:

@@ -9,14 +9,12 @@ from sprec.data.readers.lines import read_objects
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.objects import Item, Row, as_text, event_batches, find_file, item_table
 
-_DAY = 86_400
-
 
 def read(source: Path, faults: Faults) -> Log:
     """Open a folder of UCSD Steam files.
 
     Reviews have dates (days). The Australian libraries have no times: the order in which a user's games are listed
-    stands for it, one day apart, and says nothing about other users.
+    stands for them, and says nothing about other users.
 
     Raises:
         UserError: no reviews and no libraries, or no games.
@@ -26,7 +24,7 @@ def read(source: Path, faults: Faults) -> Log:
     patterns = [f"{name}{suffix}" for name in ("steam_reviews*", "*users_items*") for suffix in suffixes]
     log = find_file(source, patterns, "Steam reviews or libraries")
     timed = "users_items" not in log.name
-    events = event_batches((_reviews if timed else _libraries)(log, faults), log, faults)
+    events = event_batches((_reviews if timed else _libraries)(log, faults), log, faults, timed=timed)
     return Log(events, item_table(_games(games, faults), faults), noun="games", verb="played", timed=timed)
 
 
@@ -43,9 +41,9 @@ def _libraries(path: Path, faults: Faults) -> Iterator[Row]:
             faults.add("malformed_lines", f"{path.name}:{line}: no list of items")
             continue
         user = as_text(record.get("user_id") or record.get("steam_id"))
-        for position, game in enumerate(games):
+        for game in games:
             item = as_text(game.get("item_id")) if isinstance(game, dict) else None
-            yield line, user, item, position * _DAY, None
+            yield line, user, item, None, None
 
 
 def _games(path: Path, faults: Faults) -> Iterator[Item]:

@@ -2,28 +2,38 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+import polars.selectors as cs
 
-from sprec.data.readers.columns import as_plain, to_events, to_genres, with_id
-from sprec.data.readers.lines import read_objects
+from sprec.data.readers.columns import NOTHING, as_plain, to_events, to_genres, with_id
+from sprec.data.readers.files import require_file
+from sprec.data.readers.lines import holds_objects, read_objects
 from sprec.data.readers.log import ITEMS, Faults, Log
-from sprec.data.readers.objects import as_text, event_batches, item_table
-from sprec.data.readers.tables import batches, names_of, require_columns, scan
+from sprec.data.readers.objects import Row, as_text, event_batches, item_table
+from sprec.data.readers.tables import batches, open_table, require_columns
 from sprec.data.readers.tables import read as read_table
+from sprec.data.readers.text import Dialect
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 
 _ROWS = "#rows"
-_OBJECTS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+_WHERE = "#where "
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called; ``rating``, ``genres`` and ``detail`` are used where they are there."""
+    """What the columns are called; ``rating``, ``genres`` and ``detail`` are used where they are there.
+
+    Fields of structures (JSON, Parquet) are called ``column.field``.
+
+    Raises:
+        UserError: one column in two roles.
+    """
 
     user: str = "user"
     item: str = "item"
@@ -32,51 +42,138 @@ class Columns:
     title: str = "title"
     genres: str = "genres"
     detail: str = "detail"
+    key: str = ""
+    """The item in the list of items; empty where it is called as in the log."""
     separator: str = "|"
     """Between genres that are one text."""
 
+    def __post_init__(self) -> None:
+        roles: dict[str, str] = {}
+        for role in ("user", "item", "time", "rating"):
+            name = getattr(self, role)
+            if name in roles:
+                raise UserError(f'the column "{name}" cannot be both {roles[name]} and {role}')
+            roles[name] = role
 
-def read(source: Path, items: Path | None, faults: Faults, columns: Columns | None = None) -> Log:
-    """Open a log and its list of items: CSV, TSV, JSON lines (each gzipped or not) or Parquet.
+
+@dataclass(frozen=True)
+class Reading:
+    """How tables are read.
+
+    Attributes:
+        dialect: how text is cut.
+        where: the events to keep, by column: the values that it may have. All columns must agree.
+        order: what orders the events of a user: their ``time``, or their place in the ``file``, which has none then.
+        date_format: how times are written (``%d/%m/%Y``), where they are neither numbers nor ISO dates.
+    """
+
+    dialect: Dialect = field(default_factory=Dialect)
+    where: Mapping[str, Collection[str]] = field(default_factory=dict)
+    order: Literal["time", "file"] = "time"
+    date_format: str = ""
+
+    def needed(self, names: Columns) -> dict[str, str]:
+        """Our names of the columns that a log must have, to theirs."""
+        timed = {"time": names.time} if self.order == "time" else {}
+        return {"user": names.user, "item": names.item} | timed | {_WHERE + name: name for name in self.where}
+
+
+def read(
+    source: Path,
+    items: Path | None,
+    faults: Faults,
+    columns: Columns | None = None,
+    reading: Reading | None = None,
+) -> Log:
+    """Open a log and its list of items: CSV, TSV, JSON (lines or an array), each gzipped or not, or Parquet.
 
     Args:
         source: the log.
         items: the list of items; None where the log has a column of titles, or where the ids are titles.
-        faults: where malformed rows are counted.
+        faults: where rows that are left out are counted.
         columns: their names.
+        reading: how they are read.
 
     Raises:
         UserError: a file is missing, empty or not a table, or a column is missing.
     """
-    names = columns or Columns()
-    if source.name.endswith(_OBJECTS):
-        events = event_batches(_rows(source, names, faults), source, faults)
+    names, how = columns or Columns(), reading or Reading()
+    timed = how.order == "time"
+    if _is_json(source):
+        rows = _rows(source, names, how, faults)
+        events = event_batches(rows, source, faults, date_format=how.date_format, timed=timed)
     else:
-        events = _events(source, names, faults)
+        events = _events(source, names, how, faults)
     listed = items or source
-    if listed.name.endswith(_OBJECTS):
-        return Log(events, _items_of_objects(listed, names, faults, from_log=items is None))
-    return Log(events, _items(listed, names, faults, from_log=items is None))
+    read_items = _items_of_objects if _is_json(listed) else _items
+    return Log(events, read_items(listed, names, how, faults, from_log=items is None), timed=timed)
 
 
-def _events(path: Path, names: Columns, faults: Faults) -> Iterator[pl.DataFrame]:
-    table = scan(path)
-    known = names_of(table, path)
-    wanted = {"user": names.user, "item": names.item, "time": names.time}
-    require_columns(known, wanted.values(), path)
-    if names.rating in known:
+def _is_json(path: Path) -> bool:
+    return path.suffix != ".parquet" and not require_path(path).is_dir() and holds_objects(require_file(path))
+
+
+def _events(path: Path, names: Columns, reading: Reading, faults: Faults) -> Iterator[pl.DataFrame]:
+    table = open_table(path, reading.dialect)
+    wanted = reading.needed(names)
+    require_columns(table.columns, wanted.values(), path)
+    if names.rating in table.columns:
         wanted["rating"] = names.rating
-    return to_events(batches(table, path, wanted), path.name, faults)
+    frames = _wanted_events(batches(table, wanted), path, reading.where, faults)
+    return to_events(frames, path.name, faults, reading.date_format)
 
 
-def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
-    table = scan(path)
-    known = names_of(table, path)
-    title = names.item if from_log and names.title not in known else names.title
-    require_columns(known, (names.item, title), path)
-    wanted = {"item": names.item, "title": title}
-    wanted |= {ours: theirs for ours, theirs in (("genres", names.genres), ("detail", names.detail)) if theirs in known}
-    frame = read_table(table, path, wanted, count=_ROWS if from_log else "")
+def _wanted_events(
+    frames: Iterable[pl.DataFrame], path: Path, where: Mapping[str, Collection[str]], faults: Faults
+) -> Iterator[pl.DataFrame]:
+    """The events that ``where`` keeps, without its columns; the others are counted."""
+    choice = _Choice(path, where, faults)
+    for frame in frames:
+        keep = pl.Series([True]).new_from_index(0, len(frame))
+        for name in where:
+            values = as_plain(frame[_WHERE + name], path.name).cast(pl.String).str.strip_chars()
+            choice.saw(name, values.unique().to_list())
+            keep &= values.is_in(list(where[name])).fill_null(False)
+        choice.kept(int(keep.sum()), len(frame))
+        yield frame.filter(keep).drop(cs.starts_with(_WHERE))
+    choice.done()
+
+
+class _Choice:
+    """Counts the events that are not wanted, and says what values there are if none is."""
+
+    def __init__(self, path: Path, where: Mapping[str, Collection[str]], faults: Faults) -> None:
+        self._path, self._where, self._faults = path, where, faults
+        self._values: dict[str, dict[str, None]] = {name: {} for name in where}
+        self._kept = self._rows = 0
+
+    def saw(self, name: str, values: Iterable[str | None]) -> None:
+        """Note values of a column, a few of them."""
+        known = self._values[name]
+        known.update(dict.fromkeys(value for value in values if value is not None and len(known) < 20))
+
+    def kept(self, kept: int, rows: int) -> None:
+        """Count events."""
+        self._kept, self._rows = self._kept + kept, self._rows + rows
+        self._faults.add("interactions_dropped_other_events", count=rows - kept)
+
+    def done(self) -> None:
+        """Raise a UserError if nothing was kept."""
+        if self._rows and not self._kept:
+            asked = " and ".join(f"{name}={'|'.join(sorted(values))}" for name, values in self._where.items())
+            there = "; ".join(f"{name}: {', '.join(sorted(values))}" for name, values in self._values.items())
+            raise UserError(f"{self._path}: no event has {asked}; there are {there:.300}")
+
+
+def _items(path: Path, names: Columns, reading: Reading, faults: Faults, *, from_log: bool) -> pl.DataFrame:
+    table = open_table(path, reading.dialect)
+    item = names.item if from_log else names.key or names.item
+    title = item if from_log and names.title not in table.columns else names.title
+    require_columns(table.columns, (item, title), path)
+    wanted = {"item": item, "title": title}
+    optional = (("genres", names.genres), ("detail", names.detail))
+    wanted |= {ours: theirs for ours, theirs in optional if theirs in table.columns}
+    frame = read_table(table, wanted, count=_ROWS if from_log else "")
     frame = frame.with_columns(as_plain(frame[name], path.name) for name in wanted if name != "genres")
     kinds = (
         to_genres(frame["genres"], path.name, names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
@@ -85,10 +182,10 @@ def _items(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.
     texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
     if frame["item"].dtype.is_float():
         frame = frame.with_columns(pl.col("item").cast(pl.Int64, strict=False))  # as the ids of the log
-    if title == names.item:
+    if title == item:
         frame = frame.with_columns(title="item")
     frame = frame.with_columns(texts, genres=kinds, detail=detail)
-    if from_log:  # whose rows without an item are malformed events
+    if from_log:  # whose rows without an item are counted where its events are read
         return _most_frequent(with_id(frame, Faults()), faults)
     return with_id(frame, faults).select(list(ITEMS))
 
@@ -114,37 +211,71 @@ def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
     return ranked.unique("item", keep="first", maintain_order=True).select(list(ITEMS))
 
 
-def _records(path: Path, wanted: Iterable[str], faults: Faults) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _records(
+    path: Path, wanted: Iterable[str], faults: Faults, encoding: str
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The objects of a file, whose first one must have the wanted keys."""
-    records = read_objects(path, faults)
+    records = read_objects(path, faults, encoding)
     first = next(records, None)
     if first is None:
-        raise UserError(f"{path} holds no JSON objects, one a line")
-    require_columns(first[1], wanted, path)
+        raise UserError(f"{path} holds no JSON objects, one a line or in one array")
+    names = [*first[1], *(name for name in wanted if _has(first[1], name))]
+    require_columns(dict.fromkeys(names), wanted, path)
     yield from itertools.chain([first], records)
 
 
-def _rows(path: Path, names: Columns, faults: Faults) -> Iterator[tuple[int, Any, Any, Any, Any]]:
-    for line, record in _records(path, (names.user, names.item, names.time), faults):
-        user, item = as_text(record.get(names.user)), as_text(record.get(names.item))
-        yield line, user, item, record.get(names.time), record.get(names.rating)
+def _has(record: Mapping[str, Any], name: str) -> bool:
+    head, dot, rest = name.partition(".")
+    inner = record.get(head)
+    return name in record or bool(dot and isinstance(inner, dict) and _has(inner, rest))
 
 
-def _items_of_objects(path: Path, names: Columns, faults: Faults, *, from_log: bool) -> pl.DataFrame:
-    needed = (names.item,) if from_log else (names.item, names.title)
+def _get(record: Mapping[str, Any], name: str) -> Any:
+    """The value of a key, or of ``key.field``; None where there is none."""
+    if name in record:
+        return record[name]
+    head, dot, rest = name.partition(".")
+    inner = record.get(head)
+    return _get(inner, rest) if dot and isinstance(inner, dict) else None
+
+
+def _rows(path: Path, names: Columns, reading: Reading, faults: Faults) -> Iterator[Row]:
+    choice = _Choice(path, reading.where, faults)
+    for line, record in _records(path, reading.needed(names).values(), faults, reading.dialect.encoding):
+        found = {name: _as_choice(_get(record, name)) for name in reading.where}
+        for name, value in found.items():
+            choice.saw(name, [value])
+        wanted = all(found[name] in values for name, values in reading.where.items())
+        choice.kept(int(wanted), 1)
+        if wanted:
+            user, item = as_text(_get(record, names.user)), as_text(_get(record, names.item))
+            yield line, user, item, _get(record, names.time), _get(record, names.rating)
+    choice.done()
+
+
+def _as_choice(value: Any) -> str | None:
+    return str(value).lower() if isinstance(value, bool) else as_text(value)
+
+
+def _items_of_objects(path: Path, names: Columns, reading: Reading, faults: Faults, *, from_log: bool) -> pl.DataFrame:
+    key = names.item if from_log else names.key or names.item
+    needed = (key,) if from_log else (key, names.title)
     rows: Counter[tuple[str, str, tuple[str, ...], str | None]] = Counter()
     own = Faults() if from_log else faults  # lines of a log are judged where its events are read
-    for _, record in _records(path, needed, own):
-        item = as_text(record.get(names.item))
-        title = as_text(record.get(names.title, item if from_log else None))
-        kinds = record.get(names.genres) or []
+    for _, record in _records(path, needed, own, reading.dialect.encoding):
+        item, title = as_text(_get(record, key)), as_text(_get(record, names.title))
+        if from_log and not _has(record, names.title):
+            title = item
+        kinds = _get(record, names.genres) or []
         genres = kinds if isinstance(kinds, list) else str(kinds).split(names.separator)
         if item:
             kept = tuple(str(genre).strip() for genre in genres if genre is not None and str(genre).strip())
-            rows[item, title or "", kept, as_text(record.get(names.detail))] += 1
+            rows[item, title or "", kept, as_text(_get(record, names.detail))] += 1
         else:
             own.add("items_dropped_without_id")
     frame = item_table(((item, title, list(kept), detail) for item, title, kept, detail in rows), own)
     if not from_log:
         return frame
-    return _most_frequent(frame.with_columns(pl.Series(_ROWS, list(rows.values()), dtype=pl.Int64)), faults)
+    numbers = pl.Series(_ROWS, list(rows.values()), dtype=pl.Int64)
+    known = pl.Series([key[0] not in NOTHING for key in rows], dtype=pl.Boolean)
+    return _most_frequent(frame.with_columns(numbers.filter(known)), faults)

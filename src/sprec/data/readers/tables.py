@@ -1,119 +1,148 @@
-"""Delimited text and Parquet in batches, with the errors of the parser turned into one line."""
+"""Tables of every kind, batch by batch: delimited text, a Parquet file, a folder of Parquet parts."""
 
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from sprec.data.readers.files import require_file
+from sprec.data.readers.files import Source, source_of
 from sprec.data.readers.log import LINE
+from sprec.data.readers.text import Dialect, Text
 from sprec.system.errors import UserError
-from sprec.system.progress import bar, console
+from sprec.system.parquet import UNREADABLE
+from sprec.system.paths import require_path
+from sprec.system.progress import bar
 
 BATCH = 1_000_000
-"""Rows per batch."""
-_SEPARATORS = ",;\t|"
+"""Rows per batch of Parquet."""
 
 
-def scan(path: Path, *, separator: str = "", quote: str | None = '"') -> pl.LazyFrame:
-    """Open a table: Parquet, or delimited text with a header (all columns as text, gzipped or not, with line numbers).
+@dataclass(frozen=True)
+class Table:
+    """A table that can be read, any number of times.
+
+    Attributes:
+        name: what messages call it.
+        columns: names of its columns, blanks around them stripped; fields of structures by ``column.field``.
+        frames: reads the columns that are asked for by name, in this order and under these names, perhaps with
+            line numbers.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    frames: Callable[[list[str]], Iterator[pl.DataFrame]]
+
+
+def open_table(path: Path, dialect: Dialect | None = None) -> Table:
+    """Open a table.
 
     Args:
-        path: the file.
-        separator: between fields of delimited text; by default the most frequent one of the header.
-        quote: around fields; None for never.
+        path: a Parquet file, a folder of them (the parts of one table) or delimited text, gzipped or not.
+        dialect: how text is cut.
 
     Raises:
-        UserError: missing or empty.
+        UserError: missing, empty, or something else.
     """
-    if not require_file(path).stat().st_size:
-        raise UserError(f"{path} is empty")
+    if require_path(path).is_dir():
+        return _parquet(_parts(path), str(path))
     if path.suffix == ".parquet":
-        return pl.scan_parquet(path.absolute(), glob=False)  # absolute, as polars would expand a ~
-    return scan_text(path, separator=separator or _sniff(path), quote=quote)
+        source_of(path)
+        return _parquet([path], str(path))
+    return text_table(source_of(path), dialect)
 
 
-def _sniff(path: Path) -> str:
-    """The separator that the header holds most often."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+def text_table(source: Source, dialect: Dialect | None = None) -> Table:
+    """Open delimited text; see :class:`~sprec.data.readers.text.Text`."""
+    text = Text(source, dialect or Dialect())
+
+    def frames(names: list[str]) -> Iterator[pl.DataFrame]:
+        places = {name: str(text.columns.index(name)) for name in names}
+        columns = [pl.col(place).alias(name) for name, place in places.items()]
+        for frame in text.frames():
+            yield frame.select(*columns, LINE)
+
+    return Table(source.name, tuple(text.columns), frames)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The Parquet files of a folder, but for hidden ones and markers (``_SUCCESS``), in the order of their names."""
+    found = sorted(path for path in folder.rglob("*.parquet") if path.is_file() and path.name[0] not in "._")
+    if not found:
+        raise UserError(f"{folder} is a folder without Parquet files (*.parquet); name a file")
+    return found
+
+
+def _parquet(paths: list[Path], name: str) -> Table:
+    # absolute, as polars would expand a ~ and take s3: for a protocol
+    table = pl.scan_parquet([path.absolute() for path in paths], glob=False, hive_partitioning=False)
+    try:
+        fields = dict(_fields(table.collect_schema()))
+    except (*UNREADABLE, OSError) as error:
+        raise _unreadable(name, error) from error
+
+    def frames(names: list[str]) -> Iterator[pl.DataFrame]:
+        read = 0
         try:
-            header = file.readline(1 << 16)
-        except (EOFError, OSError, zlib.error):
-            return ","  # the parser will tell what is wrong
-    return max(_SEPARATORS, key=lambda separator: header.count(separator.encode()))
+            promised = table.select(pl.len()).collect().item()
+            chosen = table.select(fields[column].alias(column) for column in names)
+            with bar(f"reading {Path(name).name}", promised) as progress:
+                for batch in chosen.collect_batches(chunk_size=BATCH, maintain_order=True):
+                    read += len(batch)
+                    yield batch
+                    progress.advance(len(batch))
+        except (*UNREADABLE, OSError) as error:
+            raise _unreadable(name, error) from error
+        if read != promised:  # polars ends early, without an exception, where one of its threads panics
+            raise UserError(
+                f"cannot read {name}: {read:,} of {promised:,} rows are there; it is damaged, write it again"
+            )
+
+    return Table(name, tuple(fields), frames)
 
 
-def scan_text(
-    source: Path | bytes,
-    *,
-    separator: str = ",",
-    quote: str | None = '"',
-    header: bool = True,
-    columns: Mapping[str, pl.DataType | type[pl.DataType]] | None = None,
-) -> pl.LazyFrame:
-    """Open delimited text.
-
-    Where ``columns`` are given (by name where there is a header, else by place), fields that do not fit them become
-    null and further fields are ignored; else a row with more fields than the header is an error when it is read.
-    """
-    return pl.scan_csv(
-        source.absolute() if isinstance(source, Path) else source,  # polars would expand a ~
-        glob=False,
-        separator=separator,
-        quote_char=quote,
-        has_header=header,
-        schema=dict(columns) if columns and not header else None,
-        schema_overrides=dict(columns) if columns and header else None,
-        infer_schema=False,
-        ignore_errors=columns is not None,
-        truncate_ragged_lines=columns is not None,
-        row_index_name=LINE,
-        row_index_offset=2 if header else 1,
-    )
+def _fields(schema: Mapping[str, pl.DataType]) -> Iterator[tuple[str, pl.Expr]]:
+    """The columns by name and, behind each structure, its fields by ``column.field``."""
+    for place, (name, kind) in enumerate(schema.items()):
+        yield name.strip(), pl.nth(place)  # by place: polars takes some names for patterns
+        if isinstance(kind, pl.Struct):
+            yield from _inner(name.strip(), pl.nth(place), kind)
 
 
-def batches(table: pl.LazyFrame, source: object, columns: Mapping[str, str]) -> Iterator[pl.DataFrame]:
+def _inner(prefix: str, column: pl.Expr, kind: pl.Struct) -> Iterator[tuple[str, pl.Expr]]:
+    for field in kind.fields:
+        name, inner = f"{prefix}.{field.name.strip()}", column.struct.field(field.name)
+        yield name, inner
+        if isinstance(field.dtype, pl.Struct):
+            yield from _inner(name, inner, field.dtype)
+
+
+def _unreadable(name: str, error: BaseException) -> UserError:
+    return UserError(f"cannot read {name}: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+
+
+def batches(table: Table, columns: Mapping[str, str]) -> Iterator[pl.DataFrame]:
     """Read a table batch by batch, its ``columns`` (our name to theirs) renamed, line numbers kept.
 
     Raises:
-        UserError: a column is missing, the file cannot be parsed, or a Parquet file gives other rows than it promises.
+        UserError: a column is missing or there twice, the file cannot be parsed, or a Parquet file gives other rows
+            than it promises.
     """
-    read, promised = 0, None
-    try:
-        names = table.collect_schema().names()
-        require_columns(names, columns.values(), source)
-        text = LINE in names
-        chosen = [pl.col(theirs).alias(ours) for ours, theirs in columns.items()]
-        chosen += [pl.col(LINE)] if text else []
-        if console.is_terminal or not text:  # of text only for the ETA: it has to be read for that
-            promised = table.select(pl.len()).collect().item()
-        # text is read with all its columns: else polars does not notice rows with too many fields
-        flags = pl.QueryOptFlags(projection_pushdown=not text)
-        with bar(f"reading {Path(str(source)).name}", promised) as progress:
-            for batch in table.select(chosen).collect_batches(
-                chunk_size=BATCH, maintain_order=True, optimizations=flags
-            ):
-                read += len(batch)
-                yield batch
-                progress.advance(len(batch))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise UserError(f"cannot read {source}: {_one_line(error)}") from error
-    if not text and read != promised:  # polars ends early, without an exception, where one of its threads panics
-        raise UserError(f"cannot read {source}: {read:,} of {promised:,} rows are there; it is damaged, write it again")
+    require_columns(table.columns, columns.values(), table.name)
+    for frame in table.frames(list(dict.fromkeys(columns.values()))):
+        numbers = [frame[LINE]] if LINE in frame.columns else []
+        yield pl.DataFrame([*(frame[theirs].alias(ours) for ours, theirs in columns.items()), *numbers])
 
 
-def read(table: pl.LazyFrame, source: object, columns: Mapping[str, str], count: str = "") -> pl.DataFrame:
+def read(table: Table, columns: Mapping[str, str], count: str = "") -> pl.DataFrame:
     """Read a table at once; see :func:`batches`.
 
     Args:
-        table: of :func:`scan` or :func:`scan_text`.
-        source: what errors call it.
+        table: what to read.
         columns: our names to theirs.
         count: a column to add: how often the row is there. Each row comes once then, in any order.
     """
-    found = [_counted(batch, count) if count else batch for batch in batches(table, source, columns)]
+    found = [_counted(batch, count) if count else batch for batch in batches(table, columns)]
     if not found:
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String) | ({count: pl.Int64} if count else {}))
     frame = pl.concat(found, how="vertical_relaxed")
@@ -124,30 +153,12 @@ def _counted(batch: pl.DataFrame, count: str) -> pl.DataFrame:
     return batch.group_by(pl.exclude(LINE)).agg(pl.len().cast(pl.Int64).alias(count))
 
 
-def names_of(table: pl.LazyFrame, source: object) -> list[str]:
-    """The columns of a table.
-
-    Raises:
-        UserError: the file cannot be parsed.
-    """
-    try:
-        return [name for name in table.collect_schema().names() if name != LINE]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise UserError(f"cannot read {source}: {_one_line(error)}") from error
-
-
 def require_columns(names: Iterable[str], wanted: Iterable[str], source: object) -> None:
-    """Raise a UserError that names the columns there are if one of ``wanted`` is missing."""
+    """Raise a UserError that names the columns there are if one of ``wanted`` is missing or there twice."""
+    known = list(names)
     for name in wanted:
-        if name not in names:
-            there = " ".join(", ".join(known for known in names if known != LINE).split())[:200]
+        if name not in known:
+            there = " ".join(", ".join(known).split())[:200]
             raise UserError(f'{source} has no column "{name}"; columns: {there}')
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    if lines and "found more fields" in lines[0]:
-        return "a row has more fields than the header; put quotes around fields that hold the separator"
-    if lines and "utf-8" in lines[0].lower():
-        return "it is not UTF-8; save it as UTF-8 (iconv -f latin1 -t utf8)"
-    return lines[0] if lines else type(error).__name__
+        if known.count(name) > 1:
+            raise UserError(f'{source} has {known.count(name)} columns "{name}"; rename all but one')
