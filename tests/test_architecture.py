@@ -20,7 +20,7 @@ ALLOWED = {
     "theory": {"system", "methods", "evaluation"},
     "bench": {"system", "config", "data", "engine", "methods", "prompts", "recommend"},
     "runs": {"system", "config", "data", "engine", "evaluation", "methods", "prompts", "recommend"},
-    "study": {"system", "config", "data", "engine", "evaluation", "methods", "runs"},
+    "study": {"system", "config", "data", "engine", "evaluation", "methods", "recommend", "runs"},
 }
 
 

@@ -1,6 +1,13 @@
-"""The recipe: everything that decides a run, as one checked schema. The attribute docstrings are the help text."""
+"""The recipe: everything that decides a run, as one checked schema. The attribute docstrings are the help text.
 
-from typing import Annotated, Any, Literal
+Each setting says what it affects (:class:`Affects`), itself or with the section that holds it. Keys of stages and of
+records, what a finished run may change, and what makes a method are derived from that.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Flag, auto
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,8 +34,46 @@ Count = Annotated[int, Field(ge=1)]
 Answer = Annotated[int, Field(ge=1, le=128)]
 """Tokens of an answer; prompts leave room for the most of them in the window of the model."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-LATER = "came after results were recorded"
-"""Marks a setting whose default does what was done before there was the setting (:meth:`Section.decisive`)."""
+
+
+SCHEMA = 2
+"""Goes into all keys. A changed default, or a stage that does something else with the same settings, must raise it."""
+
+
+class Part(Flag):
+    """Parts of a run that a setting can affect. All but PLAN are kinds of stages."""
+
+    NOTHING = 0
+    PLAN = auto()
+    """Which stages there are, without changing any."""
+    BACKBONE = auto()
+    SFT = auto()
+    ROLLOUT = auto()
+    """The rejected answers of an iteration."""
+    SFT_STEP = auto()
+    PREFER = auto()
+    SASREC = auto()
+    EVALUATE = auto()
+    """The lists and their metrics. Of the settings that affect it, those count that the protocol reads."""
+    MODEL = BACKBONE | SFT | ROLLOUT | SFT_STEP | PREFER | EVALUATE
+    """Whatever reads prompts."""
+
+
+@dataclass(frozen=True)
+class Affects:
+    """Field metadata: what a change of the setting changes.
+
+    Attributes:
+        parts: kinds of stages.
+        when: whether it does so in a recipe; always by default.
+        afterwards: a finished run takes another value: it means something to a model that is trained.
+        same_method: another value makes another run of the same method, which counts as a seed of it.
+    """
+
+    parts: Part
+    when: "Callable[[Recipe], bool]" = lambda recipe: True
+    afterwards: bool = False
+    same_method: bool = False
 
 
 class Section(BaseModel):
@@ -36,20 +81,18 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    def decisive(self, apart: str = "") -> dict[str, Any]:
-        """The settings as the keys of stages and records know them, without the one ``apart``.
 
-        A later setting counts only where it is not at its default: nothing that is on record is made again because the
-        schema grew.
-        """
-        content: dict[str, Any] = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name == apart:
-                continue
-            if LATER not in field.metadata or value != field.default:
-                content[name] = value.decisive() if isinstance(value, Section) else value
-        return content
+def encodes_negatives(recipe: "Recipe") -> bool:
+    """Whether negatives are chosen by the text encoder.
+
+    Args:
+        recipe: the settings.
+    """
+    return recipe.negatives.ground or recipe.negatives.source == "semantic"
+
+
+def _served(recipe: "Recipe") -> bool:
+    return recipe.negatives.source == "self-play"
 
 
 class Scratch(Section):
@@ -98,17 +141,17 @@ class HuggingFace(Section):
     """Any causal language model of the Hugging Face hub, of a local folder, or that sprec backbone ls names."""
 
     kind: Literal["huggingface"] = "huggingface"
-    path: str
-    """Hub name, folder, or smollm2-135m, which is fetched from the package index."""
-    revision: str | None = None
+    path: Annotated[str, Affects(Part.NOTHING)]
+    """Hub name, folder, or smollm2-135m, which is fetched from the package index. Keys name its content."""
+    revision: Annotated[str | None, Affects(Part.NOTHING)] = None
     """Commit of the hub repository; pin it for results that others can rebuild."""
     lora: Lora | None = Lora()
     """Adapters; null trains all parameters."""
-    quantize: Literal["nf4"] | None = None
+    quantize: Annotated[Literal["nf4"] | None, Affects(Part.MODEL)] = None
     """4-bit base weights (QLoRA); needs a CUDA device and the extra sprec[qlora]."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Affects(Part.NOTHING)] = False
     """Run code that comes with the model. Off unless you read that code."""
-    allow_pickle: bool = False
+    allow_pickle: Annotated[bool, Affects(Part.NOTHING)] = False
     """Accept weights that are not safetensors."""
 
     @model_validator(mode="after")
@@ -123,7 +166,7 @@ class Prompt(Section):
 
     style: Literal["unified", "official", "compact"] = "unified"
     """unified: one template for all stages; official: the research code, stage by stage; compact: titles only."""
-    history: Count = 10
+    history: Annotated[Count, Affects(Part.MODEL | Part.SASREC)] = 10
     """Items of the history that the prompt shows: the most recent ones."""
     max_tokens: Annotated[int, Field(ge=16)] = 512
     """Prompts longer than this lose their oldest items, never their response."""
@@ -154,7 +197,7 @@ class Sft(Training):
     """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
     SPRec, which accumulates its counters and lets the weights act on micro-batches of 4; equal: 1 each, RW's control
     (none averages over tokens, the others over samples)."""
-    normalise: Annotated[bool, LATER] = False
+    normalise: bool = False
     """Scale the weights to mean 1, so that they do not change the step size."""
 
 
@@ -162,7 +205,7 @@ class Loop(Section):
     """The iterations after the SFT."""
 
     iterations: Annotated[int, Field(ge=0)] = 5
-    samples: Count = 2048
+    samples: Annotated[Count, Affects(Part.ROLLOUT | Part.SFT_STEP)] = 2048
     """Examples drawn afresh from the training split in each iteration."""
     sft_step: bool = True
     """Run an SFT step on the drawn examples before the preference step."""
@@ -186,7 +229,7 @@ class Negatives(Section):
     """Tokens of a generated negative at most."""
     random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the cases whose negatives are replaced by uniform items (Figure 5)."""
-    drop_equal: bool = False
+    drop_equal: Annotated[bool, Affects(Part.PREFER)] = False
     """Leave out pairs whose rejected answer is the target (their gradient is zero)."""
     ground: bool = False
     """Replace each generated negative by the nearest item of the catalog."""
@@ -194,9 +237,9 @@ class Negatives(Section):
     """Never draw items of the history as uniform or popular negatives."""
     least_similar: bool = False
     """Semantic negatives as in the research code of SPRec: the least similar item of the catalog."""
-    top: Annotated[Count | None, LATER] = None
+    top: Count | None = None
     """Draw the semantic negatives from this many most similar items; null takes the most similar ones."""
-    redraw_equal: Annotated[bool, LATER] = False
+    redraw_equal: bool = False
     """Self-hard negatives of RosePO: self-play answers that are the target are drawn again, by sampling."""
 
 
@@ -217,18 +260,21 @@ class Prefer(Training):
     """RosePO: smooth each pair by the scores of a SASRec oracle; goes with objective=smoothed-dpo."""
     smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Difference of the oracle's logits that counts as one."""
-    robust: Annotated[bool, LATER] = False
+    robust: bool = False
     """Smooth in the unbiased form of rDPO (Chowdhury et al. 2024) instead of the conservative one."""
 
 
 class Recommend(Section):
     """From the model to top-k items."""
 
-    protocol: Literal["paper", "exact", "consensus", "d3", "d3-grounded"] = "paper"
-    """paper: a greedy title and its nearest neighbours; exact: the most probable titles of the catalog; consensus:
-    votes of samples; d3: beams guided by SASRec; d3-grounded: the best of these and its nearest neighbours.
-    """
-    encoder: Annotated[str, Field(pattern="^(lm|tfidf|sentence-transformers:.+)$")] = "lm"
+    protocol: str = "paper"
+    """How the model recommends: a row of the table of protocols."""
+    encoder: Annotated[
+        str,
+        Field(pattern="^(lm|tfidf|sentence-transformers:.+)$"),
+        Affects(Part.EVALUATE, afterwards=True),
+        Affects(Part.ROLLOUT, when=encodes_negatives),
+    ] = "lm"
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
     """Items per list."""
@@ -262,11 +308,11 @@ class Sasrec(Section):
     """Epochs without a better validation NDCG before training stops."""
     augment: bool = True
     """Learn to predict every item of a history, as the original does, not the target alone."""
-    blocks: Annotated[Count, LATER] = 1
+    blocks: Count = 1
     """Attention blocks."""
-    heads: Annotated[Count, LATER] = 1
+    heads: Count = 1
     """Attention heads; they divide hidden."""
-    weight_decay: Annotated[float, Field(ge=0), LATER] = 1e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "Sasrec":
@@ -278,54 +324,55 @@ class Sasrec(Section):
 class Server(Section):
     """A server with the OpenAI completions API that makes the rollouts: vLLM, SGLang, transformers serve."""
 
-    url: Annotated[str, Field(pattern="^https?://.")]
+    url: Annotated[str, Field(pattern="^https?://."), Affects(Part.NOTHING)]
     """Where it listens, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
-    concurrency: Count = 32
+    concurrency: Annotated[Count, Affects(Part.NOTHING)] = 32
     """Requests under way at once, of each process."""
-    timeout: Annotated[float, Field(gt=0)] = 600.0
+    timeout: Annotated[float, Field(gt=0), Affects(Part.NOTHING)] = 600.0
     """Seconds that an answer may take, loading the weights included."""
 
 
 class Recipe(Section):
     """All settings of a run."""
 
-    description: str = ""
+    description: Annotated[str, Affects(Part.NOTHING)] = ""
     """One line for sprec recipes ls."""
-    method: MethodName = "sprec"
+    method: Annotated[MethodName, Affects(Part.PLAN)] = "sprec"
     """The row of the method table that lies over the recipe: it says what the method is."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Affects(~(Part.PLAN | Part.BACKBONE), afterwards=True, same_method=True)] = 0
     """Seed of everything but the scratch backbone: examples drawn, order, negatives, samples."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], Affects(Part.NOTHING, afterwards=True)] = "auto"
     """auto: the GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Affects(Part.MODEL, afterwards=True)] = "auto"
     """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
-    tokens_per_batch: Annotated[int, Field(ge=256)] = 8192
+    tokens_per_batch: Annotated[int, Field(ge=256), Affects(Part.NOTHING, afterwards=True)] = 8192
     """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
     four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding, and
     by the masks that dropout draws."""
-    backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind")] = Scratch()
-    prompt: Prompt = Prompt()
-    sft: Sft = Sft()
-    loop: Loop = Loop()
-    sft_step: Training = Training(lr=2e-5)
+    backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind"), Affects(Part.BACKBONE)] = Scratch()
+    prompt: Annotated[Prompt, Affects(Part.MODEL)] = Prompt()
+    sft: Annotated[Sft, Affects(Part.SFT)] = Sft()
+    loop: Annotated[Loop, Affects(Part.PLAN)] = Loop()
+    sft_step: Annotated[Training, Affects(Part.SFT_STEP)] = Training(lr=2e-5)
     """The SFT step inside an iteration."""
-    negatives: Negatives = Negatives()
-    prefer: Prefer = Prefer()
-    recommend: Recommend = Recommend()
-    server: Server | None = None
-    """Server for the self-play rollouts, greedy or sampled; null makes them in this process."""
-    sasrec: Sasrec = Sasrec()
-    cases: Count = 1000
+    negatives: Annotated[Negatives, Affects(Part.ROLLOUT)] = Negatives()
+    prefer: Annotated[Prefer, Affects(Part.PREFER)] = Prefer()
+    recommend: Annotated[Recommend, Affects(Part.EVALUATE, afterwards=True)] = Recommend()
+    server: Annotated[Server | None, Affects(Part.ROLLOUT, when=_served, same_method=True)] = None
+    """Server for the self-play rollouts, greedy or sampled; null makes them in this process. It draws other samples;
+    which server it was does not matter."""
+    sasrec: Annotated[Sasrec, Affects(Part.SASREC, afterwards=True)] = Sasrec()
+    cases: Annotated[Count, Affects(Part.EVALUATE, afterwards=True)] = 1000
     """Cases evaluated: the first ones of the split (DivRatio depends on their number)."""
-    split: Literal["test", "valid"] = "test"
+    split: Annotated[Literal["test", "valid"], Affects(Part.EVALUATE, afterwards=True)] = "test"
     """Split that is evaluated; choose hyper-parameters on valid."""
-    evaluate: Literal["stages", "last"] = "stages"
+    evaluate: Annotated[Literal["stages", "last"], Affects(Part.PLAN, same_method=True)] = "stages"
     """Evaluate after every stage, or only the first and the last model."""
-    track: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ()
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...], Affects(Part.NOTHING)] = ()
     """Experiment trackers that get the training logs."""
-    checkpoint_steps: Count = 200
+    checkpoint_steps: Annotated[Count, Affects(Part.NOTHING)] = 200
     """Optimiser steps between two checkpoints inside a training stage."""
-    stop_below_exact_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    stop_below_exact_share: Annotated[float, Field(ge=0, le=1), Affects(Part.NOTHING)] = 0.0
     """Stop the run when the share of generated titles that exist falls below this."""
 
     @model_validator(mode="after")
@@ -375,18 +422,70 @@ class Recipe(Section):
         return self
 
 
-def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """Lay ``update`` over ``base``, section by section; lists and scalars are replaced."""
-    merged = dict(base)
-    for key, value in update.items():
-        below = merged.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and not _changes_kind(below, value):
-            merged[key] = merge(below, value)
+class Leaf(NamedTuple):
+    """A setting of a recipe.
+
+    Attributes:
+        name: dotted.
+        value: in this recipe; True for an optional section that is there.
+        default: in the schema.
+        affects: what it changes, and when.
+    """
+
+    name: str
+    value: Any
+    default: Any
+    affects: tuple[Affects, ...]
+
+    def parts(self, recipe: Recipe) -> Part:
+        """What a change of the setting changes in a recipe."""
+        parts = Part.NOTHING
+        for one in self.affects:
+            if one.when(recipe):
+                parts |= one.parts
+        return parts
+
+    @property
+    def afterwards(self) -> bool:
+        """Whether a finished run takes another value."""
+        return any(one.afterwards for one in self.affects)
+
+    @property
+    def same_method(self) -> bool:
+        """Whether another value makes another run of the same method."""
+        return any(one.same_method for one in self.affects)
+
+
+def leaves(recipe: Recipe) -> Iterator[Leaf]:
+    """All settings of a recipe, section by section."""
+    return _leaves(recipe, Recipe(), "", ())
+
+
+def _leaves(section: Section, standard: Section | None, path: str, outer: tuple[Affects, ...]) -> Iterator[Leaf]:
+    for name, field in type(section).model_fields.items():
+        value, own = getattr(section, name), tuple(one for one in field.metadata if isinstance(one, Affects)) or outer
+        default = getattr(standard, name) if standard is not None else field.get_default()
+        if isinstance(value, Section):
+            if type(None) in get_args(field.annotation):
+                yield Leaf(path + name, True, default is not None, own)
+            same = default if isinstance(default, type(value)) else None
+            yield from _leaves(value, same, f"{path}{name}.", own)
         else:
-            merged[key] = value
-    return merged
+            yield Leaf(path + name, value, default if not isinstance(default, Section) else True, own)
 
 
-def _changes_kind(below: dict[str, Any], value: dict[str, Any]) -> bool:
-    """Whether ``value`` is of another kind: settings of another backbone do not apply to it."""
-    return "kind" in value and "kind" in below and value["kind"] != below["kind"]
+def _require_declarations(section: type[Section], path: str = "", declared: bool = False) -> None:
+    """Raises:
+    TypeError: a setting does not say what it affects.
+    """
+    for name, field in section.model_fields.items():
+        own = declared or any(isinstance(one, Affects) for one in field.metadata)
+        inner = [kind for kind in get_args(field.annotation) or (field.annotation,) if isinstance(kind, type)]
+        sections = [kind for kind in inner if issubclass(kind, Section)]
+        for kind in sections:
+            _require_declarations(kind, f"{path}{name}.", own)
+        if not sections and not own:
+            raise TypeError(f"the setting {path}{name} does not say what it affects")
+
+
+_require_declarations(Recipe)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sprec.config import HuggingFace
+from sprec.config import HuggingFace, Recipe
 from sprec.engine.model.backbones import KNOWN, Known, fetch, listed, located, shelf
 from sprec.engine.model.identity import origin
 from sprec.runs.stages import given
@@ -51,10 +51,10 @@ def test_a_run_fetches_what_is_not_here_and_says_so(index: Index, capsys: pytest
 
 def test_it_is_known_by_its_content(index: Index, tmp_path: Path) -> None:
     copy = fetch("toy-1m", tmp_path / "elsewhere")
-    by_name, by_path = HuggingFace(path="toy-1m"), HuggingFace(path=str(copy))
+    by_name, by_path = (Recipe(backbone=HuggingFace(path=path)) for path in ("toy-1m", str(copy)))
     assert origin("toy-1m") == origin(str(copy))
     assert given(by_name).key == given(by_path).key
-    assert given(by_name).key != given(HuggingFace(path="toy-1m", lora=None)).key
+    assert given(by_name).key != given(Recipe(backbone=HuggingFace(path="toy-1m", lora=None))).key
     (copy / "README.md").write_text("notes")
     config = (copy / "config.json").read_text()
     (copy / "config.json").write_text(config.replace('"transformers_version": "', '"transformers_version": "9'))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from sprec.config import HuggingFace
+from sprec.config import HuggingFace, Recipe
 from sprec.engine.model.identity import commit, origin
 from sprec.runs.stages import given
 
@@ -16,14 +16,14 @@ def test_other_weights_in_the_same_folder_are_another_model(checkpoint: Callable
     folder, moved = tmp_path / "model", tmp_path / "moved"
     shutil.copytree(checkpoint("llama"), folder)
     shutil.copytree(folder, moved)
-    before, key = origin(str(folder)), given(HuggingFace(path=str(folder))).key
+    before, key = origin(str(folder)), given(Recipe(backbone=HuggingFace(path=str(folder)))).key
     assert before == origin(str(moved)), "the content counts, not the place"
-    assert given(HuggingFace(path=str(folder))).key == key
+    assert given(Recipe(backbone=HuggingFace(path=str(moved)))).key == key
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "model.safetensors").write_bytes(weights)
     assert origin(str(folder)) != before
-    assert given(HuggingFace(path=str(folder))).key != key
+    assert given(Recipe(backbone=HuggingFace(path=str(folder)))).key != key
 
 
 def test_a_name_of_the_hub_is_the_commit_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

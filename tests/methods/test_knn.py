@@ -6,6 +6,7 @@ import pytest
 
 from sprec.data import Split
 from sprec.data.readers.sprec import read
+from sprec.methods.exclusion import nothing_excluded
 from sprec.methods.histories import item_counts
 from sprec.methods.knn import ItemKnn, Settings
 from sprec.methods.trivial import popular_top_k
@@ -80,6 +81,6 @@ def test_beats_popularity_on_movielens(shared_data: Path) -> None:
     items = len(data.catalog)
     knn = ItemKnn.count(data.train, items, Settings())
     found = np.argsort(-knn.log_probs(data.valid), axis=1, kind="stable")[:, :5]
-    popular = popular_top_k(item_counts(data.train, items), data.valid, 5)
+    popular = popular_top_k(item_counts(data.train, items), nothing_excluded(len(data.valid), items), 5)
     hits = [(top == data.valid.targets[:, None]).any(1).mean() for top in (found, popular)]
     assert hits[0] > 2 * hits[1]

@@ -83,7 +83,7 @@ def test_same_seed_same_negatives() -> None:
 
 def test_catalog_too_small_is_one_clear_line() -> None:
     split = Split.of([([0, 1], 2), ([0, 1, 1], 1)])
-    with pytest.raises(UserError, match=r"cannot draw 3 different items: of the catalog's 5 only 2 are"):
+    with pytest.raises(UserError, match=r"cannot find 3 different items: of the catalog's 5 only 2 are"):
         uniform(np.random.default_rng(0), split, 5, 3)
     assert uniform(np.random.default_rng(0), split, 5, 2)[0].tolist() in ([3, 4], [4, 3])
 
@@ -120,7 +120,7 @@ def test_semantic_draws_evenly_from_the_top() -> None:
 
 
 def test_semantic_pool_larger_than_the_catalog_is_one_clear_line() -> None:
-    with pytest.raises(UserError, match="cannot draw 20 different items"):
+    with pytest.raises(UserError, match="cannot find 20 different items"):
         semantic(Split.of([([0], 1)]), VECTORS, top=20, rng=np.random.default_rng(0))
 
 

@@ -12,11 +12,12 @@ from sprec.config import HuggingFace, Recommend
 from sprec.data import Catalog, Split, Wording
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy, load_huggingface
+from sprec.methods.exclusion import excluded_items
 from sprec.prompts import PromptBuilder, parse_title
-from sprec.recommend.by_title import Recommendations
 from sprec.recommend.consensus import rank_votes, recommend_by_consensus
 from sprec.recommend.encoders import tfidf
 from sprec.recommend.grounding import Grounder
+from sprec.recommend.protocols import Recommendations
 from toy_models import TITLES
 
 CATALOG = Catalog.of(TITLES)
@@ -36,10 +37,9 @@ def asked(policy: Policy, cases: Split) -> list[list[int]]:
 
 
 def consensus(policy: Policy, cases: Split, k: int, *, exclude: bool = False) -> Recommendations:
-    settings = Recommend(
-        protocol="consensus", samples=SAMPLES, top_k=k, exclude_history=exclude, max_new_tokens=6, temperature=0.7
-    )
-    return recommend_by_consensus(policy, asked(policy, cases), cases, GROUNDER, settings, 8192, SEED)
+    settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=k, max_new_tokens=6, temperature=0.7)
+    excluded = excluded_items(cases, len(TITLES), history=exclude, target=False)
+    return recommend_by_consensus(policy, asked(policy, cases), excluded, GROUNDER, settings, 8192, SEED)
 
 
 def votes(policy: Policy, cases: Split) -> list[list[tuple[int, float, str]]]:
@@ -88,9 +88,8 @@ def test_a_case_whose_votes_are_all_of_the_history_gets_what_is_near_them(policy
     cases = Split.of([([1, 2], 5)])
     (sampled,) = votes(policy, cases)
     voted = {item for item, _, _ in sampled}
-    settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=3, exclude_history=True, max_new_tokens=6,
-                         temperature=0.7)  # fmt: skip
-    all_banned = Split.of([(sorted(voted), 5)])  # the prompt stays that of the case above
+    settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=3, max_new_tokens=6, temperature=0.7)
+    all_banned = np.array([[*sorted(voted), len(TITLES)]])
     prompt = asked(policy, cases)
     found = recommend_by_consensus(policy, prompt, all_banned, GROUNDER, settings, 8192, SEED)
     assert found.items.tolist() == [by_hand(sampled, voted, 3)]

@@ -16,6 +16,7 @@ from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.model.policy import Policy, load_huggingface
 from sprec.engine.train.scoring import score
 from sprec.methods.d3 import guidance
+from sprec.methods.exclusion import excluded_items
 from sprec.prompts import PromptBuilder
 from sprec.recommend.exact import RankedItems, catalog_trie, rank_items
 from sprec.system.errors import UserError
@@ -58,9 +59,10 @@ class Setting:
         groups = [PromptGroup(prompt, tuple(part)) for prompt in self.asked for part in parts]
         self.log_probs = torch.cat(score(policy, groups)).double().numpy().reshape(cases, items)
 
-    def rank(self, k: int, beams: int = 10, **options: Any) -> RankedItems:
+    def rank(self, k: int, beams: int = 10, *, exclude_history: bool = False, **options: Any) -> RankedItems:
         trie = catalog_trie(self.policy, self.builder)
-        return rank_items(self.policy, self.asked, self.cases, trie, k, beams, **options)
+        excluded = excluded_items(self.cases, len(self.titles), history=exclude_history, target=False)
+        return rank_items(self.policy, self.asked, excluded, trie, k, beams, **options)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +107,10 @@ def test_of_a_shared_title_only_the_items_of_the_history_are_left_out(policy: Po
 
 def test_too_many_items_are_one_clear_line(policy: Policy) -> None:
     setting = Setting(policy, items=20)
-    with pytest.raises(UserError, match="cannot recommend 21 items from a catalog of 20; ask for fewer"):
+    with pytest.raises(UserError, match="cannot find 21 different items: of the catalog's 20 only 20 are left"):
         setting.rank(21)
     setting.cases = Split.of([([4, 5, 4], 0)] * len(setting.cases))
-    with pytest.raises(UserError, match="cannot recommend 19 items from a catalog of 20 without the 2 of a history"):
+    with pytest.raises(UserError, match="cannot find 19 different items: of the catalog's 20 only 18 are left"):
         setting.rank(19, exclude_history=True)
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sprec.data import Catalog
+from sprec.data import Catalog, Split
+from sprec.methods.exclusion import excluded_items
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.grounding import Grounder
 from sprec.system.errors import UserError
@@ -42,16 +43,16 @@ def test_items_that_share_a_title_are_all_found() -> None:
 
 def test_excluded_items_are_skipped_case_by_case() -> None:
     grounder = Grounder(NUMBERS, Catalog.of(["1", "2", "3", "4", "5"]))
-    exclude = [np.array([0, 0]), np.array([], dtype=int), np.array([1, 2])]
+    exclude = np.array([[0, 5], [5, 5], [1, 2]])
     assert grounder.top_k(["1", "1", "1"], 2, exclude).tolist() == [[1, 2], [0, 1], [0, 3]]
 
 
 def test_more_items_than_the_catalog_has_is_one_clear_line() -> None:
     grounder = Grounder(NUMBERS, Catalog.of(["1", "2", "3"]))
-    with pytest.raises(UserError, match="cannot recommend 4 items from a catalog of 3; ask for fewer"):
+    with pytest.raises(UserError, match="cannot find 4 different items: of the catalog's 3 only 3 are left"):
         grounder.top_k(["1"], 4)
-    with pytest.raises(UserError, match="cannot recommend 2 items from a catalog of 3 without the 2 excluded ones"):
-        grounder.top_k(["1"], 2, [np.array([0, 1, 1])])
+    with pytest.raises(UserError, match="cannot find 2 different items: of the catalog's 3 only 1 are left"):
+        grounder.top_k(["1"], 2, np.array([[0, 1, 3]]))
     assert grounder.top_k(["2"], 3).tolist() == [[1, 0, 2]]
 
 
@@ -85,7 +86,9 @@ def test_equals_brute_force_with_duplicates_and_exclusions(
     titles: list[int], cases: list[tuple[int, set[int]]]
 ) -> None:
     grounder = Grounder(NUMBERS, Catalog.of(map(str, titles)))
-    exclude = [np.array(sorted(banned), dtype=int) for _, banned in cases]
+    exclude = excluded_items(
+        Split.of((sorted(banned), 0) for _, banned in cases), len(titles), history=True, target=False
+    )
     found = grounder.top_k([str(query) for query, _ in cases], 3, exclude)
     for row, (query, banned) in zip(found.tolist(), cases, strict=True):
         distances = np.abs(np.array(titles) - query)

@@ -24,9 +24,10 @@ from sprec.runs import Recommender, load_results
 from sprec.runs.examples import preference_groups, pretraining_examples, prompts, sft_groups
 from sprec.runs.recommender import backbone_of, open_run
 from sprec.runs.rollouts import Rollouts, make_rollouts
-from sprec.runs.sasrec_stage import load_oracle, smoothing
+from sprec.runs.sasrec_stage import load_sasrec, smoothing
 from sprec.runs.stages import importance
 from sprec.runs.store import Stage
+from sprec.runs.streams import Stream, seed_of
 from sprec.system.errors import UserError
 from toy_runs import toy_changes
 
@@ -209,7 +210,7 @@ def test_grounded_d3_without_the_history(run: Run, toy_dataset: Dataset) -> None
 def test_smoothing_is_what_the_oracle_says(run: Run, toy_dataset: Dataset) -> None:
     session, titles = open_run(run("rosepo")), toy_dataset.catalog.titles
     examples = toy_dataset.train[:3]
-    scores = load_oracle(session).scores(examples)
+    scores = load_sasrec(session).scores(examples)
     found = smoothing(session, examples, [[titles[7]], ["No such film"], [titles[examples[2].target]]])
     margin = scores[0, 7] - scores[0, examples[0].target]
     assert found[0].item() == pytest.approx(min(0.499, torch.sigmoid(margin).item()), abs=1e-5)
@@ -238,7 +239,7 @@ def test_the_first_loss_of_rw_is_the_weighted_mean_of_the_formula(
     if sft.normalise:
         weights = weights / np.mean(weights)
     assert np.ptp(weights) > 0.01
-    batch = plan([group.tokens for group in groups], sft.batch, 1, seed)[0]
+    batch = plan([group.tokens for group in groups], sft.batch, 1, seed_of(seed, Stream.SFT))[0]
     nll = -torch.cat(score(policy, [groups[row] for row in batch])).double().numpy()
     lengths = np.array([len(groups[row].completions[0]) for row in batch])
     if variant == "official":
@@ -413,7 +414,7 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
             plain,
             "random",
             {"recommend__top_k": items, "recommend__exclude_history": True},
-            f"cannot draw {items} different items",
+            f"cannot find {items} different items",
         ),
         (no_valid, "sasrec", {}, "SASRec stops by validation, and the valid split of no-valid is empty"),
         (no_valid, "d3", {}, "SASRec stops by validation"),
@@ -428,13 +429,13 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
             plain,
             "dpo",
             {"prefer__objective": "sdpo", "negatives__count": items - 3},
-            f"negatives.count={items - 3}: cannot draw {items - 3} different items",
+            f"negatives.count={items - 3}: cannot find {items - 3} different items",
         ),
         (
             plain,
             "rosepo",
             {"negatives__top": items - 3},
-            f"negatives.top={items - 3}: cannot draw {items - 3} different",
+            f"negatives.top={items - 3}: cannot find {items - 3} different",
         ),
         (no_genres, "rw", {}, "method rw weighs samples by genre, but no-genres has no genres"),
     ]

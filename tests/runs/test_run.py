@@ -338,7 +338,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_d
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("prefer.lr=0.1", "--set prefer.lr=0.1 would train another model; a finished run takes recommend"),
+        ("prefer.lr=0.1", "--set prefer.lr=0.1 would train another model; a finished run takes seed, device"),
         ("backbone.layers=8", "would train another model"),
         ("recommend.top_k=5000", "recommend.top_k=5000, but the catalog of"),
         ("recommend.encoder=tfdif", "recommend.encoder"),

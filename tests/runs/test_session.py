@@ -15,7 +15,7 @@ from sprec.recommend.exact import catalog_trie
 from sprec.runs import run
 from sprec.runs.recipes import resolve
 from sprec.runs.recommender import backbone_of
-from sprec.runs.sasrec_stage import load_oracle
+from sprec.runs.sasrec_stage import load_sasrec
 from sprec.runs.session import Session
 from sprec.runs.store import Store
 from sprec.system.errors import UserError
@@ -74,9 +74,9 @@ def test_data_in_memory_only_are_refused(toy_dataset: Dataset, tmp_path: Path) -
     assert toy_dataset.hash
 
 
-def test_the_oracle_is_trained_once(toy_dataset: Dataset, tmp_path: Path) -> None:
+def test_sasrec_is_trained_once(toy_dataset: Dataset, tmp_path: Path) -> None:
     session = Session(resolve("demo", ["sasrec.epochs=1"]), toy_dataset, Store(tmp_path / "run"))
-    first = load_oracle(session)
-    assert load_oracle(session) is first
+    first = load_sasrec(session)
+    assert load_sasrec(session) is first
     session.recipe = resolve("demo", ["sasrec.epochs=2"])
-    assert load_oracle(session) is not first
+    assert load_sasrec(session) is not first

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sprec.cli import app
 from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import METRICS
-from sprec.recommend.by_title import Recommendations
+from sprec.recommend.protocols import Recommendations
 from sprec.runs import load_results
 from sprec.runs.stages import write_recommendations
 from sprec.study.compare import compare_runs, score_lists

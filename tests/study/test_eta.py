@@ -1,14 +1,19 @@
 """The time left, by hand: runs count by the stages that they add."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from sprec.config import Recipe
+from sprec.data.demo import demo
+from sprec.runs.pipeline import planned
 from sprec.runs.recipes import resolve
 from sprec.study.eta import Outlook, efforts
 
 
-def _runs(*changes: str) -> list[tuple[str, Recipe]]:
-    return [("Steam", resolve("demo", one.split())) for one in changes]
+def _runs(*changes: str) -> list[tuple[Recipe, Mapping[str, str]]]:
+    recipes = [resolve("demo", one.split()) for one in changes]
+    return [(recipe, planned(recipe, demo(0, train=20, valid=4, test=4))) for recipe in recipes]
 
 
 def test_what_an_earlier_run_has_made_does_not_count_again() -> None:
@@ -18,30 +23,31 @@ def test_what_an_earlier_run_has_made_does_not_count_again() -> None:
         *_runs("method=sprec loop.iterations=5", "method=sprec loop.iterations=5 recommend.protocol=consensus"),
         *_runs("method=sprec loop.iterations=5 seed=1"),
     ]  # fmt: skip
-    sft, iteration, evaluation, samples = 1.5, 1.2, 0.3, 0.8
+    evaluation, sft, preference = 0.3, 0.5, 0.3 + 0.5  # rollout and preference step
+    five = 5 * (preference + 0.4 + 2 * evaluation)  # with the SFT step; both models of an iteration are evaluated
     assert efforts(runs) == pytest.approx([
-        sft + evaluation, evaluation, iteration + evaluation, sft + evaluation, 0.3,
-        5 * iteration + evaluation, samples, sft + 5 * iteration + evaluation,
+        1.0 + sft + evaluation, evaluation, preference + evaluation, sft + evaluation, evaluation,
+        five, 11 * 3 * evaluation, sft + evaluation + five,
     ])  # fmt: skip
 
 
 def test_the_time_left_is_told_from_what_was_run() -> None:
     runs = _runs("method=bigrec", "method=dmpo", "method=sprec loop.iterations=5", "method=popularity")
-    outlook = Outlook(runs)  # efforts 1.8, 1.5, 6.3 and 0.3
+    outlook = Outlook(runs)  # efforts 1.8, 1.1, 9 and 0.3
     assert not str(outlook), "nothing is known yet"
     outlook.finished(3)
     assert not str(outlook), "what was on record tells nothing"
     outlook.finished(0, 180.0)
-    assert str(outlook) == "about 13 min left", "100 s a unit, 7.8 units"
-    outlook.finished(1, 1200.0)
-    assert str(outlook) == "about 44 min left", "1380 s for 3.3 units, 6.3 left"
+    assert str(outlook) == "about 17 min left", "100 s a unit, 10.1 units"
+    outlook.finished(1, 690.0)
+    assert str(outlook) == "about 45 min left", "870 s for 2.9 units, 9 left"
     outlook.finished(2, 10.0)
     assert not str(outlook)
 
 
 def test_two_hands_need_half_the_time_and_hours_are_hours() -> None:
     runs = _runs("method=bigrec", "method=sprec loop.iterations=5")
-    for hands, words in ((1, "about 5.8 h left"), (2, "about 2.9 h left")):
+    for hands, words in ((1, "about 8.3 h left"), (2, "about 4.2 h left")):
         outlook = Outlook(runs, hands)
-        outlook.finished(0, 6000.0)  # 1.8 units; 6.3 left
+        outlook.finished(0, 6000.0)  # 1.8 units; 9 left
         assert str(outlook) == words

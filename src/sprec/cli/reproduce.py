@@ -86,11 +86,11 @@ def _check_options(what: str, marks: str, metrics: str | None, protocols: Sequen
 
     if marks not in ("real", "paper"):
         raise UserError(f"--marks is real or paper, not {marks}")
-    from sprec.study.plan import PROTOCOLS
+    from sprec.recommend.protocols import of_language_models
 
     for protocol in protocols or []:
-        if protocol not in PROTOCOLS:
-            known = ", ".join(PROTOCOLS)
+        if protocol not in of_language_models():
+            known = ", ".join(of_language_models())
             raise UserError(f"--protocols takes {known}, not {protocol}; D3 is a method of its own")
     if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")

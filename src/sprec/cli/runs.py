@@ -49,15 +49,15 @@ def run(
     if data is None or output is None:
         raise UserError("sprec run needs --data DATASET and -o RUN (or --dry-run)")
     from sprec.data import Dataset
+    from sprec.recommend.protocols import words_of
     from sprec.runs import run as run_recipe
-    from sprec.runs.labels import protocol_of
     from sprec.system.processes import first
 
     quiet()
     dataset = Dataset.load(data)
     results = run_recipe(resolved, dataset, output, shared=shared, strict=strict, overwrite=overwrite)
     if first():
-        _show(results, f"{dataset.name}, {protocol_of(resolved)}, {output}")
+        _show(results, f"{dataset.name}, {words_of(resolved.recommend)}, {output}")
 
 
 def quiet() -> None:
@@ -90,13 +90,13 @@ def evaluate(
 ) -> None:
     """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
     from sprec.evaluation import cutoffs
-    from sprec.runs.labels import protocol_of
+    from sprec.recommend.protocols import words_of
     from sprec.runs.recipes import changed
     from sprec.runs.recommender import evaluate_run, read_run
 
     quiet()
     found = evaluate_run(run, set or [], cutoffs(metrics))
-    _print_metrics(found, metrics, str(run), json, protocol_of(changed(read_run(run)[0], set or [])))
+    _print_metrics(found, metrics, str(run), json, words_of(changed(read_run(run)[0], set or []).recommend))
 
 
 def score(

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 
 from sprec.data import Split
+from sprec.methods.exclusion import excluded_items, require_room
 from sprec.methods.ranking import top_columns
-from sprec.methods.sampling import draw, excluded_items, require_room
+from sprec.methods.sampling import draw
 
 T = TypeVar("T")
 _BLOCK = 1 << 24  # scores held at once by the semantic sampler: 64 MiB of float32
@@ -84,14 +85,13 @@ def semantic(
     items, pool = len(embeddings), top or k
     excluded = excluded_items(split, items, history=not least, target=not least)
     require_room(excluded, items, pool)
-    unit = np.vstack([_unit_rows(embeddings), np.zeros_like(embeddings[:1])])  # the padding of `excluded`
+    unit = _unit_rows(embeddings)
     best = np.empty((len(split), pool), dtype=np.int64)
     step = max(1, _BLOCK // items)
     for start in range(0, len(split), step):
         rows = slice(start, start + step)
         scores = _mean_history(split[rows], unit) @ (-unit.T if least else unit.T)
-        np.put_along_axis(scores, excluded[rows], -np.inf, axis=1)
-        best[rows] = top_columns(scores[:, :items], pool)
+        best[rows] = top_columns(scores, pool, excluded[rows])
     if top is None:
         return best
     if rng is None or top < k:

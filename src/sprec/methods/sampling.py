@@ -2,37 +2,7 @@
 
 import numpy as np
 
-from sprec.data import Split
-from sprec.methods.histories import longest, padded
-from sprec.system.errors import UserError
-
 MISSING = -1
-
-
-def excluded_items(split: Split, items: int, *, history: bool, target: bool) -> np.ndarray:
-    """Sorted distinct items that an example must not get, padded with ``items``, shape (n, width)."""
-    parts = [np.full((len(split), 1), items)]
-    if history:
-        parts.append(padded(split, longest(split), items))
-    if target:
-        parts.append(split.targets[:, None])
-    rows = np.sort(np.concatenate(parts, axis=1), axis=1)
-    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = items
-    return np.sort(rows, axis=1)
-
-
-def require_room(excluded: np.ndarray, items: int, k: int) -> None:
-    """Check that every example has ``k`` items left.
-
-    Raises:
-        UserError: one has not.
-    """
-    room = items - int((excluded < items).sum(1).max(initial=0))
-    if room < k:
-        raise UserError(
-            f"cannot draw {k} different items: of the catalog's {items} only {room} are not excluded as history "
-            "or target of some example; ask for fewer"
-        )
 
 
 def draw(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
@@ -41,7 +11,7 @@ def draw(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray, k:
 
     Args:
         rng: source of randomness.
-        excluded: see :func:`excluded_items`.
+        excluded: see :func:`~sprec.methods.exclusion.excluded_items`.
         weights: integer weight of each item, shape (items,). Where no item with a weight is left, -1 is
             drawn.
         k: items per row.

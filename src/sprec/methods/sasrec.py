@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sprec.data import Split
+from sprec.methods.exclusion import nothing_excluded, require_room
 from sprec.methods.histories import padded
 from sprec.methods.ranking import top_columns
-from sprec.methods.sampling import excluded_items, require_room
 from sprec.system.errors import UserError
 from sprec.system.progress import bar
 
@@ -148,19 +148,22 @@ class SASRec(nn.Module):
         """Logits of items (B, K) at states (B, d), shape (B, K)."""
         return torch.einsum("bd,bkd->bk", states, self.head.weight[items]) + self.head.bias[items]
 
-    def top_k(self, split: Split, k: int, exclude_history: bool = False) -> np.ndarray:
+    def top_k(self, split: Split, k: int, excluded: np.ndarray | None = None) -> np.ndarray:
         """The ``k`` items with the highest logits, ties by item id, shape (n, k).
+
+        Args:
+            split: the examples.
+            k: items per example.
+            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
 
         Raises:
             UserError: the catalog has fewer than ``k`` items left for some example.
         """
-        excluded = excluded_items(split, self.items, history=exclude_history, target=False)
-        require_room(excluded, self.items, k)
+        without = nothing_excluded(len(split), self.items) if excluded is None else excluded
+        require_room(without, self.items, k)
         best = [np.zeros((0, k), dtype=np.int64)]
         for number, block in enumerate(self.batches(split)):
-            banned = torch.from_numpy(excluded[number * _ROWS :][: len(block)]).to(block.device)
-            allowed = nn.functional.pad(block, (0, 1)).scatter_(1, banned, -torch.inf)[:, :-1]
-            best.append(top_columns(allowed.cpu().numpy(), k))
+            best.append(top_columns(block.cpu().numpy(), k, without[number * _ROWS :][: len(block)]))
         return np.concatenate(best)
 
     def save(self, folder: Path) -> None:

@@ -15,9 +15,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "bigrec": _SFT_ONLY,
     "rw": _SFT_ONLY | {"sft": {"weights": "correct"}},
     "d3": _SFT_ONLY | {"recommend": {"protocol": "d3"}},
-    "sasrec": _SFT_ONLY,
-    "popularity": _SFT_ONLY,
-    "random": _SFT_ONLY,
+    "sasrec": _SFT_ONLY | {"recommend": {"protocol": "sasrec"}},
+    "popularity": _SFT_ONLY | {"recommend": {"protocol": "popularity"}},
+    "random": _SFT_ONLY | {"recommend": {"protocol": "random"}},
     "dpo": {"loop": _ONE_ROUND, "negatives": {"source": "uniform"}, "prefer": {"objective": "dpo"}},
     "dmpo": {
         "loop": _ONE_ROUND,
@@ -53,6 +53,3 @@ METHODS: dict[str, dict[str, Any]] = {
 ``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
 ``rosepo-official`` is RosePO as the research code of SPRec has it: the least similar item, no smoothing.
 """
-
-WITHOUT_MODEL = frozenset({"sasrec", "popularity", "random"})
-"""Methods that rank items and use no language model: their runs have no backbone and no iterations."""

@@ -6,18 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from sprec.config import Recommend
-from sprec.data import Example
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy
+from sprec.methods.exclusion import is_excluded
 from sprec.prompts import parse_title
-from sprec.recommend.by_title import Recommendations
 from sprec.recommend.grounding import Grounder
+from sprec.recommend.protocols import Recommendations
 
 
 def recommend_by_consensus(
     policy: Policy,
     asked: Sequence[Sequence[int]],
-    examples: Sequence[Example],
+    excluded: np.ndarray,
     grounder: Grounder,
     settings: Recommend,
     budget: int,
@@ -30,8 +30,12 @@ def recommend_by_consensus(
     under the model. Cases with fewer than k different items are filled with the nearest items of their first one.
 
     Args:
+        policy: the model.
         asked: token ids of the prompts.
-        examples: their examples; the histories are excluded if the settings say so.
+        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        grounder: titles to items.
+        settings: samples, temperature, length of titles and lists.
+        budget: tokens per batch.
         seed: of the samples.
         journal: a folder that remembers finished batches.
 
@@ -50,12 +54,12 @@ def recommend_by_consensus(
     titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
     voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), settings.samples)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
-    exclude = [np.array(example.history if settings.exclude_history else (), dtype=np.int64) for example in examples]
+    allowed = ~is_excluded(np.arange(len(voted))[:, None], voted, excluded)
     ranked = [
-        [item for item in rank_votes(items, scores) if item not in set(banned.tolist())][: settings.top_k]
-        for items, scores, banned in zip(voted, log_probs, exclude, strict=True)
+        rank_votes(items[kept], scores[kept])[: settings.top_k]
+        for items, scores, kept in zip(voted, log_probs, allowed, strict=True)
     ]
-    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, exclude), [], samples=titles)
+    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, excluded), [], samples=titles)
 
 
 def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
@@ -72,14 +76,12 @@ def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
     return ranked
 
 
-def _filled(
-    ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, exclude: Sequence[np.ndarray]
-) -> np.ndarray:
+def _filled(ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, excluded: np.ndarray) -> np.ndarray:
     """Lists of exactly k items: short ones go on with the items nearest to their first vote."""
     short = [row for row, items in enumerate(ranked) if len(items) < k]
     if short:
         first = [grounder.title_of(ranked[row][0] if ranked[row] else int(voted[row, 0])) for row in short]
-        nearest = grounder.top_k(first, k, [exclude[row] for row in short])
+        nearest = grounder.top_k(first, k, excluded[short])
         for row, items in zip(short, nearest.tolist(), strict=True):
             ranked[row] = list(dict.fromkeys(ranked[row] + items))[:k]  # of k items, enough have no votes
     return np.array(ranked, dtype=np.int64).reshape(len(ranked), k)

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sprec.data import Split
 from sprec.engine.decode.constrained import Guide, Leaves, Search, best_leaves
 from sprec.engine.decode.trie import Trie
 from sprec.engine.model.policy import Policy
-from sprec.methods.sampling import excluded_items
+from sprec.methods.exclusion import is_excluded, require_room
 from sprec.prompts import PromptBuilder
-from sprec.system.errors import UserError
 
 _POOL = 32
 """Hypotheses remembered per beam. A trained 2M model reads 120 to find 5 titles of 4,058, all of them for certain."""
@@ -47,12 +45,11 @@ def catalog_trie(policy: Policy, builder: PromptBuilder) -> Trie:
 def rank_items(
     policy: Policy,
     asked: Sequence[Sequence[int]],
-    examples: Split,
+    excluded: np.ndarray,
     trie: Trie,
     k: int,
     beams: int,
     *,
-    exclude_history: bool = False,
     guide: Guide | None = None,
     best_first: bool = True,
     budget: int = 8192,
@@ -62,11 +59,10 @@ def rank_items(
     Args:
         policy: the model.
         asked: token ids of the prompts.
-        examples: their examples.
+        excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
         trie: of :func:`catalog_trie`.
         k: items per case.
         beams: hypotheses read at once, never fewer than items are looked for.
-        exclude_history: leave out the items of the histories.
         guide: changes the scores (D3).
         best_first: go back to hypotheses that fell behind, until the result is proven; off is plain beam search.
         budget: tokens per batch.
@@ -75,11 +71,8 @@ def rank_items(
         UserError: the catalog has fewer than ``k`` items that may be recommended.
     """
     items = len(trie.ids)
-    excluded = excluded_items(examples, items, history=exclude_history, target=False)
+    require_room(excluded, items, k)
     most = int((excluded < items).sum(1).max(initial=0))
-    if k + most > items:
-        without = f" without the {most} of a history" if most else ""
-        raise UserError(f"cannot recommend {k} items from a catalog of {items}{without}; ask for fewer")
     beams = max(beams, k + most)
     search = Search(k, beams, pool=_POOL * beams if best_first else 0)
     banned = _banned(trie, excluded) if most else None
@@ -109,7 +102,7 @@ def _items_of(found: Leaves, trie: Trie, excluded: np.ndarray, k: int) -> Ranked
     item = ids[np.repeat(start, count) + np.arange(count.sum()) - own]
     row = np.repeat(np.repeat(np.arange(n), found.nodes.shape[1]), count)
     value = np.repeat(found.scores.numpy().ravel(), count)
-    allowed = ~np.isin(item + row * (len(ids) + 1), excluded + np.arange(n)[:, None] * (len(ids) + 1))
+    allowed = ~is_excluded(row, item, excluded)
     item, row, value = item[allowed], row[allowed], value[allowed]
     order = np.lexsort((item, -value, row))
     item, row, value = item[order], row[order], value[order]

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprec.data import Catalog
+from sprec.methods.exclusion import nothing_excluded, require_room
+from sprec.methods.ranking import first_allowed
 from sprec.prompts import EMPTY_TITLE
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.nearest import FlatIndex
@@ -50,25 +52,23 @@ class Grounder:
         """The title of an item of this catalog."""
         return self.catalog.titles[item]
 
-    def top_k(self, texts: Sequence[str], k: int, exclude: Sequence[np.ndarray] | None = None) -> np.ndarray:
+    def top_k(self, texts: Sequence[str], k: int, excluded: np.ndarray | None = None) -> np.ndarray:
         """The ``k`` items nearest to each text, nearest first, ties by item id, shape (n, k).
 
         Args:
             texts: generated titles; an empty one stands for the word NAN. Equal texts are encoded once.
             k: items per text.
-            exclude: per text, ids of items that must not be returned (a user's history, say).
+            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
 
         Raises:
             UserError: the catalog has fewer than ``k`` items that are not excluded.
         """
-        excluded = [np.unique(ids) for ids in exclude] if exclude is not None else [np.zeros(0, int)] * len(texts)
-        most = max(map(len, excluded), default=0)
         items = len(self._title_of_item)
-        if k + most > items:
-            without = f" without the {most} excluded ones" if most else ""
-            raise UserError(f"cannot recommend {k} items from a catalog of {items}{without}; ask for fewer")
+        without = nothing_excluded(len(texts), items) if excluded is None else excluded
+        require_room(without, items, k)
         distinct, row = _distinct([text.strip() or EMPTY_TITLE for text in texts])
-        return _first_allowed(self._ranked(distinct, k + most)[row], excluded, k)
+        most = int((without < items).sum(1).max(initial=0))
+        return first_allowed(self._ranked(distinct, k + most)[row], without, k)
 
     def _ranked(self, texts: Sequence[str], k: int) -> np.ndarray:
         """The ``k`` nearest items of distinct texts, shape (n, k)."""
@@ -103,18 +103,6 @@ def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
     number: dict[str, int] = {}
     which = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
     return list(number), which
-
-
-def _first_allowed(ranked: np.ndarray, excluded: Sequence[np.ndarray], k: int) -> np.ndarray:
-    """The first ``k`` entries of each row that are not excluded there, shape (n, k)."""
-    if not any(map(len, excluded)):
-        return ranked[:, :k]
-    span = int(max(ranked.max(), *(ids.max(initial=0) for ids in excluded))) + 1
-    rows = np.arange(len(ranked))
-    banned = np.concatenate(excluded) + span * np.repeat(rows, [len(ids) for ids in excluded])
-    hit = np.isin(ranked + span * rows[:, None], banned)
-    allowed = np.argsort(hit, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(ranked, allowed, axis=1)
 
 
 def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | None) -> Tensor:

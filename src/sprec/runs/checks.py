@@ -5,15 +5,35 @@ from importlib.util import find_spec
 from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.engine.model.backbones import located
+from sprec.methods.exclusion import excluded_items, require_room
 from sprec.methods.histories import longest
-from sprec.methods.sampling import excluded_items, require_room
-from sprec.methods.table import WITHOUT_MODEL
-from sprec.runs.sasrec_stage import needs_oracle
+from sprec.recommend.protocols import Need, needs_of
+from sprec.runs.protocols import trains_model
+from sprec.runs.sasrec_stage import needs_sasrec
 from sprec.system.errors import UserError
+
+
+def check_method(recipe: Recipe) -> None:
+    """Refuse a protocol that makes no use of what the method trains.
+
+    Args:
+        recipe: all settings.
+
+    Raises:
+        UserError: the protocol ranks items by itself, or needs a model that the method does not have.
+    """
+    protocol = recipe.recommend.protocol
+    if trains_model(recipe) != (Need.MODEL in needs_of(recipe.recommend)):
+        why = "has no language model" if not trains_model(recipe) else "trains one that this protocol does not ask"
+        raise UserError(f"method {recipe.method} {why}: recommend.protocol={protocol} does not go with it")
 
 
 def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse what cannot work before any work is done.
+
+    Args:
+        recipe: all settings.
+        dataset: the data.
 
     Raises:
         UserError: an empty split, a catalog that is too small, or missing genres.
@@ -26,11 +46,11 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
     check_beams(recipe, dataset)
     _require_negatives(recipe, dataset)
-    if needs_oracle(recipe) and items < 2:
+    if needs_sasrec(recipe) and items < 2:
         raise UserError(f"SASRec learns to tell items apart, and the catalog of {dataset.name} has {items}")
-    if needs_oracle(recipe) and not len(dataset.valid):
+    if needs_sasrec(recipe) and not len(dataset.valid):
         raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
-    if recipe.method not in WITHOUT_MODEL and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
+    if trains_model(recipe) and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
         raise UserError(
             f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "
             "import one, or set sft.valid=0 to keep the last epoch"
@@ -45,11 +65,15 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
 def check_beams(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse a search for more titles than there are.
 
+    Args:
+        recipe: all settings.
+        dataset: the data.
+
     Raises:
         UserError: names the setting.
     """
     beams, items = recipe.recommend.beams, len(dataset.catalog)
-    if recipe.recommend.protocol in ("exact", "d3", "d3-grounded") and beams > items:
+    if Need.BEAMS in needs_of(recipe.recommend) and beams > items:
         raise UserError(f"recommend.beams={beams}, but the catalog of {dataset.name} has {items} items; lower it")
 
 
@@ -84,12 +108,15 @@ def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
 def check_installed(recipe: Recipe) -> None:
     """Refuse trackers and encoders that are not installed before any work is done, and fetch a known backbone.
 
+    Args:
+        recipe: all settings.
+
     Raises:
         UserError: names the package, or says why there is no backbone.
     """
-    if isinstance(recipe.backbone, HuggingFace) and recipe.method not in WITHOUT_MODEL:
+    if isinstance(recipe.backbone, HuggingFace) and trains_model(recipe):
         located(recipe.backbone.path)
-    encodes = recipe.method not in WITHOUT_MODEL and recipe.recommend.encoder.startswith("sentence-transformers:")
+    encodes = trains_model(recipe) and recipe.recommend.encoder.startswith("sentence-transformers:")
     if encodes and find_spec("sentence_transformers") is None:
         raise UserError("recommend.encoder needs sentence-transformers: pip install 'sprec[ground]'")
     for tracker in recipe.track:

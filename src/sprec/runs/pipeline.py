@@ -9,10 +9,10 @@ from typing import Any
 
 from sprec.config import Recipe
 from sprec.data import Dataset
-from sprec.methods.table import WITHOUT_MODEL
 from sprec.runs import health, stages
-from sprec.runs.checks import check_fit, check_installed
-from sprec.runs.sasrec_stage import needs_oracle, oracle
+from sprec.runs.checks import check_fit, check_installed, check_method
+from sprec.runs.protocols import trains_model
+from sprec.runs.sasrec_stage import needs_sasrec, sasrec
 from sprec.runs.session import Session
 from sprec.runs.store import RECIPE, Stage, Store
 from sprec.system import processes, storage
@@ -68,6 +68,7 @@ def run(
     """
     if not dataset.hash:
         raise UserError(f"{dataset.name} is not on the disk, where runs know data by: dataset = dataset.save(FOLDER)")
+    check_method(recipe)
     check_fit(recipe, dataset)
     check_installed(recipe)
     store = Store(Path(out), shared, strict, patient)
@@ -75,7 +76,7 @@ def run(
     with processes.together(), store.lock():
         processes.by_first(lambda: _open(store, recipe, dataset, overwrite))
         session = Session(recipe, dataset, store)
-        results, kept = _without_model(session) if recipe.method in WITHOUT_MODEL else _loop(session)
+        results, kept = _stages(session)
         processes.by_first(lambda: _close(store, recipe, dataset, results, kept))
     return results
 
@@ -148,12 +149,28 @@ def _text(file: Path) -> str:
         return ""
 
 
+def planned(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
+    """The stages of a run, by name, with the keys of all that they depend on; nothing is made.
+
+    Args:
+        recipe: all settings.
+        dataset: the data.
+    """
+    store = Store(Path(), dry=True)
+    _stages(Session(recipe, dataset, store))
+    return {folder.partition("-")[2]: key for folder, key in store.keys.items()}
+
+
+def _stages(session: Session) -> tuple[list[Result], dict[str, Path]]:
+    return _loop(session) if trains_model(session.recipe) else _without_model(session)
+
+
 def _without_model(session: Session) -> tuple[list[Result], dict[str, Path]]:
     """The methods that rank items: one evaluation."""
-    method = session.recipe.method
-    basis = oracle(session) if needs_oracle(session.recipe) else Stage(Path(), method)
-    metrics = stages.evaluate(session, f"{method}-0", basis, basis)
-    return [Result(method, 0, method, metrics)], _kept(sasrec=basis)
+    method, nothing = session.recipe.method, Stage(Path(), "")
+    own = sasrec(session) if needs_sasrec(session.recipe) else nothing
+    metrics = stages.evaluate(session, f"{method}-0", nothing, nothing)
+    return [Result(method, 0, method, metrics)], _kept(sasrec=own)
 
 
 def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
@@ -166,10 +183,11 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
         if last or iteration == 0 or recipe.evaluate == "stages":
             metrics = stages.evaluate(session, f"{stage}-{iteration}", policy, backbone)
             results.append(Result(stage, iteration, recipe.method if iteration else start_from, metrics))
-            _watch(results, recipe)
+            if not session.store.dry:
+                _watch(results, recipe)
 
     backbone = stages.backbone(session)
-    sasrec = oracle(session) if needs_oracle(recipe) else Stage(Path(), "")
+    assistant = sasrec(session) if needs_sasrec(recipe) else Stage(Path(), "")
     policy = stages.initial_sft(session, backbone)
     evaluate("sft", policy, 0, last=loop.iterations == 0)
     for iteration in range(1, loop.iterations + 1):
@@ -185,7 +203,7 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
             reference = policy if recipe.prefer.reference == "post-sft" else start
             policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
-    return results, _kept(backbone=backbone, sasrec=sasrec) | {"model": policy.folder / "model"}
+    return results, _kept(backbone=backbone, sasrec=assistant) | {"model": policy.folder / "model"}
 
 
 def _kept(**made: Stage) -> dict[str, Path]:

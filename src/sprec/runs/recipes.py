@@ -8,8 +8,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from sprec.config import MethodName, Recipe, merge
+from sprec.config import MethodName, Recipe
 from sprec.methods.table import METHODS
+from sprec.recommend.protocols import PROTOCOLS
 from sprec.system.errors import UserError
 
 SHIPPED = files("sprec") / "recipes"
@@ -73,12 +74,21 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
     return validate(merge(resolved, settings), name)
 
 
-def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """A resolved recipe with ``section.key=value`` changes."""
+def changed(recipe: Recipe, changes: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recipe:
+    """A resolved recipe with changes.
+
+    Args:
+        recipe: all settings.
+        changes: ``section.key=value`` strings, the value in YAML.
+        settings: further changes, by section.
+
+    Raises:
+        UserError: an unknown key or value; the message names the key.
+    """
     content = recipe.model_dump(mode="json")
     for change in changes:
         content = merge(content, _parse_change(change))
-    return validate(content, "with --set")
+    return validate(merge(content, dict(settings or {})), "with other settings")
 
 
 def validate(content: Mapping[str, Any], name: str) -> Recipe:
@@ -88,13 +98,19 @@ def validate(content: Mapping[str, Any], name: str) -> Recipe:
         UserError: the first thing that is wrong, by its dotted key.
     """
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         kinds = {"scratch", "huggingface"}  # the discriminator shows up in the location, it is no key
         key = ".".join(str(part) for part in first["loc"] if part not in kinds)
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}") from error
+    if recipe.recommend.protocol not in PROTOCOLS:
+        raise UserError(
+            f'recipe {name}: recommend.protocol: there is no "{recipe.recommend.protocol}"; protocols: '
+            f"{', '.join(PROTOCOLS)}"
+        )
+    return recipe
 
 
 def _mapping(content: str, name: str) -> dict[str, Any]:
@@ -115,3 +131,20 @@ def _parse_change(change: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return nested if isinstance(nested, dict) else {}
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Lay ``update`` over ``base``, section by section; lists and scalars are replaced."""
+    merged = dict(base)
+    for key, value in update.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not _changes_kind(below, value):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _changes_kind(below: dict[str, Any], value: dict[str, Any]) -> bool:
+    """Whether ``value`` is of another kind: settings of another backbone do not apply to it."""
+    return "kind" in value and "kind" in below and value["kind"] != below["kind"]

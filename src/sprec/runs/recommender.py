@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from sprec.config import Recipe, Scratch
 from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import CUTOFFS
-from sprec.methods.table import WITHOUT_MODEL
-from sprec.recommend.by_title import Recommendations
+from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols
 from sprec.runs.checks import check_beams, check_fit, check_installed
+from sprec.runs.keys import afterwards
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
 from sprec.runs.stages import given, metrics_of
@@ -20,10 +22,19 @@ from sprec.system.errors import UserError
 
 
 class Recommender:
-    """The last model of a run, with its catalog: ``Recommender.load(run).recommend(histories, k=5)``."""
+    """The last model of a run, with its catalog: ``Recommender.load(run).recommend(histories, k=5)``.
+
+    It keeps no state between calls. Threads may share it: they take turns at the model.
+
+    Args:
+        session: the run.
+        backbone: what grounds titles.
+        final: the model.
+    """
 
     def __init__(self, session: Session, backbone: Stage, final: Stage) -> None:
         self.session, self.backbone, self.final = session, backbone, final
+        self._turn = Lock()
 
     @property
     def catalog(self) -> Catalog:
@@ -36,50 +47,58 @@ class Recommender:
 
         Args:
             run: a finished run.
-            changes: other settings of recommending, as in ``sprec run --set``: ``recommend.protocol=exact``.
+            changes: other settings, as in ``sprec run --set``: ``recommend.protocol=exact``.
 
         Raises:
-            UserError: there is no finished run, or a setting does not exist, is none of recommending or does not fit
+            UserError: there is no finished run, or a setting does not exist, would need another run or does not fit
                 the catalog.
         """
-        root = Path(run)
-        session = open_run(root)
-        session.recipe = _asked_otherwise(session, changes)
+        session = open_run(Path(run), changes)
         check_beams(session.recipe, session.dataset)
-        return cls(session, backbone_of(session), Stage(root, "model"))
+        return cls(session, backbone_of(session), Stage(Path(run), "model"))
 
-    def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> list[list[int]]:
+    def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5, **settings: Any) -> list[list[int]]:
         """The k best items for each history, best first; :meth:`recommendations` tells more of them.
 
         Takes and raises what :meth:`recommendations` does.
-        """
-        lists: list[list[int]] = self.recommendations(histories, k).items.tolist()
-        return lists
-
-    def recommendations(self, histories: Sequence[Sequence[int | str]], k: int = 5) -> Recommendations:
-        """The k best items for each history, by the protocol of the run's recipe.
 
         Args:
             histories: item ids or titles, oldest first; not empty.
             k: items per list.
+            settings: of recommending, where they differ from the run's.
+        """
+        lists: list[list[int]] = self.recommendations(histories, k, **settings).items.tolist()
+        return lists
+
+    def recommendations(self, histories: Sequence[Sequence[int | str]], k: int = 5, **settings: Any) -> Recommendations:
+        """The k best items for each history.
+
+        Args:
+            histories: item ids or titles, oldest first; not empty.
+            k: items per list.
+            settings: of recommending, where they differ from the run's: ``protocol="exact"``,
+                ``exclude_history=True``.
 
         Returns:
             The lists; with the protocol ``exact`` also the log-probability of each item.
 
         Raises:
-            UserError: an unknown title (the closest ones are named), an unknown id, an empty history, or k is
-                larger than the catalog.
+            UserError: an unknown title (the closest ones are named), an unknown id, an empty history, k is larger than
+                the catalog, or a setting does not exist or does not fit.
         """
         items = [[self._item(entry) for entry in history] for history in histories]
         if not all(items):
             raise UserError("a history is empty; name at least one item")
         if not 1 <= k <= len(self.catalog):
             raise UserError(f"k={k} is not between 1 and the {len(self.catalog)} items of the catalog")
-        wanted = self.session.recipe.recommend.model_copy(update={"top_k": k})
-        session = self.session
-        session.recipe = session.recipe.model_copy(update={"recommend": wanted})
-        examples = Split.of((history, 0) for history in items)
-        return protocols.recommend(session, self.final, self.backbone, examples)
+        recipe = self.session.recipe
+        if settings:
+            recipe = changed(recipe, [], {"recommend": settings})
+            check_beams(recipe, self.session.dataset)
+        wanted = recipe.recommend.model_copy(update={"top_k": k})
+        with self._turn:
+            examples = Split.of((history, 0) for history in items)
+            return protocols.recommend(self.session, wanted, self.final, self.backbone, examples)
 
     def _item(self, entry: int | str) -> int:
         if isinstance(entry, str):
@@ -87,20 +106,6 @@ class Recommender:
         if not 0 <= entry < len(self.catalog):
             raise UserError(f"there is no item {entry}; ids go from 0 to {len(self.catalog) - 1}")
         return entry
-
-
-_AFTERWARDS = ("recommend", "cases", "split", "sasrec", "seed", "device", "precision", "tokens_per_batch")
-"""Settings that mean something to a model that is trained."""
-
-
-def _asked_otherwise(session: Session, changes: Sequence[str]) -> Recipe:
-    """The recipe of a run with changes that do not need another run."""
-    for change in changes:
-        if change.partition("=")[0].partition(".")[0] not in _AFTERWARDS:
-            raise UserError(
-                f"--set {change} would train another model; a finished run takes {', '.join(_AFTERWARDS)} only"
-            )
-    return changed(session.recipe, changes)
 
 
 def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
@@ -112,28 +117,36 @@ def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUT
         ks: cut-offs, as far as the lists go.
 
     Raises:
-        UserError: there is no finished run, a setting does not exist or is none of recommending or evaluating, or does
-            not fit the data.
+        UserError: there is no finished run, a setting does not exist, would need another run or does not fit the data.
     """
-    session = open_run(Path(run))
-    session.recipe = _asked_otherwise(session, changes)
+    session = open_run(Path(run), changes)
     check_fit(session.recipe, session.dataset)
     check_installed(session.recipe)
-    final = Stage(Path(run), "model")
-    return metrics_of(session, protocols.recommend(session, final, backbone_of(session), session.cases), ks)
+    settings, final = session.recipe.recommend, Stage(Path(run), "model")
+    found = protocols.recommend(session, settings, final, backbone_of(session), session.cases)
+    return metrics_of(session, found, ks)
 
 
-def open_run(root: Path) -> Session:
+def open_run(root: Path, changes: Sequence[str] = ()) -> Session:
     """The recipe and data of a run that has a model.
 
+    Args:
+        root: the run directory.
+        changes: other settings, as in ``sprec run --set``.
+
     Raises:
-        UserError: there is no run with a model at this path.
+        UserError: there is no run with a model at this path, or a setting does not exist or would need another run.
     """
     recipe, dataset = read_run(root)
     problem = storage.verify(root)
     if problem:
         raise UserError(f"{root} is not a finished run ({problem}); finish it with the same sprec run command")
-    return Session(recipe, dataset, Store(root))
+    for change in changes:
+        if change.partition("=")[0].partition(".")[0] not in afterwards():
+            raise UserError(
+                f"--set {change} would train another model; a finished run takes {', '.join(afterwards())} only"
+            )
+    return Session(changed(recipe, changes), dataset, Store(root))
 
 
 def read_run(root: Path) -> tuple[Recipe, Dataset]:
@@ -155,10 +168,10 @@ def backbone_of(session: Session) -> Stage:
     Raises:
         UserError: it is damaged.
     """
-    if session.recipe.method in WITHOUT_MODEL:
-        return Stage(Path(), session.recipe.method)
+    if not protocols.trains_model(session.recipe):
+        return Stage(Path(), "")
     if not isinstance(session.recipe.backbone, Scratch):
-        return given(session.recipe.backbone)
+        return given(session.recipe)
     folder = session.store.root / "backbone"
     problem = storage.verify(folder)
     if problem:

@@ -17,6 +17,7 @@ from sprec.prompts import PromptBuilder, parse_negative
 from sprec.runs.examples import prompts
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
+from sprec.runs.streams import Stream, rng_of, seed_of
 from sprec.system import processes
 
 FILE = "rollouts.jsonl"
@@ -99,7 +100,7 @@ def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.nda
     else:
         titles = _titles(catalog, _sampled(session, backbone, examples, iteration))
     if settings.random_ratio:
-        rng = np.random.default_rng([session.recipe.seed, iteration, 3])
+        rng = rng_of(session.recipe.seed, Stream.MIX, iteration)
         drawn = samplers.uniform(rng, examples, len(catalog), settings.count, settings.exclude_history)
         titles = samplers.mix(rng, titles, _titles(catalog, drawn), settings.random_ratio)
     return Rollouts._of(rows, titles)
@@ -115,7 +116,7 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
         count=wide if settings.decode == "beam" else settings.count,
         beams=wide,
         temperature=settings.temperature,
-        seed=int(np.random.SeedSequence([recipe.seed, iteration, 4]).generate_state(1)[0]),
+        seed=seed_of(recipe.seed, Stream.ROLLOUT, iteration),
     )
     titles = _answers(session, policy, backbone, examples, decoding, f"rollout {iteration}", "rollout")
     if settings.redraw_equal:
@@ -140,7 +141,7 @@ def _wrong_answers(
         max_new_tokens=session.recipe.negatives.max_new_tokens,
         count=_REDRAWS,
         temperature=session.recipe.negatives.temperature,
-        seed=int(np.random.SeedSequence([session.recipe.seed, iteration, 8]).generate_state(1)[0]),
+        seed=seed_of(session.recipe.seed, Stream.REDRAW, iteration),
     )
     # which cases these are may depend on rounding, so on how an earlier process cut its batches
     journal = f"redraw-{sha256(again.tobytes()).hexdigest()[:16]}"
@@ -198,7 +199,7 @@ def _served(session: Session, policy: Stage) -> Served:
 def _sampled(session: Session, backbone: Stage, examples: Split, iteration: int) -> np.ndarray:
     """Item ids of sampled negatives, (n, K)."""
     settings, train, items = session.recipe.negatives, session.dataset.train, len(session.dataset.catalog)
-    rng = np.random.default_rng([session.recipe.seed, iteration, 5])
+    rng = rng_of(session.recipe.seed, Stream.NEGATIVES, iteration)
     if settings.source == "uniform":
         return samplers.uniform(rng, examples, items, settings.count, exclude_history=settings.exclude_history)
     if settings.source == "popularity":

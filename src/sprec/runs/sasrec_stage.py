@@ -1,17 +1,17 @@
 """SASRec as a stage of a run: a recommender of its own, the assistant of D3, the oracle of RosePO's smoothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from sprec.config import Recipe
+from sprec.config import Part, Recipe
 from sprec.data import Split
 from sprec.engine.train.stage import LOG
 from sprec.methods.objectives import oracle_smoothing
 from sprec.methods.sasrec import SASRec, Settings, train_sasrec, validation_ndcg
+from sprec.recommend.protocols import Need, needs_of
 from sprec.runs.examples import pretraining_examples
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
@@ -20,14 +20,17 @@ from sprec.system import processes, storage
 _NAME = "sasrec"
 
 
-def needs_oracle(recipe: Recipe) -> bool:
-    """Whether a run consults SASRec."""
-    guided = recipe.recommend.protocol.startswith("d3") and recipe.recommend.alpha < 1
+def needs_sasrec(recipe: Recipe) -> bool:
+    """Whether a run consults SASRec.
+
+    Args:
+        recipe: its settings.
+    """
     smoothed = recipe.prefer.smoothing and recipe.loop.dpo_step and recipe.loop.iterations > 0
-    return recipe.method == "sasrec" or guided or smoothed
+    return Need.SASREC in needs_of(recipe.recommend) or smoothed
 
 
-def oracle(session: Session) -> Stage:
+def sasrec(session: Session) -> Stage:
     """The trained SASRec; ask for it once per run, its number is the place where it is asked for."""
 
     def make(folder: Path) -> str:
@@ -37,28 +40,27 @@ def oracle(session: Session) -> Stage:
         model.save(folder)
         return f"validation NDCG {validation_ndcg(model, session.dataset.valid):.4f}"
 
-    return session.store.stage(_NAME, _depends(session), make)
+    return session.store.stage(_NAME, session.depends(Part.SASREC), make)
 
 
-def load_oracle(session: Session) -> SASRec:
+def sasrec_key(session: Session) -> str:
+    """The key of the SASRec that this recipe makes, whether or not its stage is there."""
+    return session.store.key_of(_NAME, session.depends(Part.SASREC))
+
+
+def load_sasrec(session: Session) -> SASRec:
     """The SASRec of this run; trained now where it has none (evaluating a run by another protocol than its own)."""
-    depends = _depends(session)
-    if session.oracle is None or session.oracle[0] != depends:
-        session.oracle = depends, _find(session, depends) or _train(session)
-    return session.oracle[1]
+    key = sasrec_key(session)
+    if session.sasrec is None or session.sasrec[0] != key:
+        session.sasrec = key, _find(session, key) or _train(session)
+    return session.sasrec[1]
 
 
-def _find(session: Session, depends: Mapping[str, Any]) -> SASRec | None:
+def _find(session: Session, key: str) -> SASRec | None:
     for folder in (*session.store.stages.glob(f"[0-9]*-{_NAME}"), session.store.root / _NAME):
-        if not storage.verify(folder) and storage.read_manifest(folder)["depends"] == depends:
+        if not storage.verify(folder) and storage.read_manifest(folder)["key"] == key:
             return SASRec.load(folder).to(session.device)
     return None
-
-
-def _depends(session: Session) -> dict[str, Any]:
-    recipe = session.recipe
-    settings = {**recipe.sasrec.decisive(), "history": recipe.prompt.history}
-    return {"data": session.dataset.hash, "sasrec": settings, "seed": recipe.seed}
 
 
 def _train(session: Session, log: Path | None = None) -> SASRec:
@@ -78,7 +80,7 @@ def smoothing(session: Session, examples: Split, rejected: Sequence[Sequence[str
     """
     by_title = session.dataset.catalog.by_title
     items = np.array([by_title.get(titles[0], -1) for titles in rejected], dtype=np.int64).reshape(-1, 1)
-    scores = load_oracle(session).scores_of(examples, np.column_stack([examples.targets, np.maximum(items, 0)]))
+    scores = load_sasrec(session).scores_of(examples, np.column_stack([examples.targets, np.maximum(items, 0)]))
     temperature = session.recipe.prefer.smoothing_temperature
     factors = oracle_smoothing(scores[:, 0], scores[:, 1], temperature=temperature)
     return factors.masked_fill(torch.from_numpy(items[:, 0] < 0), 0.0)

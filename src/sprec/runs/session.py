@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprec.config import HuggingFace, Recipe, Scratch
+from sprec.config import HuggingFace, Part, Recipe
 from sprec.data import Dataset, Split
 from sprec.engine.decode.trie import Trie
 from sprec.engine.model.identity import origin
@@ -20,7 +20,9 @@ from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
+from sprec.runs.keys import settings_of
 from sprec.runs.store import Stage, Store
+from sprec.runs.streams import Stream, seed_of
 from sprec.system.hardware import pick_device, pick_precision
 
 
@@ -36,8 +38,8 @@ class Session:
     store: Store
     _policy: Policy | None = None
     _holds: str = field(default="", init=False)
-    oracle: tuple[dict[str, Any], SASRec] | None = field(default=None, init=False)
-    """The SASRec that was consulted last, and what it depends on."""
+    sasrec: tuple[str, SASRec] | None = field(default=None, init=False)
+    """The SASRec that was consulted last, and its key."""
 
     @cached_property
     def device(self) -> torch.device:
@@ -78,7 +80,7 @@ class Session:
     def _load(self, stage: Stage) -> Policy:
         backbone = self.recipe.backbone
         if isinstance(backbone, HuggingFace) and stage.folder == Path():
-            torch.manual_seed(self.recipe.seed)  # of the fresh adapters
+            torch.manual_seed(seed_of(self.recipe.seed, Stream.ADAPTERS))
             return load_huggingface(backbone, self.device, self.precision)
         return load_saved(stage.folder / "model", backbone, self.device, self.precision)
 
@@ -101,42 +103,40 @@ class Session:
         if self._policy is not None and not self._holds:
             self._holds = key
 
-    @property
-    def prompt_settings(self) -> dict[str, Any]:
-        """The settings that change what a model reads."""
-        backbone = self.recipe.backbone
-        quantize = None if isinstance(backbone, Scratch) else backbone.quantize
-        return {
-            "prompt": self.recipe.prompt.decisive(),
-            "data": self.dataset.hash,
-            "precision": str(self.precision),
-            "quantize": quantize,
-        }
+    def depends(self, part: Part) -> dict[str, Any]:
+        """What a kind of stage depends on beside earlier stages: the settings that affect it, and the data.
 
-    @property
-    def generation_settings(self) -> dict[str, Any]:
-        """What else changes generated tokens: in bf16 rotary frequencies were rounded, and are exact now."""
-        return {"positions": "exact"} if self.precision is torch.bfloat16 else {}
+        Args:
+            part: the kind of stage.
+        """
+        precise = self.recipe.model_copy(update={"precision": "bf16" if self.precision is torch.bfloat16 else "fp32"})
+        settings = settings_of(precise if part in Part.MODEL else self.recipe, part)
+        return {"data": self.dataset.hash, "settings": settings}
 
-    @property
-    def encoder_settings(self) -> dict[str, Any]:
-        """What grounds titles: the name of the encoder, and what is behind the name today."""
-        kind, _, name = self.recipe.recommend.encoder.partition(":")
-        return {"encoder": kind, "name": name, "content": origin(name) if name else None}
+    @cached_property
+    def encoder_content(self) -> str | None:
+        """What is behind the name of the text encoder today; None where it comes with the run."""
+        _, _, name = self.recipe.recommend.encoder.partition(":")
+        return origin(name) if name else None
 
-    def grounder(self, backbone: Stage) -> Grounder:
+    def grounder(self, backbone: Stage, encoder: str | None = None) -> Grounder:
         """The grounding of generated titles; with the encoder ``lm`` by the hidden states of the backbone.
 
         The backbone before any fine-tuning encodes, as in BIGRec, so that all stages are grounded alike.
+
+        Args:
+            backbone: its stage.
+            encoder: as ``recommend.encoder``, which is the default.
         """
-        if self._grounder is None:
-            self._grounder = Grounder(self._encoder(backbone), self.dataset.catalog, self.store.root / "cache")
-        return self._grounder
+        name = encoder or self.recipe.recommend.encoder
+        if name not in self._grounders:
+            cache = self.store.root / "cache"
+            self._grounders[name] = Grounder(self._encoder(backbone, name), self.dataset.catalog, cache)
+        return self._grounders[name]
 
-    _grounder: Grounder | None = field(default=None, init=False)
+    _grounders: dict[str, Grounder] = field(default_factory=dict, init=False)
 
-    def _encoder(self, backbone: Stage) -> Encoder:
-        name = self.recipe.recommend.encoder
+    def _encoder(self, backbone: Stage, name: str) -> Encoder:
         if name == "tfidf":
             return tfidf(self.dataset.catalog.titles)
         if name != "lm":

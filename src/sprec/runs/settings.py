@@ -7,6 +7,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from sprec.config import Recipe, Section
+from sprec.recommend.protocols import PROTOCOLS
 
 
 class Setting(NamedTuple):
@@ -59,8 +60,12 @@ def _setting(path: tuple[str, ...], field: FieldInfo, default: Any) -> Setting:
     if type(None) in kinds:
         values.append("null")
     shown = "REQUIRED" if field.is_required() else "{...}" if isinstance(default, Section) else _yaml(default)
+    about = " ".join((field.description or "").split())
+    if path == ("recommend", "protocol"):
+        values = list(PROTOCOLS)
+        about += f" {'; '.join(f'{name}: {row.about}' for name, row in PROTOCOLS.items())}."
     others = tuple(value for value in values if value != shown)
-    return Setting(".".join(path), shown, others, " ".join((field.description or "").split()))
+    return Setting(".".join(path), shown, others, about)
 
 
 def _yaml(value: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from sprec.config import HuggingFace, Prefer, Scratch, Sft, Training
+from sprec.config import HuggingFace, Part, Prefer, Recipe, Scratch, Sft, Training, encodes_negatives
 from sprec.data import Dataset, Example, Split
 from sprec.engine.layout.groups import GroupBatch, PromptGroup
 from sprec.engine.model.identity import origin
@@ -24,14 +24,16 @@ from sprec.methods import objectives
 from sprec.methods.negatives import uniform_log_prob
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
-from sprec.recommend.by_title import Recommendations
+from sprec.recommend.protocols import Need, Recommendations, needs_of
 from sprec.runs import health, protocols
 from sprec.runs.cases import cases_of
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
+from sprec.runs.keys import settings_of
 from sprec.runs.rollouts import Rollouts, make_rollouts
-from sprec.runs.sasrec_stage import smoothing
+from sprec.runs.sasrec_stage import sasrec_key, smoothing
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
+from sprec.runs.streams import Stream, rng_of, seed_of
 from sprec.system import processes, storage
 from sprec.system.parquet import read_parquet, write_parquet
 from sprec.system.progress import say
@@ -53,8 +55,7 @@ def backbone(session: Session) -> Stage:
     """The model that everything starts from: pre-trained here (``scratch``), or the hub's (nothing to store)."""
     recipe, settings = session.recipe, session.recipe.backbone
     if not isinstance(settings, Scratch):
-        return given(settings)
-    depends = {"backbone": settings.decisive(), **session.prompt_settings}
+        return given(recipe)
 
     def make(folder: Path) -> str:
         dataset = session.dataset
@@ -70,18 +71,24 @@ def backbone(session: Session) -> Stage:
             outcome = _train(session, policy, groups, _SFT, rates, "pretrain", settings.seed)
         return _save(session, policy, folder, outcome, "backbone")
 
-    return _hold(session, session.store.stage("backbone", depends, make))
+    return _hold(session, session.store.stage("backbone", session.depends(Part.BACKBONE), make))
 
 
-def given(settings: HuggingFace) -> Stage:
-    """A model that is not made here: no folder, and a key of its settings and its content."""
-    return Stage(Path(), storage.digest(known_by(settings)))
+def given(recipe: Recipe) -> Stage:
+    """A model that is not made here: no folder, and a key of its settings and its content, wherever it lies.
 
+    Args:
+        recipe: its backbone is the model.
 
-def known_by(settings: HuggingFace) -> dict[str, Any]:
-    """What a given model is known by in the keys of stages and records: its content, wherever it lies."""
-    own = {name: value for name, value in settings.decisive().items() if name not in ("path", "revision")}
-    return {"settings": own, "content": origin(settings.path, settings.revision)}
+    Raises:
+        ValueError: the backbone is made in the run.
+    """
+    if not isinstance(recipe.backbone, HuggingFace):
+        raise ValueError("the backbone of this recipe is made in the run")
+    decisive = settings_of(recipe, Part.BACKBONE)
+    own = {name: value for name, value in decisive.items() if name.startswith("backbone.")}  # it has read no prompts
+    content = origin(recipe.backbone.path, recipe.backbone.revision)
+    return Stage(Path(), storage.digest({"settings": own, "content": content}))
 
 
 def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
@@ -96,14 +103,11 @@ def initial_sft(session: Session, start: Stage) -> Stage:
     recipe, settings = session.recipe, session.recipe.sft
     if not settings.epochs and isinstance(recipe.backbone, Scratch):
         return start
-    depends = {"start": start.key, "sft": settings.decisive(), "seed": recipe.seed, **session.prompt_settings}
-    if settings.weights != "none":
-        # stages without this note divided by the lengths of other samples, or counted genres in the drawn ones alone
-        depends["weighted"] = "by sample, counted in all"
+    depends = {"start": start.key, **session.depends(Part.SFT)}
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
-        rows = _draw_rows(len(session.dataset.train), settings.samples, [recipe.seed, 0])
+        rows = _draw_rows(session, settings.samples)
         examples = session.dataset.train.take(rows)
         groups = _sft_groups(session, policy, examples)
         valid = _sft_groups(session, policy, session.dataset.valid[: settings.valid])
@@ -111,7 +115,8 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         extra: dict[str, torch.Tensor] = {}
         if settings.weights != "none":
             objective, extra = _weighted(session, examples, groups, settings)
-        outcome = _train(session, policy, groups, objective, settings, "sft", recipe.seed, extra, valid)
+        seed = seed_of(recipe.seed, Stream.SFT)
+        outcome = _train(session, policy, groups, objective, settings, "sft", seed, extra, valid)
         return _save(session, policy, folder, outcome, "sft")
 
     return _hold(session, session.store.stage("sft", depends, make))
@@ -141,31 +146,25 @@ def _weighted(
 
 def draw(session: Session, iteration: int) -> Sample:
     """Draw the examples of an iteration: a function of (seed, iteration)."""
-    rows = _draw_rows(len(session.dataset.train), session.recipe.loop.samples, [session.recipe.seed, iteration])
+    rows = _draw_rows(session, session.recipe.loop.samples, iteration)
     return Sample(rows, session.dataset.train.take(rows))
 
 
-def _draw_rows(count: int, samples: int, seed: Sequence[int]) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(count)[:samples]
+def _draw_rows(session: Session, samples: int, iteration: int = 0) -> np.ndarray:
+    rng = rng_of(session.recipe.seed, Stream.DRAW, iteration)
+    return rng.permutation(len(session.dataset.train))[:samples]
 
 
 def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, iteration: int) -> Stage:
     """The rejected answers of an iteration, as JSONL in TRL's prompt/chosen/rejected form plus item ids."""
     recipe = session.recipe
-    encodes = recipe.negatives.ground or recipe.negatives.source == "semantic"
     depends = {
         "policy": policy.key if recipe.negatives.source == "self-play" else start.key,
-        "negatives": recipe.negatives.decisive(apart="drop_equal"),  # prefer leaves them out
-        "encoder": session.encoder_settings if encodes else None,
-        "samples": recipe.loop.samples,
         "iteration": iteration,
-        "seed": recipe.seed,
-        **session.prompt_settings,
+        **session.depends(Part.ROLLOUT),
     }
-    if recipe.negatives.source == "self-play":
-        depends |= session.generation_settings
-    if recipe.server and recipe.negatives.source == "self-play":
-        depends["server"] = True  # other draws than those made here; which server it was does not matter
+    if encodes_negatives(recipe):
+        depends |= {"backbone": start.key, "encoder": session.encoder_content}
 
     def make(folder: Path) -> str:
         rollouts = make_rollouts(session, policy, start, sample.rows, iteration)
@@ -184,19 +183,12 @@ def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, ite
 def sft_step(session: Session, start: Stage, sample: Sample, iteration: int) -> Stage:
     """The SFT step of an iteration, on its examples."""
     recipe = session.recipe
-    depends = {
-        "start": start.key,
-        "step": recipe.sft_step.decisive(),
-        "samples": recipe.loop.samples,
-        "iteration": iteration,
-        "seed": recipe.seed,
-        **session.prompt_settings,
-    }
+    depends = {"start": start.key, "iteration": iteration, **session.depends(Part.SFT_STEP)}
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
         groups = _sft_groups(session, policy, sample.examples)
-        seed = _seed(recipe.seed, iteration, 1)
+        seed = seed_of(recipe.seed, Stream.SFT_STEP, iteration)
         outcome = _train(session, policy, groups, _SFT, recipe.sft_step, f"sft {iteration}", seed)
         return _save(session, policy, folder, outcome, "sft_step")
 
@@ -215,16 +207,14 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         current: pi_t, the model that the iteration began with; Eq. 8 weighs negatives by its probabilities.
     """
     recipe = session.recipe
-    weighted = {"current": current.key} if recipe.prefer.objective == "weighted-dpo" else {}
+    weighted = recipe.prefer.objective == "weighted-dpo"
     depends = {
         "start": start.key,
         "reference": reference.key,
         "rejected": rejected.key,
-        "drop_equal": recipe.negatives.drop_equal,
-        "prefer": recipe.prefer.decisive(),
-        "sasrec": recipe.sasrec.decisive() if recipe.prefer.smoothing else None,
-        **weighted,
-        **session.prompt_settings,
+        "current": current.key if weighted else None,
+        "sasrec": sasrec_key(session) if recipe.prefer.smoothing else None,
+        **session.depends(Part.PREFER),
     }
 
     def make(folder: Path) -> str:
@@ -243,7 +233,7 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         if recipe.prefer.smoothing:
             extra["smoothing"] = smoothing(session, examples, rollouts.titles)
         policy = session.policy(start)
-        seed = _seed(recipe.seed, iteration, 2)
+        seed = seed_of(recipe.seed, Stream.PREFER, iteration)
         outcome = _train(
             session, policy, groups, preference(recipe.prefer), recipe.prefer, f"prefer {iteration}", seed, extra
         )
@@ -307,24 +297,20 @@ def preference(settings: Prefer) -> Objective:
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
     """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
     recipe = session.recipe
-    protocol, wanted = recipe.recommend.protocol, protocols.settings_of(recipe)
+    needs = needs_of(recipe.recommend)
     depends = {
-        "policy": policy.key,
-        "backbone": start.key,
-        "recommend": wanted,
-        "encoder": session.encoder_settings if "encoder" in wanted else None,
-        "cases": recipe.cases,
-        "split": recipe.split,
+        "policy": policy.key if Need.MODEL in needs else None,
+        "backbone": start.key if Need.GROUNDER in needs else None,
+        "encoder": session.encoder_content if Need.GROUNDER in needs else None,
+        "sasrec": sasrec_key(session) if Need.SASREC in needs else None,
         "genres": list(session.dataset.genres),
-        "seed": recipe.seed if recipe.method == "random" or protocol in ("consensus", "d3", "d3-grounded") else None,
-        "sasrec": recipe.sasrec.decisive() if protocol.startswith("d3") else None,
-        **session.prompt_settings,
-        **session.generation_settings,
+        **session.depends(Part.EVALUATE),
     }
 
     def make(folder: Path) -> str:
         examples = session.cases
-        found = protocols.recommend(session, policy, start, examples, session.store.unfinished / "answers")
+        settings, journal = recipe.recommend, session.store.unfinished / "answers"
+        found = protocols.recommend(session, settings, policy, start, examples, journal=journal)
         metrics = metrics_of(session, found)
         if processes.first():
             write_recommendations(folder / RECOMMENDATIONS, found)
@@ -333,6 +319,8 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
 
     stage = session.store.stage(f"evaluate-{name}", depends, make)
+    if session.store.dry:
+        return {}
     metrics: dict[str, float] = json.loads((stage.folder / "metrics.json").read_text("utf-8"))
     return {key: float("nan") if value is None else value for key, value in metrics.items()}
 
@@ -449,7 +437,3 @@ def _hold(session: Session, stage: Stage) -> Stage:
     """After a stage was made, the policy in memory has its weights."""
     session.made(stage.key)
     return stage
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])

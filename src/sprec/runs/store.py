@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sprec.config import SCHEMA
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
@@ -49,12 +50,14 @@ class Store:
         shared: a folder of stages that several runs share by key, or None.
         strict: refuse damaged stages, shared ones too, instead of redoing them.
         patient: wait for a shared stage that another run is making.
+        dry: name the stages and their keys (:attr:`keys`), look for none and make none.
     """
 
     root: Path
     shared: Path | None = None
     strict: bool = False
     patient: bool = True
+    dry: bool = False
     keys: dict[str, str] = field(default_factory=dict, init=False)
     """The stages that were asked for: folder name to key."""
     _making: Stage = field(default=Stage(Path(), ""), init=False)
@@ -88,9 +91,11 @@ class Store:
             BusyError: another run is making the same stage, and the store is not patient.
         """
         depends = json.loads(json.dumps(depends))
-        key = storage.digest({"stage": name, "format": storage.FORMAT, **depends})[:24]
+        key = self.key_of(name, depends)
         folder = self.stages / f"{len(self.keys):02d}-{name}"
         self.keys[folder.name] = key
+        if self.dry:
+            return Stage(folder, key)
         with ExitStack() as held:
             if not processes.by_first(
                 lambda: self._found(folder, name, key, depends) or self._awaited(folder, key, held)
@@ -98,6 +103,16 @@ class Store:
                 self._make(folder, key, depends, make)
             processes.by_first(lambda: self._share(folder, key))  # what a killed run made but did not share, too
         return Stage(folder, key)
+
+    @staticmethod
+    def key_of(name: str, depends: Mapping[str, Any]) -> str:
+        """The key of a stage.
+
+        Args:
+            name: what the stage does.
+            depends: as :meth:`stage` takes it.
+        """
+        return storage.digest({"stage": name, "schema": SCHEMA, **depends})[:24]
 
     def _found(self, folder: Path, name: str, key: str, depends: Mapping[str, Any]) -> bool:
         self._renumber(folder, name, key)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sprec.config import Recipe
+from sprec.config import Part, Recipe
 from sprec.data import Catalog, Dataset
 from sprec.evaluation import (
     CUTOFFS,
@@ -23,9 +23,10 @@ from sprec.evaluation import (
     table_of_differences,
     table_of_methods,
 )
+from sprec.recommend.protocols import words_of
 from sprec.runs.cases import cases_of
 from sprec.runs.health import EXACT
-from sprec.runs.labels import protocol_of
+from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS, measured, read_recommendations
@@ -55,7 +56,7 @@ class Evaluation:
     @property
     def how(self) -> str:
         """How it recommends, in words."""
-        return protocol_of(self.recipe)
+        return words_of(self.recipe.recommend)
 
 
 def compare_runs(runs: Sequence[Path], resamples: int = 2000, metrics: str | None = None) -> tuple[Table, Table]:
@@ -143,13 +144,6 @@ def _grouped(runs: Sequence[Path], ks: Sequence[int]) -> dict[tuple[str, str], d
     return {key: dict(sorted(own.items())) for key, own in groups.items()}
 
 
-_NOT_PART_OF_A_METHOD = {"seed", "description", "track", "device", "checkpoint_steps", "tokens_per_batch",
-                         "evaluate", "server", "stop_below_exact_share"}  # fmt: skip
-
-
-_BEFORE_SELF_PLAY = {"backbone", "prompt", "sft", "cases", "split", "precision"}
-
-
 def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
     """Runs of one method count as its seeds; with other settings they are another method.
 
@@ -157,9 +151,10 @@ def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
     same seed.
     """
     whole = one.method == one.recipe.method and one.method == other.recipe.method
-    parts: dict[str, Any] = {"exclude": _NOT_PART_OF_A_METHOD} if whole else {"include": _BEFORE_SELF_PLAY}
-    ours, theirs = (e.recipe.model_dump(mode="json", **parts) for e in (one, other))
-    what = f"in {_first_difference(ours, theirs)}" if ours != theirs else ""
+    parts = EVERYTHING if whole else Part.BACKBONE | Part.SFT | Part.EVALUATE
+    ours, theirs = (settings_of(e.recipe, parts, same_method=False) for e in (one, other))
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    what = f"in {differing[0]}" if differing else ""
     if not what and one.recipe.seed == other.recipe.seed and one.key != other.key:
         what = f"with the same seed {one.recipe.seed}"
     if what:
@@ -167,15 +162,6 @@ def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
             f"{other.run} and {one.run} have {one.method} ({one.how}) in common but differ {what}; "
             "runs of one method are pooled as its seeds: compare these apart"
         )
-
-
-def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """The dotted name of the first setting in which two recipes differ."""
-    name = next(name for name in ours if ours[name] != theirs.get(name))
-    one, other = ours[name], theirs.get(name)
-    if isinstance(one, dict) and isinstance(other, dict) and set(one) == set(other):
-        return f"{name}.{_first_difference(one, other)}"
-    return name
 
 
 def _references(names: Mapping[tuple[str, str], str]) -> dict[str, str]:

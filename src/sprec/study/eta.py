@@ -4,36 +4,47 @@ Runs differ by two orders of magnitude, and many share a stage that the first of
 the time of the last one says much. Each run counts by the stages that it adds.
 """
 
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from sprec.config import Recipe
-from sprec.methods.table import WITHOUT_MODEL
+from sprec.recommend.protocols import PROTOCOLS
 
-_RANKING, _EVALUATION, _SAMPLING, _SFT, _ITERATION = 0.3, 0.3, 0.8, 1.5, 1.2
-"""Stages in minutes of one core of the scratch recipes; what they take elsewhere, the finished runs tell."""
+_EFFORT = {"backbone": 1.0, "sft": 0.5, "rollout": 0.3, "sft-step": 0.4, "prefer": 0.5, "evaluate": 0.3, "sasrec": 0.3}
+"""Minutes of one core that the stages of the scratch recipes take; what they take elsewhere, the finished runs tell."""
+_SAMPLES = 3.0
+"""How much longer an evaluation takes that samples several titles a case."""
 
 
-def efforts(runs: Sequence[tuple[str, Recipe]]) -> list[float]:
+def efforts(runs: Sequence[tuple[Recipe, Mapping[str, str]]]) -> list[float]:
     """What each run adds to those before it, roughly, in units of its own.
 
     Args:
-        runs: name of the dataset and recipe, in the order in which they will be run.
+        runs: recipe and stages of each (:func:`sprec.runs.pipeline.planned`), in the order in which they will be run.
     """
     made: set[str] = set()
-    return [sum(effort for stage, effort in _stages(*one) if not _known(stage, made)) for one in runs]
+    found = []
+    for recipe, stages in runs:
+        found.append(sum(_effort(recipe, name) for name, key in stages.items() if key not in made))
+        made |= set(stages.values())
+    return found
+
+
+def _effort(recipe: Recipe, stage: str) -> float:
+    kind, _, iteration = stage.partition("-")
+    effort = _EFFORT["sft-step" if kind == "sft" and iteration else kind]
+    sampled = kind == "evaluate" and "samples" in PROTOCOLS[recipe.recommend.protocol].reads
+    return _SAMPLES * effort if sampled else effort
 
 
 class Outlook:
     """The time left for a list of runs.
 
     Args:
-        runs: name of the dataset and recipe, in order.
+        runs: as :func:`efforts` takes them.
         hands: processes that divide them.
     """
 
-    def __init__(self, runs: Sequence[tuple[str, Recipe]], hands: int = 1) -> None:
+    def __init__(self, runs: Sequence[tuple[Recipe, Mapping[str, str]]], hands: int = 1) -> None:
         self._left = dict(enumerate(efforts(runs)))
         self._hands = hands
         self._seconds = self._done = 0.0
@@ -50,25 +61,3 @@ class Outlook:
             return ""
         minutes = self._seconds / self._done * sum(self._left.values()) / self._hands / 60
         return f"about {minutes / 60:.1f} h left" if minutes >= 90 else f"about {max(1, round(minutes))} min left"
-
-
-def _stages(dataset: str, recipe: Recipe) -> list[tuple[Any, float]]:
-    """The stages of a run, each as what it depends on and its effort."""
-    if recipe.method in WITHOUT_MODEL:
-        return [((dataset, recipe.method, recipe.seed), _RANKING)]
-    settings = recipe.model_dump(mode="json")
-    start = (dataset, recipe.seed, settings["backbone"], settings["sft"])
-    trained = {name: value for name, value in settings.items() if name not in ("recommend", "method", "evaluate")}
-    samples = _SAMPLING if recipe.recommend.protocol == "consensus" else _EVALUATION
-    return [
-        (start, _SFT),
-        ((dataset, trained), _ITERATION * recipe.loop.iterations),
-        ((dataset, settings), samples),
-    ]
-
-
-def _known(stage: Any, made: set[str]) -> bool:
-    key = json.dumps(stage, sort_keys=True)
-    known = key in made
-    made.add(key)
-    return known

@@ -1,14 +1,14 @@
 """Running the jobs of an experiment, several at a time, and finding what is on record."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from sprec.config import Recipe
 from sprec.data import Dataset
-from sprec.runs.pipeline import run
+from sprec.runs.pipeline import planned, run
 from sprec.runs.store import BusyError
 from sprec.study.eta import Outlook
 from sprec.study.plan import Job, by_name, check_fits
@@ -103,7 +103,7 @@ def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, worker
     missing = {number: job for number, job in enumerate(jobs, start=1) if _find(job, named, out) is None}
     total = len(missing)
     places = {number: place for place, number in enumerate(missing)}
-    outlook = Outlook([(job.dataset, job.recipe) for job in missing.values()], min(workers, total))
+    outlook = Outlook(_planned(missing.values(), named), min(workers, total))
 
     def look() -> None:
         for number, job in list(missing.items()):
@@ -124,7 +124,7 @@ def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dic
     found: dict[Job, Record] = {}
     spent: dict[Job, float] = {}
     pause = 1.0
-    outlook = Outlook([(job.dataset, job.recipe) for job in jobs])
+    outlook = Outlook(_planned(jobs, named))
     with bar("all runs", len(jobs), eta=False) as progress:
         while len(found) < len(jobs):
             before = len(found)
@@ -139,6 +139,10 @@ def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dic
                 time.sleep(pause)
             pause = min(2 * pause, 30.0) if len(found) == before else 1.0
     return {job: found[job] for job in jobs}
+
+
+def _planned(jobs: Iterable[Job], named: Mapping[str, Dataset]) -> list[tuple[Recipe, Mapping[str, str]]]:
+    return [(job.recipe, planned(job.recipe, named[job.dataset])) for job in jobs]
 
 
 def _attempt(

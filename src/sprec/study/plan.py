@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sprec.config import Recipe
+from sprec.config import Recipe, Recommend
 from sprec.data import Dataset
+from sprec.recommend.protocols import of_language_models, words_of
 from sprec.runs.checks import check_fit, check_installed
-from sprec.runs.labels import protocol_of
 from sprec.runs.recipes import names, resolve
 from sprec.system.errors import UserError
 
@@ -69,18 +69,17 @@ EXPERIMENTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Experiment to its variants: the name that the paper prints (or the value that is swept) to changed settings."""
 
 OWN_WAY = frozenset({"SASRec", "D3", "D3 official", *FLOOR})
-"""What recommends in one way only, whatever the protocol of the others; its records lie under ``paper``."""
+"""What recommends in one way only, whatever the protocol of the others; its records lie under the paper's."""
 LIST = 5
 """Length of the lists that tables and figures measure."""
 
-
-PROTOCOLS = ("paper", "exact", "consensus")
-"""How the language models of a table can recommend."""
+PAPERS = Recommend().protocol
+"""The paper's protocol."""
 
 
 def default_protocols(experiment: str) -> tuple[str, ...]:
     """Tables show what training adds beside what decoding adds; the paper's figures and claims go by its own."""
-    return PROTOCOLS if experiment in ("table2", "table3", "tradeoff") else ("paper",)
+    return of_language_models() if experiment in ("table2", "table3", "tradeoff") else (PAPERS,)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Job:
     @property
     def how(self) -> str:
         """How it recommends, in words."""
-        return protocol_of(self.recipe)
+        return words_of(self.recipe.recommend)
 
     @property
     def title(self) -> str:
@@ -184,7 +183,7 @@ def plan(
             if variants and variant not in variants:
                 continue
             wanted = protocols or default_protocols(experiment)
-            for protocol in ("paper",) if variant in OWN_WAY else dict.fromkeys(wanted):
+            for protocol in (PAPERS,) if variant in OWN_WAY else dict.fromkeys(wanted):
                 asked = [*settings, f"evaluate={evaluate}", *changes]
                 asked += [] if variant in OWN_WAY else [f"recommend.protocol={protocol}"]
                 for seed in dict.fromkeys(seeds):

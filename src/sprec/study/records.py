@@ -7,21 +7,21 @@ made by the same recipe from the same data, is not run again.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sprec.config import HuggingFace, Recipe
+from sprec.config import SCHEMA, HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.evaluation import CUTOFFS, Cases
-from sprec.methods.table import WITHOUT_MODEL
 from sprec.runs.cases import cases_of
+from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
+from sprec.runs.protocols import trains_model
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS, given, known_by, read_recommendations
+from sprec.runs.stages import RECOMMENDATIONS, given, read_recommendations
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
@@ -80,13 +80,8 @@ class Record:
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
     """What a record depends on: every setting that moves numbers by more than rounding, and the data."""
-    aside = ("description", "track", "device", "checkpoint_steps")
-    settings = {name: value for name, value in recipe.decisive().items() if name not in aside}
-    if isinstance(recipe.backbone, HuggingFace):
-        settings["backbone"] = known_by(recipe.backbone)
-    # keys had it before it was left out, at this value
-    settings["tokens_per_batch"] = Recipe.model_fields["tokens_per_batch"].default
-    return sha256(json.dumps([settings, dataset.hash], sort_keys=True).encode()).hexdigest()[:16]
+    backbone = given(recipe).key if isinstance(recipe.backbone, HuggingFace) and trains_model(recipe) else ""
+    return storage.digest([SCHEMA, settings_of(recipe, EVERYTHING), backbone, dataset.hash])[:16]
 
 
 def find(file: Path, key: str) -> Record | None:
@@ -113,19 +108,18 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
     if problem:
         raise UserError(f"{problem}; the same command repairs it")
-    return Record(
-        key, read_recommendations(folders[-1] / RECOMMENDATIONS).items, results, seconds, precision, backbone_of(run)
-    )
+    lists = read_recommendations(folders[-1] / RECOMMENDATIONS).items
+    return Record(key, lists, results, seconds, precision, weights_of(run))
 
 
-def backbone_of(run: Path) -> str:
+def weights_of(run: Path) -> str:
     """Digest of a run's backbone: of the weights that it made, or of the model that was given; empty without one."""
     folder = next((run / "stages").glob("*-backbone"), None)
     if folder is None:
         recipe, _ = read_run(run)
-        if recipe.method in WITHOUT_MODEL or not isinstance(recipe.backbone, HuggingFace):
+        if not trains_model(recipe) or not isinstance(recipe.backbone, HuggingFace):
             return ""
-        return given(recipe.backbone).key[:16]
+        return given(recipe).key[:16]
     files = storage.read_manifest(folder)["files"]
     weights = {name: about["sha256"] for name, about in files.items() if name.startswith("model/")}
     return storage.digest(weights)[:16]

@@ -66,7 +66,8 @@ def _content(file: Path) -> str:
             found = json.loads(file.read_text("utf-8"))
         except ValueError:  # loading it fails, and says why
             return storage.hash_of(file)
-        return storage.digest({key: value for key, value in found.items() if key != _VERSION})
+        if isinstance(found, dict):
+            return storage.digest({key: value for key, value in found.items() if key != _VERSION})
     status = file.stat()
     return _hashed(file, status.st_size, status.st_mtime_ns)
 

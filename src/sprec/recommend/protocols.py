@@ -1,0 +1,303 @@
+"""The protocols, from a model to top-k items, as rows of one table. Naming one imports no model library.
+
+A new protocol is a new row of :data:`PROTOCOLS`. What it reads and needs stands there: checks, keys of stages, labels,
+``--protocols`` and the documentation derive from it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sprec.config import Recommend
+from sprec.data import Split
+from sprec.methods.exclusion import excluded_items
+from sprec.system.progress import say
+
+if TYPE_CHECKING:
+    from sprec.engine.decode.trie import Trie
+    from sprec.engine.model.policy import Policy
+    from sprec.methods.sasrec import SASRec
+    from sprec.recommend.exact import RankedItems
+    from sprec.recommend.grounding import Grounder
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Top-k lists.
+
+    Attributes:
+        items: item ids, best first, shape (n, k); -1 where there is no k-th item.
+        titles: the title that the model generated for each case, empty for protocols that choose items directly.
+        log_probs: log-probability of each item's title under the model, in nats, shape (n, k), -inf where there is no
+            item; None for protocols that know none.
+        samples: all sampled titles, case by case, of protocols that ask for several per case.
+        proven: whether it is proven that no better list exists, shape (n,); None for protocols without a search.
+    """
+
+    items: np.ndarray
+    titles: list[str] = field(default_factory=list)
+    log_probs: np.ndarray | None = None
+    samples: list[str] = field(default_factory=list)
+    proven: np.ndarray | None = None
+
+
+class Need(Flag):
+    """What a protocol works with, beside the examples."""
+
+    NOTHING = 0
+    MODEL = auto()
+    """A language model; rows without it rank items, and their runs train none."""
+    GROUNDER = auto()
+    """Text encoder and embeddings of the titles."""
+    BEAMS = auto()
+    """A search in the trie of the titles, with ``recommend.beams``."""
+    SASREC = auto()
+    COUNTS = auto()
+    """How often each item occurs in the training data."""
+    RANDOM = auto()
+    """Random draws: lists depend on the seed."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is at hand for some examples. Callables make what they return on the first call.
+
+    Attributes:
+        examples: the cases.
+        settings: those of recommending.
+        items: size of the catalog.
+        seed: of the random draws.
+        budget: tokens per batch.
+        policy: the model.
+        asked: token ids of the prompts, n of them.
+        trie: of the catalog's titles.
+        grounder: titles to items.
+        sasrec: the sequential recommender of the run.
+        counts: occurrences of each item in the training data, shape (items,).
+        journal: a folder that remembers finished batches, for protocols that generate titles.
+    """
+
+    examples: Split
+    settings: Recommend
+    items: int
+    seed: int
+    budget: int
+    policy: Callable[[], "Policy"]
+    asked: Callable[[], Sequence[Sequence[int]]]
+    trie: Callable[[], "Trie"]
+    grounder: Callable[[], "Grounder"]
+    sasrec: Callable[[], "SASRec"]
+    counts: Callable[[], np.ndarray]
+    journal: Path | None = None
+
+    @cached_property
+    def excluded(self) -> np.ndarray:
+        """The items that each list leaves out, padded with the size of the catalog, shape (n, width)."""
+        return excluded_items(self.examples, self.items, history=self.settings.exclude_history, target=False)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A row of the table.
+
+    Attributes:
+        about: one line for the documentation.
+        words: how tables and figures call it.
+        reads: the settings under ``recommend`` that it reads, beside :data:`ALWAYS_READ`.
+        needs: what it works with.
+        lists: makes the lists.
+    """
+
+    about: str
+    words: str
+    reads: tuple[str, ...]
+    needs: Need
+    lists: Callable[[Context], Recommendations]
+
+
+ALWAYS_READ = ("protocol", "top_k", "exclude_history")
+"""The settings under ``recommend`` that every protocol reads."""
+
+
+def _by_title(context: Context) -> Recommendations:
+    from sprec.recommend.by_title import recommend_by_title
+
+    return recommend_by_title(
+        context.policy(),
+        context.asked(),
+        context.excluded,
+        context.grounder(),
+        context.settings,
+        context.budget,
+        context.journal,
+    )
+
+
+def _consensus(context: Context) -> Recommendations:
+    from sprec.recommend.consensus import recommend_by_consensus
+
+    return recommend_by_consensus(
+        context.policy(),
+        context.asked(),
+        context.excluded,
+        context.grounder(),
+        context.settings,
+        context.budget,
+        context.seed,
+        context.journal,
+    )
+
+
+def _exact(context: Context) -> Recommendations:
+    from sprec.recommend.exact import rank_items
+
+    settings = context.settings
+    found = rank_items(
+        context.policy(),
+        context.asked(),
+        context.excluded,
+        context.trie(),
+        settings.top_k,
+        settings.beams,
+        budget=context.budget,
+    )
+    if not found.certain.all():
+        say(f"! {1 - found.certain.mean():.1%} of the lists may miss a better item; raise recommend.beams")
+    return Recommendations(found.items, log_probs=found.log_probs, proven=found.certain)
+
+
+def _guided(context: Context, k: int) -> "RankedItems":
+    from sprec.methods.d3 import guidance
+    from sprec.recommend.exact import rank_items
+
+    settings, trie, examples = context.settings, context.trie(), context.examples
+    guide = None
+    if Need.SASREC in needs_of(settings):
+        assistant = context.sasrec()
+        guide = guidance(trie, lambda numbers: assistant.scores(examples.take(list(numbers))), settings.alpha)
+    return rank_items(
+        context.policy(),
+        context.asked(),
+        context.excluded,
+        trie,
+        k,
+        settings.beams,
+        guide=guide,
+        best_first=False,
+        budget=context.budget,
+    )
+
+
+def _d3(context: Context) -> Recommendations:
+    return Recommendations(_guided(context, context.settings.top_k).items)  # its scores are no log-probabilities
+
+
+def _d3_grounded(context: Context) -> Recommendations:
+    grounder = context.grounder()
+    titles = [grounder.title_of(item) for item in _guided(context, 1).items[:, 0].tolist()]
+    return Recommendations(grounder.top_k(titles, context.settings.top_k, context.excluded), titles)
+
+
+def _sasrec(context: Context) -> Recommendations:
+    return Recommendations(context.sasrec().top_k(context.examples, context.settings.top_k, context.excluded))
+
+
+def _popularity(context: Context) -> Recommendations:
+    from sprec.methods.trivial import popular_top_k
+
+    return Recommendations(popular_top_k(context.counts(), context.excluded, context.settings.top_k))
+
+
+def _random(context: Context) -> Recommendations:
+    from sprec.methods.trivial import random_top_k
+
+    rng = np.random.default_rng(context.seed)
+    return Recommendations(random_top_k(rng, context.excluded, context.items, context.settings.top_k))
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": Protocol(
+        "a greedy title, then the items with the nearest titles",
+        "paper's protocol",
+        ("encoder", "max_new_tokens"),
+        Need.MODEL | Need.GROUNDER,
+        _by_title,
+    ),
+    "exact": Protocol(
+        "the titles of the catalog that are most probable under the model",
+        "exact",
+        ("beams",),
+        Need.MODEL | Need.BEAMS,
+        _exact,
+    ),
+    "consensus": Protocol(
+        "votes of sampled titles",
+        "consensus",
+        ("encoder", "max_new_tokens", "samples", "temperature"),
+        Need.MODEL | Need.GROUNDER | Need.RANDOM,
+        _consensus,
+    ),
+    "d3": Protocol(
+        "beams guided by SASRec", "SASRec-guided beams", ("beams", "alpha"), Need.MODEL | Need.BEAMS | Need.SASREC, _d3
+    ),
+    "d3-grounded": Protocol(
+        "the best title of the guided beams, then the items with the nearest titles",
+        "SASRec-guided beams, grounded",
+        ("encoder", "beams", "alpha"),
+        Need.MODEL | Need.GROUNDER | Need.BEAMS | Need.SASREC,
+        _d3_grounded,
+    ),
+    "sasrec": Protocol("the highest logits of SASRec", "ranks items", (), Need.SASREC, _sasrec),
+    "popularity": Protocol("the most frequent items, the same for all", "ranks items", (), Need.COUNTS, _popularity),
+    "random": Protocol("any items", "ranks items", (), Need.RANDOM, _random),
+}
+"""All ways to recommend, by name (``recommend.protocol``)."""
+
+
+def needs_of(settings: Recommend) -> Need:
+    """What the protocol of these settings works with: a guide without a say (``alpha`` is 1) is not needed.
+
+    Args:
+        settings: those of recommending.
+    """
+    row = PROTOCOLS[settings.protocol]
+    return row.needs & ~Need.SASREC if _unguided(settings) else row.needs
+
+
+def is_read(name: str, settings: Recommend) -> bool:
+    """Whether the protocol of these settings reads a setting among those that affect lists and metrics.
+
+    Args:
+        name: dotted, such as ``recommend.beams``.
+        settings: those of recommending.
+    """
+    row, needs = PROTOCOLS[settings.protocol], needs_of(settings)
+    if name.startswith("recommend."):
+        return name.removeprefix("recommend.") in (*ALWAYS_READ, *row.reads)
+    if name == "seed":
+        return Need.RANDOM in needs
+    return name in ("cases", "split") or Need.MODEL in needs
+
+
+def words_of(settings: Recommend) -> str:
+    """How tables and figures call the protocol of these settings.
+
+    Args:
+        settings: those of recommending.
+    """
+    words = PROTOCOLS[settings.protocol].words
+    return words.replace("SASRec-guided", "unguided") if _unguided(settings) else words
+
+
+def of_language_models() -> tuple[str, ...]:
+    """The protocols that every language model can use by itself, without a recommender beside it."""
+    return tuple(name for name, row in PROTOCOLS.items() if Need.MODEL in row.needs and Need.SASREC not in row.needs)
+
+
+def _unguided(settings: Recommend) -> bool:
+    return "alpha" in PROTOCOLS[settings.protocol].reads and settings.alpha == 1
