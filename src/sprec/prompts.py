@@ -1,7 +1,7 @@
 """The first of the two doors between items and text: example to prompt, item to response, generated text to title."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,9 +54,18 @@ class PromptBuilder:
         return self.respond(self.catalog.titles[item], stage)
 
     def respond(self, title: str, stage: Stage = "generate") -> str:
-        """The text of an answer that names this title: quoted, then a newline."""
-        tail = "\n" + " " * 16 if self.style == "official" and stage == "sft" else ""
-        return f'"{title}"\n{tail}'
+        """The text of an answer that names this title: quoted, then a newline.
+
+        In the authors' files the newline stands behind the answer, or, where the input ends with one (MovieLens),
+        before it; the official style keeps to that.
+        """
+        official = self.style == "official"
+        end = "" if official and "\n" in self.wording.suffix else "\n"
+        return f'"{title}"{end}' + ("\n" + " " * 16 if official and stage == "sft" else "")
+
+    def reject(self, title: str) -> str:
+        """The text of a rejected answer in the preference step; the research code always ends it with a newline."""
+        return f'"{title}"\n' if self.style == "official" else self.respond(title, "prefer")
 
     @property
     def trains_prompt(self) -> bool:
@@ -73,22 +82,27 @@ def _alpaca(instruction: str, text: str, indent: str, gap: str) -> str:
     return f"{_HEADER}{gap}\n" + "\n".join(indent + line if line or indent else line for line in lines)
 
 
-def parse_title(text: str) -> str:
+def parse_title(text: str, known: Container[str] = ()) -> str:
     """The title in a generated text, for evaluation: what stands between the first double quote and its closing one.
 
-    The closing quote is the first one that ends the line or precedes a comma (so that titles that contain quotes
-    survive), else simply the next one. Without a closing quote the rest of the line counts, without any quote the first
-    line; an empty answer becomes ``NAN`` (methods of the official evaluation).
+    The closing quote is the last one of the line if that makes a title of the catalog (``Guilty", She Said``), else the
+    first one that ends the line or precedes a comma (so that unknown titles that contain quotes survive), else simply
+    the next one. Without a closing quote the rest of the line counts, without any quote the first line; an empty
+    answer becomes ``NAN`` (methods of the official evaluation).
+
+    Args:
+        text: an answer.
+        known: the titles of the catalog.
     """
     after = _after_quote(text)
     if after is None:
         return text.strip().split("\n", 1)[0].strip() or EMPTY_TITLE
-    return _quoted(after) or after.strip(' "') or EMPTY_TITLE
+    return _quoted(after, known) or after.strip(' "') or EMPTY_TITLE
 
 
-def parse_negative(text: str) -> str | None:
-    """The title in a rollout, or None when it has no quoted one (the pair is then left out)."""
-    return _quoted(_after_quote(text) or "") or None
+def parse_negative(text: str, known: Container[str] = ()) -> str | None:
+    """The title in a rollout, as :func:`parse_title` finds it, or None when none is quoted (the pair is left out)."""
+    return _quoted(_after_quote(text) or "", known) or None
 
 
 def _after_quote(text: str) -> str | None:
@@ -97,7 +111,10 @@ def _after_quote(text: str) -> str | None:
     return after.split("\n", 1)[0] if quote else None
 
 
-def _quoted(after: str) -> str:
+def _quoted(after: str, known: Container[str]) -> str:
     """What stands before the closing quote of a text that follows an opening quote; empty without one."""
+    whole, last, behind = after.rpartition('"')
+    if last and whole in known and not behind.strip():
+        return whole
     closing = re.search(r'"(?=\s*(,|$))', after) or re.search('"', after)
     return after[: closing.start()].strip() if closing else ""

@@ -35,5 +35,6 @@ def recommend_by_title(
     """
     decoding = Decoding(max_new_tokens=settings.max_new_tokens)
     answers = generate(policy, asked, decoding, budget=budget, description="recommend", journal=journal)
-    titles = [parse_title(text) for text in policy.decode([answer[0].tokens for answer in answers])]
+    known = grounder.catalog.by_title
+    titles = [parse_title(text, known) for text in policy.decode([answer[0].tokens for answer in answers])]
     return Recommendations(grounder.top_k(titles, settings.top_k, excluded), titles)

@@ -51,7 +51,8 @@ def recommend_by_consensus(
     )
     answers = generate(policy, asked, decoding, budget=budget, description="consensus", journal=journal)
     flat = [completion for answer in answers for completion in answer]
-    titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in flat])]
+    known = grounder.catalog.by_title
+    titles = [parse_title(text, known) for text in policy.decode([completion.tokens for completion in flat])]
     voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), settings.samples)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
     allowed = ~is_excluded(np.arange(len(voted))[:, None], voted, excluded)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sprec.engine.model.foreign import refuse_kernels
 from sprec.engine.model.identity import commit, origin
 from sprec.system.errors import UserError
 
@@ -55,7 +56,7 @@ def sentence_transformers(name_or_path: str, device: str | None = None) -> Encod
         device: where it runs; a GPU if there is one by default.
 
     Raises:
-        UserError: the extra is not installed, or the model cannot be loaded.
+        UserError: the extra is not installed, the model cannot be loaded, or it asks for code of the hub.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -63,6 +64,7 @@ def sentence_transformers(name_or_path: str, device: str | None = None) -> Encod
         raise UserError("this grounding encoder needs sentence-transformers: pip install 'sprec[ground]'") from error
     if Path(name_or_path).is_absolute() and not Path(name_or_path).is_dir():
         raise UserError(f"the grounding encoder {name_or_path} is not a folder")
+    refuse_kernels(name_or_path)
     try:
         pinned = commit(name_or_path)
         weights = {"use_safetensors": True}

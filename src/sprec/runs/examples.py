@@ -88,7 +88,7 @@ def preference_groups(
     asked = prompts(policy, builder, examples, "prefer", limit)
     groups = []
     for example, ask, titles in zip(examples, asked, rejected, strict=True):
-        texts = [builder.response(example.target, "prefer"), *(builder.respond(title, "prefer") for title in titles)]
+        texts = [builder.response(example.target, "prefer"), *map(builder.reject, titles)]
         groups.append(PromptGroup(ask, tuple(policy.encode_completions(texts))))
     return groups
 

@@ -47,7 +47,7 @@ class Rollouts:
                         "row": row,
                         "prompt": builder.prompt(example.history, "prefer"),
                         "chosen": builder.response(example.target, "prefer"),
-                        "rejected": builder.respond(title, "prefer"),
+                        "rejected": builder.reject(title),
                         "target": example.target,
                         "rejected_item": builder.catalog.by_title.get(title),
                         "title": title,
@@ -167,9 +167,10 @@ def _answers(
         answers = complete(model, asked, decoding, _served(session, policy), description=note, journal=journal)
     else:
         answers = generate(model, asked, decoding, budget=recipe.tokens_per_batch, description=note, journal=journal)
-    titles = []
+    titles, known = [], session.dataset.catalog.by_title
     for answer in answers:
-        parsed = map(parse_negative, model.decode([completion.tokens for completion in answer]))
+        texts = model.decode([completion.tokens for completion in answer])
+        parsed = [parse_negative(text, known) for text in texts]
         titles.append(list(dict.fromkeys(title for title in parsed if title)))
     if recipe.negatives.ground:
         nearest = session.grounder(backbone)

@@ -1,6 +1,5 @@
 """What the name of a model stands for: folders change, and so do branches of the hub."""
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def origin(path: str, revision: str | None = None) -> str:
 def _content(file: Path) -> str:
     if file.name.endswith("config.json"):
         try:
-            found = json.loads(file.read_text("utf-8"))
+            found = storage.read_json(file)
         except ValueError:  # loading it fails, and says why
             return storage.hash_of(file)
         if isinstance(found, dict):

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -28,6 +30,7 @@ from sprec.config import HuggingFace, Lora, Scratch
 from sprec.engine.layout.attention import attends, implementation, packs, window
 from sprec.engine.layout.groups import round_up, token_budget_batches
 from sprec.engine.model.backbones import located
+from sprec.engine.model.foreign import refuse_kernels, require_adapters, require_sizes, require_weights
 from sprec.engine.model.identity import commit
 from sprec.engine.model.sharding import laid_out, sharded, whole
 from sprec.system import processes
@@ -127,7 +130,10 @@ class Policy:
         return start if isinstance(start, int) else self.end
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, with the BOS token where the tokenizer adds one; never empty."""
+        """Token ids of prompts, with the BOS token where the tokenizer adds one; never empty.
+
+        What looks like a special token (a title with ``</s>`` in it) is text like any other, here and in completions.
+        """
         return [_without(ids, self.end) or [self._start] for ids in self._encode(texts, special=True)]
 
     def encode_completions(self, texts: Sequence[str], *, end: bool = True) -> list[list[int]]:
@@ -136,9 +142,9 @@ class Policy:
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         encoded: list[list[int]] = []
+        options = {"add_special_tokens": special, "split_special_tokens": True, "return_attention_mask": False}
         for start in range(0, len(texts), _TEXTS):
-            batch = list(texts[start : start + _TEXTS])
-            encoded += self.tokenizer(batch, add_special_tokens=special, return_attention_mask=False)["input_ids"]
+            encoded += self.tokenizer(list(texts[start : start + _TEXTS]), **options)["input_ids"]
         return encoded
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
@@ -257,13 +263,15 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int, across_words: bool) 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_words)
     bpe.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    apart = re.compile("|".join(special))  # learned from a title, they would be one token with the special one
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=["<pad>", "<s>", "</s>"],
+        special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(texts, trainer)
+    bpe.train_from_iterator((apart.sub(" ", text) for text in texts), trainer)
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -291,17 +299,32 @@ def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.devi
     if not (folder / "adapter_model.safetensors").is_file():  # peft would fall back to a pickle
         raise UserError(f"{folder} has no adapter_model.safetensors; run the stage again")
     policy = _load(settings.path, settings, device, precision)
-    policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is missing ends in one line below
+            policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        SafetensorError,
+    ) as error:  # shapes, other configurations
+        raise UserError(f"no adapters could be loaded from {folder}: {_first_line(error)}") from error
+    require_adapters(folder / "adapter_model.safetensors", get_peft_model_state_dict(policy.model))
     return policy
 
 
 def _load(path: str, settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
     path = located(path)
     source = {"revision": commit(path, settings.revision), "trust_remote_code": settings.trust_remote_code}
+    refuse_kernels(path, settings.revision)
     try:
+        require_sizes(Path(path))
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"no tokenizer could be loaded from {path}: {_first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever libraries say of files that are damaged or absurd
+        raise _refused("tokenizer", path, error) from error
     for key in ("is_local", "local_files_only"):  # how it was loaded must not be saved with it
         tokenizer.init_kwargs.pop(key, None)
     # frozen weights may be bf16; weights that are trained stay fp32 under autocast: small updates would be lost
@@ -311,17 +334,31 @@ def _load(path: str, settings: HuggingFace, device: torch.device, precision: tor
         options["use_safetensors"] = True
     if settings.quantize:
         options["quantization_config"] = _nf4(device)
+    # weights of another shape are told by name, not by where they stand in a report
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    loaded: Any = AutoModelForCausalLM
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        model, report = loaded.from_pretrained(path, **options)
+    except Exception as error:
         if options["attn_implementation"] in str(error):  # looked up where the architecture keeps its own
             raise UserError(_unsupported(path)) from error
-        raise UserError(f"no causal language model could be loaded from {path}: {_first_line(error)}") from error
+        raise _refused("causal language model", path, error) from error
+    require_weights(path, report)
     if not attends(model):
         raise UserError(_unsupported(path))
     if not settings.quantize:
         _moved(model, device)
     return Policy(model, tokenizer, precision, quantized=settings.quantize is not None)
+
+
+def _refused(what: str, path: str, error: Exception) -> UserError:
+    """The one line for what could not be loaded."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{path} brings code of its own; read it, and if you trust it allow it: --trust-remote-code (of sprec run: "
+            "--set backbone.trust_remote_code=true)"
+        )
+    return UserError(f"no {what} could be loaded from {path}: {_first_line(error)}")
 
 
 def _unsupported(path: str) -> str:
@@ -332,7 +369,9 @@ def _unsupported(path: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library says first: a line, and the next one where it announces it."""
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join([first, *others[: first.rstrip().endswith(":")]])
 
 
 def _nf4(device: torch.device) -> BitsAndBytesConfig:
