@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ PAGES = (
     "README.md",
     "docs/results.md",
     "docs/metrics.md",
+    *(f"docs/results/{name}.md" for name in ("goodreads", "movielens", "cds", "steam", "rates", "variants", "claims")),
     "docs/settings.md",
     "docs/data.md",
     "docs/scale.md",
@@ -48,6 +50,28 @@ def before_and_after(differences: Path) -> str:
     return "\n".join([*lines, "", "Bold: the interval excludes zero.", ""])
 
 
+def main_results(differences: Path) -> str:
+    """SPRec beside BIGRec by the paper's protocol, a row per dataset; bold where the interval excludes zero."""
+    metrics = ("DivRatio@1", "ORRatio@1", "MGU@1", "NDCG@5")
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in json.loads(differences.read_text("utf-8"))["rows"]:
+        if (row["source"], row["method"]) == ("ours, paper's protocol", "SPRec"):
+            found.setdefault(row["dataset"], {})[row["measure"].split()[0]] = row["metrics"]
+    arrows = {"DivRatio@1": "↑", "NDCG@5": "↑"}
+    lines = ["| BIGRec → SPRec | " + " | ".join(f"{name} {arrows.get(name, '↓')}" for name in metrics) + " |"]
+    lines.append("|---|" + "---:|" * len(metrics))
+    for dataset, own in found.items():
+        cells = []
+        for name in metrics:
+            after, change = own[name]["value"]["value"], own[name]["difference"]
+            bold = "**" if change["mark"] else ""
+            relative = f"{bold}{own[name]['relative']['value']:+.0%}{bold}"
+            digits = 3 if "Ratio" in name else 4
+            cells.append(f"{after - change['value']:.{digits}f} → {after:.{digits}f} ({relative})")
+        lines.append(f"| {dataset.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Bold: significant, the 95% interval of the paired difference excludes zero.", ""])
+
+
 def real_differences(*files: Path) -> str:
     """How many differences of the tables are real, and how many would be if nothing differed."""
     rows = [row for file in files for row in json.loads(file.read_text("utf-8"))["rows"]]
@@ -59,25 +83,23 @@ def real_differences(*files: Path) -> str:
     kept = max((place for place, value in enumerate(values, 1) if value <= 0.05 * place / count), default=0)
     doubtful = sum(0.04 < value <= 0.06 for value in values)
     return (
-        f"{real} of the {count} differences in Tables 2 and 3 are real; chance alone would make about "
+        f"{real} of the {count} differences in Tables 2 and 3 are significant; chance alone would make about "
         f"{count / 20:.0f} so. {kept} keep the share of false ones below 5% (Benjamini and Hochberg). {doubtful} have "
         "a p between .04 and .06: other resamples may decide otherwise.\n"
     )
 
 
-def markdown_file(file: Path) -> Callable[[], str]:
-    """A table that a command wrote as Markdown."""
-    return lambda: file.read_text("utf-8")
+_DIGITS = {"table1": 0, "claims": 0, "changes": 3}
+"""Decimal places of the tables, by the end of the file's name; 4 for others."""
 
 
-def of_dataset(file: Path, dataset: str) -> Callable[[], str]:
-    """The rows of one dataset, whose name is the first column."""
+def table(file: Path, dataset: str = "") -> str:
+    """A table that a command wrote as JSON, in Markdown; all of its rows or those of one dataset."""
+    from sprec.evaluation import Table
 
-    def rows() -> str:
-        lines = file.read_text("utf-8").splitlines()
-        return "\n".join([*lines[:2], *(line for line in lines[2:] if line.startswith(f"| {dataset} |")), ""])
-
-    return rows
+    whole = Table.of(json.loads(file.read_text("utf-8")), _DIGITS.get(file.stem.split("-")[-1], 4))
+    rows = tuple(row for row in whole.rows if not dataset or row[0][0] == dataset)
+    return replace(whole, title="", rows=rows).markdown()
 
 
 _TRAINING = {"dpo-1": 4.5, "dpo-5": 15, "dpo-8": 20, "sft": 2}
@@ -146,16 +168,19 @@ _WORK = {
     "a whole iteration": ("iteration", "scripts of these, a process per stage", ("scripts",)),
 }
 """The work in words to its part, whom it is compared with, and their names there."""
+_IN_SHORT = ("fine-tuning", "preference stage with 1 negative", "with 8 negatives", "rollouts, answers of 16 tokens",
+             "beams along the catalogue", "a whole iteration")  # fmt: skip
 
 
-def speed(sizes: Mapping[str, Sequence[Path]]) -> str:
+def speed(sizes: Mapping[str, Sequence[Path]], shown: Sequence[str] = tuple(_WORK)) -> str:
     """How many times faster the engine is: the ratio of medians, of several runs or peers the lowest and highest."""
     lines = [f"| work | beside | {' | '.join(sizes)} |", f"|---|---|{'---:|' * len(sizes)}"]
     parts = {
         size: [part for file in files for part in json.loads(file.read_text("utf-8"))["parts"]]
         for size, files in sizes.items()
     }
-    for work, (name, beside, peers) in _WORK.items():
+    for work in shown:
+        name, beside, peers = _WORK[work]
         cells = []
         for own in parts.values():
             known = [part["peers"] for part in own if part["part"] == name]
@@ -382,6 +407,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     results = ROOT / "results"
     differences = [results / "scratch" / f"table{number}-differences.json" for number in (2, 3)]
     found: dict[str, Callable[[], str]] = {"goodreads-scratch": partial(before_and_after, differences[0])}
+    found["main-results"] = partial(main_results, differences[0])
     found["real-differences"] = partial(real_differences, *differences)
     found["cost"] = costs
     found["settings"] = all_settings
@@ -390,20 +416,21 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():
         found["chaos"] = partial(chaos, results / "chaos.json")
-    for file in sorted(results.glob("*/*.md")):
+    for file in sorted(results.glob("*/*.json")):
         name = f"{file.parent.name}-{file.stem}"
-        found[name] = markdown_file(file)
-        found |= {f"{name}-of-{dataset}": of_dataset(file, dataset) for dataset in _DATASETS}
-    for file in sorted(results.glob("*/figure[456]-*.json")):
-        found[f"{file.parent.name}-{file.stem}"] = partial(curves, file)
+        if re.match("figure[456]-", file.stem):
+            found[name] = partial(curves, file)
+        else:
+            found[name] = partial(table, file)
+            found |= {f"{name}-of-{dataset}": partial(table, file, dataset) for dataset in _DATASETS}
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]
         found[f"bench-{size}"] = partial(benchmark, files)
     sizes = {"2M": "2m-*.json", "30M": "30m-*.json", "2M, bf16": "2mamx-*.json", "30M, bf16": "30mamx-*.json"}
-    found["speed"] = partial(
-        speed, {name: sorted((ROOT / "benchmarks" / "results").glob(files)) for name, files in sizes.items()}
-    )
+    known = {name: sorted((ROOT / "benchmarks" / "results").glob(files)) for name, files in sizes.items()}
+    found["speed"] = partial(speed, known)
+    found["speed-in-short"] = partial(speed, {name: known[name] for name in ("2M", "30M")}, _IN_SHORT)
     return found
 
 

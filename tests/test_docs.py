@@ -46,10 +46,13 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
-def commands(text: str) -> list[list[str]]:
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+def commands() -> list[list[str]]:
+    """Those of the README, in blocks and in the text unless they hold a placeholder, then those of other pages."""
+    inline = [line for line in re.findall(r"`(sprec [^`]+)`", README) if not re.search(r"\b[A-Z]{3,}\b", line)]
+    pages = [README, *((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("models", "results", "paper"))]
+    blocks = [block for page in pages for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)]
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("sprec ")]
-    return [shlex.split(line)[1:] for line in lines]
+    return [shlex.split(line)[1:] for line in dict.fromkeys([*lines, *inline])]
 
 
 TOY = (
@@ -68,11 +71,19 @@ def shop(folder: Path) -> None:
     (folder / "clicks.csv").write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, t in clicks))
 
 
-def test_the_commands_of_the_readme_run(shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_the_commands_of_the_documents_run(shared_data: Path, tmp_path: Path) -> None:
     """All that need no network, in their order, with settings that make them fast."""
     shop(tmp_path)
-    lines = [line for line in commands(README) if line[:2] != ["data", "fetch"]]
-    assert len(lines) > 8
+    lines = [line for line in commands() if line[:2] != ["data", "fetch"]]
+    assert {
+        ("data", "demo"),
+        ("data", "import"),
+        ("run", "demo"),
+        ("recommend", "demo/run"),
+        ("reproduce", "table2"),
+    } <= {tuple(line[:2]) for line in lines}
+    assert len(lines) > 12
     for line in lines:
         ready = [str(shared_data / "sprec") if part == "authors" else part for part in line]
         if line[0] == "run" and "--dry-run" not in line:
@@ -147,17 +158,61 @@ def test_real_differences_are_counted_once_and_by_benjamini_and_hochberg(tmp_pat
     second.write_text(json.dumps({"rows": [row("HR@1", 0.001), *(row(f"k{p}", p) for p in (0.015, 0.05, 0.9))]}))
     text = BUILD["real_differences"](first, second)
     assert text.startswith(
-        "4 of the 5 differences in Tables 2 and 3 are real; chance alone would make about 0 so. 3 keep "
+        "4 of the 5 differences in Tables 2 and 3 are significant; chance alone would make about 0 so. 3 keep "
     )
     assert "1 have a p between .04 and .06" in text
 
 
 def test_a_block_of_one_dataset_has_its_rows_alone(tmp_path: Path) -> None:
-    table = tmp_path / "table2.md"
-    table.write_text("| dataset | method |\n| --- | --- |\n| Steam | RW |\n| MovieLens | RW |\n| Steam | D3 |\n")
-    assert BUILD["of_dataset"](table, "Steam")() == (
-        "| dataset | method |\n| --- | --- |\n| Steam | RW |\n| Steam | D3 |\n"
+    rows = [
+        {
+            "dataset": name,
+            "method": method,
+            "metrics": {"HR@5": {"value": value, "low": None, "high": None, "mark": mark}},
+        }
+        for name, method, value, mark in [
+            ("Steam", "RW", 0.5, "best"),
+            ("MovieLens", "RW", 1, ""),
+            ("Steam", "D3", None, ""),
+        ]
+    ]
+    file = tmp_path / "table2-changes.json"
+    file.write_text(json.dumps({"title": "All", "rows": rows}))
+    assert BUILD["table"](file, "Steam") == (
+        "| dataset | method | HR@5 ↑ |\n| --- | --- | ---: |\n| Steam | RW | **0.500** |\n| Steam | D3 | – |\n"
     )
+
+
+def test_the_main_results_are_values_and_relative_changes(tmp_path: Path) -> None:
+    def row(measure: str, after: float, difference: float, mark: str) -> dict[str, object]:
+        change = {"value": difference, "mark": mark}
+        relative = {"value": difference / (after - difference)}
+        key = {"dataset": "CDs_and_Vinyl", "source": "ours, paper's protocol", "method": "SPRec", "measure": measure}
+        return key | {"metrics": {"value": {"value": after}, "difference": change, "relative": relative}}
+
+    rows = [
+        row("DivRatio@1 ↑", 0.3, 0.1, "better"), row("ORRatio@1 ↓", 0.1, -0.1, "better"),
+        row("MGU@1 ↓", 0.02, 0.0, ""), row("NDCG@5 ↑", 0.03, -0.01, "worse"),
+    ]  # fmt: skip
+    file = tmp_path / "differences.json"
+    file.write_text(json.dumps({"rows": [*rows, rows[0] | {"method": "RW"}]}))
+    assert BUILD["main_results"](file).splitlines()[2] == (
+        "| CDs and Vinyl | 0.200 → 0.300 (**+50%**) | 0.200 → 0.100 (**-50%**) | 0.0200 → 0.0200 (+0%) "
+        "| 0.0400 → 0.0300 (**-25%**) |"
+    )
+
+
+def test_the_readme_is_short_and_the_results_fit_a_page() -> None:
+    assert len(README.split()) <= 900
+    assert len((ROOT / "docs" / "results.md").read_text("utf-8").splitlines()) <= 150
+
+
+def test_results_hold_records_and_pictures_only() -> None:
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    kinds = {Path(file).suffix for file in listed.stdout.splitlines()}
+    assert kinds <= {".json", ".svg", ".sh", ".parquet"}
 
 
 def test_points_of_a_figure_are_rows(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def test_json_has_null_for_undefined() -> None:
     }
 
 
+def test_a_table_of_its_record_prints_the_same() -> None:
+    again = Table.of(json.loads(TABLE.json()), digits=2)
+    assert (again.markdown(), again.csv(), again.latex()) == (TABLE.markdown(), TABLE.csv(), TABLE.latex())
+
+
 def test_terminal_shows_brackets_and_arrows() -> None:
     console = Console(width=120, color_system="truecolor", force_terminal=True)
     with console.capture() as capture:

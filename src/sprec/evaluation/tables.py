@@ -151,6 +151,25 @@ class Table:
             rows.append({**dict(zip(self.labels, labels, strict=True)), "metrics": metrics})
         return {"title": self.title, **({"note": self.note} if self.note else {}), "rows": rows}
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any], digits: int = 4) -> "Table":
+        """The table that :meth:`record` was made of.
+
+        Args:
+            record: what :meth:`record` gave, from JSON.
+            digits: decimal places in print, which the record does not hold.
+        """
+        rows = tuple(
+            (
+                tuple(value for name, value in row.items() if name != "metrics"),
+                {name: Cell(**cell | {"value": _number_of(cell["value"])}) for name, cell in row["metrics"].items()},
+            )
+            for row in record["rows"]
+        )
+        labels = tuple(name for name in (record["rows"] or [{}])[0] if name != "metrics")
+        metrics = tuple(dict.fromkeys(name for row in record["rows"] for name in row["metrics"]))
+        return cls(record["title"], labels, metrics, rows, digits)
+
     def json(self) -> str:
         """:meth:`record` as text."""
         return json.dumps(self.record(), indent=2, ensure_ascii=False) + "\n"
@@ -301,6 +320,10 @@ def _latex_text(text: str) -> str:
 
 def _plain(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else repr(float(value))
+
+
+def _number_of(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _record(cell: Cell) -> dict[str, float | str | None]:
