@@ -212,7 +212,7 @@ def test_results_hold_records_and_pictures_only() -> None:
     if listed.returncode:
         pytest.skip("not a clone")
     kinds = {Path(file).suffix for file in listed.stdout.splitlines()}
-    assert kinds <= {".json", ".svg", ".sh", ".parquet"}
+    assert kinds <= {".json", ".svg", ".sh", ".py", ".parquet"}
 
 
 def test_points_of_a_figure_are_rows(tmp_path: Path) -> None:
