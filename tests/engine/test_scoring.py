@@ -11,6 +11,7 @@ from torch import Tensor
 from sprec.config import HuggingFace
 from sprec.engine.layout.groups import PromptGroup, collate, token_budget_batches
 from sprec.engine.model.policy import Policy, load_huggingface
+from sprec.engine.train import scoring
 from sprec.engine.train.scoring import completion_log_probs, own_columns, score
 from toy_models import STYLES
 
@@ -139,3 +140,18 @@ def test_token_budget_batches_keep_every_row_once_and_the_budget() -> None:
     assert sorted(row for batch in batches for row in batch) == list(range(200))
     assert all(len(batch) * sizes[batch].max() <= 100 for batch in batches)
     assert token_budget_batches([500], 100) == [[0]]  # a row over the budget still gets a batch
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_log_probs_some_rows_at_a_time_are_those_written_out(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "_ROWS", rows)
+    torch.manual_seed(0)
+    logits = torch.randn(7, 11, requires_grad=True)
+    predictor, token = torch.tensor([0, 2, 2, 6, 3, 2]), torch.tensor([4, 10, 10, 0, 5, 1])  # one pair twice
+    weights = torch.randn(6)
+    plain = logits.log_softmax(-1)[predictor, token]
+    (wanted,) = torch.autograd.grad((plain * weights).sum(), logits)
+    fast: Tensor = scoring._LogProbs.apply(logits * 1, predictor, token)  # type: ignore[no-untyped-call]
+    (found,) = torch.autograd.grad((fast * weights).sum(), logits)
+    torch.testing.assert_close(fast, plain, rtol=0, atol=2e-6)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)

@@ -30,7 +30,7 @@ def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
         kept: trailing columns whose states are used.
         width: columns of the forward pass in the block.
     """
-    layer = _last_layer(model)
+    layer = next(reversed(layers_of(model)), None)
     if layer is None or kept > _WORTHWHILE * width:
         yield
         return
@@ -76,11 +76,12 @@ def _filled(states: Tensor, width: int) -> Tensor:
     return nn.functional.pad(states, (0, 0, width - states.shape[1], 0))
 
 
-def _last_layer(model: nn.Module) -> nn.Module | None:
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers of a causal LM, possibly wrapped; none where they cannot be told from other parts."""
     inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     decoder = inner.get_decoder()
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)] if decoder is not None else []
-    return stacks[0][-1] if len(stacks) == 1 and len(stacks[0]) else None
+    return list(stacks[0]) if len(stacks) == 1 else []
 
 
 def _part(layer: nn.Module, name: str) -> nn.Module | None:

@@ -138,6 +138,11 @@ class _Collect(torch.autograd.Function):
 _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
+def current() -> Layout | None:
+    """The layout of the forward pass under way."""
+    return _LAYOUT.get()
+
+
 def layout_of(query: Tensor) -> Layout | None:
     """The layout of the forward pass under way, where these queries (1, H, N, D) are those of its row."""
     layout = _LAYOUT.get()

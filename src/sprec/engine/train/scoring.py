@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from sprec.engine.layout.one_row import laid_out
 from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import sharded
 from sprec.system.errors import UserError
+
+_ROWS = 256  # of logits that are float32 at a time
 
 
 def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
@@ -43,8 +46,33 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
             logits_to_keep=logits_of_last(model, batch.kept, width, batch.input_ids.device),
             use_cache=False,
         ).logits
-    log_p = logits[0].float().log_softmax(-1)
-    return log_p.flatten().index_select(0, batch.predictor * log_p.shape[1] + batch.token)
+    return cast("Tensor", _LogProbs.apply(logits[0], batch.predictor, batch.token))  # type: ignore[no-untyped-call]
+
+
+class _LogProbs(torch.autograd.Function):
+    """Log-probabilities of tokens under rows of logits (N, V), in float32, some rows at a time.
+
+    Written out, the logits of 4,096 tokens and 49,152 words would be in memory five times: as they are, in float32, as
+    log-probabilities, as their gradient, and as the gradient of the logits. Here the gradient takes their place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, predictor: Tensor, token: Tensor) -> Tensor:
+        normaliser = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, _ROWS)])
+        ctx.save_for_backward(logits, normaliser, predictor, token)
+        return logits[predictor, token].float() - normaliser[predictor]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        logits, normaliser, predictor, token = ctx.saved_tensors
+        mass = torch.zeros_like(normaliser).index_add_(0, predictor, gradient)
+        for first in range(0, len(logits), _ROWS):
+            rows = slice(first, first + _ROWS)
+            part = (logits[rows].float() - normaliser[rows, None]).exp_().mul_(-mass[rows, None])
+            inside = (predictor >= first) & (predictor < first + len(part))
+            place = (predictor - first).clamp(0, len(part) - 1)
+            logits[rows] = part.index_put_((place, token), gradient * inside, accumulate=True)
+        return logits, None, None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ The order is a pure function of seed, epoch and index; a stage saves itself whil
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import finite
 from sprec.engine.train.checkpoint import Checkpoint, Checkpoints, capture, recall
+from sprec.engine.train.recompute import recomputing
 from sprec.engine.train.scoring import score
 from sprec.engine.train.trainer import LOG, GroupTrainer, Objective, Outcome, Task
 from sprec.system import interrupts, processes
@@ -65,6 +66,7 @@ def train(
     track: Sequence[str] = (),
     log_folder: Path | None = None,
     checkpoints: Checkpoints | None = None,
+    recompute: bool = False,
 ) -> Outcome:
     """Train a policy in place.
 
@@ -76,6 +78,7 @@ def train(
             by rounding only, with dropout it decides which masks are drawn.
         log_folder: where the log, experiment trackers and the batch of a failed step are written.
         checkpoints: where the stage saves itself and resumes from.
+        recompute: keep less in memory and compute more (:mod:`sprec.engine.train.recompute`); the result is the same.
 
     Raises:
         UserError: a loss, a gradient or a weight is not finite (the batch of a loss or a gradient is saved and named),
@@ -101,7 +104,7 @@ def train(
             trainer.add_callback(keeper)
             own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
             trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
-            with settled():
+            with settled(), recomputing(policy.model) if recompute else nullcontext():
                 trainer.train()
     if keeper.best:
         policy.restore(keeper.best)
