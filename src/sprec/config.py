@@ -91,6 +91,15 @@ def encodes_negatives(recipe: "Recipe") -> bool:
     return recipe.negatives.ground or recipe.negatives.source == "semantic"
 
 
+def makes_backbone(recipe: "Recipe") -> bool:
+    """Whether the backbone is trained in the run: from scratch, or a given one that is adapted.
+
+    Args:
+        recipe: the settings.
+    """
+    return isinstance(recipe.backbone, Scratch) or recipe.backbone.adapt is not None
+
+
 def _served(recipe: "Recipe") -> bool:
     return recipe.negatives.source == "self-play"
 
@@ -137,6 +146,33 @@ class Lora(Section):
     """Names of the linear layers that get an adapter; ["all-linear"] for models that name them differently."""
 
 
+class Training(Section):
+    """One pass of optimisation: AdamW, linear decay to 0 after the warm-up, gradient clipping at 1.0."""
+
+    lr: Rate = 3e-4
+    """Peak learning rate."""
+    epochs: Count = 1
+    batch: Count = 64
+    """Prompt groups per optimiser step, whatever the token budget of the device."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    """Steps of linear warm-up; a stage with no more steps than that warms up in half of them."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Adapt(Training):
+    """Language modelling over whole sequences before the SFT: every title of a history is a target, not the last alone.
+
+    The sequences are those that a scratch backbone is pre-trained on, as lines of titles (prompt.style=compact).
+    """
+
+    seed: Seed = 0
+    """Seed of order and adapters, apart from the run's: the runs of a study share their backbone."""
+    samples: Count | None = None
+    """Sequences used, drawn by seed; null takes all training and extra sequences."""
+    batch: Count = 16
+    """Sequences per optimiser step."""
+
+
 class HuggingFace(Section):
     """Any causal language model of the Hugging Face hub, of a local folder, or that sprec backbone ls names."""
 
@@ -149,6 +185,8 @@ class HuggingFace(Section):
     """Adapters; null trains all parameters."""
     quantize: Annotated[Literal["nf4"] | None, Affects(Part.MODEL)] = None
     """4-bit base weights (QLoRA); needs a CUDA device and the extra sprec[qlora]."""
+    adapt: Adapt | None = None
+    """Adapt the model to the catalog's titles before the SFT; null does not."""
     trust_remote_code: Annotated[bool, Affects(Part.NOTHING)] = False
     """Run code that comes with the model. Off unless you read that code."""
     allow_pickle: Annotated[bool, Affects(Part.NOTHING)] = False
@@ -170,19 +208,6 @@ class Prompt(Section):
     """Items of the history that the prompt shows: the most recent ones."""
     max_tokens: Annotated[int, Field(ge=16)] = 512
     """Prompts longer than this lose their oldest items, never their response."""
-
-
-class Training(Section):
-    """One pass of optimisation: AdamW, linear decay to 0 after the warm-up, gradient clipping at 1.0."""
-
-    lr: Rate = 3e-4
-    """Peak learning rate."""
-    epochs: Count = 1
-    batch: Count = 64
-    """Prompt groups per optimiser step, whatever the token budget of the device."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    """Steps of linear warm-up; a stage with no more steps than that warms up in half of them."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Sft(Training):
@@ -349,6 +374,9 @@ class Recipe(Section):
     """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
     four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding, and
     by the masks that dropout draws."""
+    recompute: Annotated[bool, Affects(Part.NOTHING)] = False
+    """While training keep the products of matrices in memory and compute the rest again: half of the memory for a tenth
+    to a fifth more time, and the same result."""
     backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind"), Affects(Part.BACKBONE)] = Scratch()
     prompt: Annotated[Prompt, Affects(Part.MODEL)] = Prompt()
     sft: Annotated[Sft, Affects(Part.SFT)] = Sft()

@@ -84,3 +84,23 @@ def test_wrong_layers_for_adapters_end_in_one_line(
     settings = changes(**backbone(checkpoint("gpt2")))
     done = cli("run", "llama-3.2-1b", "--data", toy_data, "-o", tmp_path / "run", *settings, code=2)
     assert "set 'backbone.lora.targets=[all-linear]'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "dropout": 0.0}], ids=["full", "lora"])
+def test_a_given_backbone_is_adapted_once_for_all_seeds(
+    lora: dict[str, object] | None, cli: Cli, checkpoint: Callable[[str], Path], toy_data: Path, tmp_path: Path
+) -> None:
+    adapt = {"lr": 0.01, "epochs": 2, "samples": 48, "batch": 8, "warmup_steps": 2}
+    settings = changes(**backbone(checkpoint("llama"), lora=lora, adapt=adapt), recompute=True, loop__iterations=0)
+    command = ("run", "llama-3.2-1b", "--data", toy_data, "--shared", tmp_path / "shared", *settings)
+    cli(*command, "-o", tmp_path / "one", "--set", "method=bigrec")
+    done = cli(*command, "-o", tmp_path / "two", "--set", "method=bigrec", "--set", "seed=1", "--set", "sft.epochs=0")
+    stages = {path.name for path in (tmp_path / "one/stages").iterdir()}
+    assert stages == {"00-backbone", "01-sft", "02-evaluate-sft-0"}
+    assert "= 00-backbone" in done.stderr, "shared with the run of the other seed"
+    assert not (tmp_path / "two/stages/01-sft").exists(), "without SFT the adapted model is the first one"
+    log = [json.loads(line)["loss"] for line in (tmp_path / "one/stages/00-backbone/log.jsonl").open()]
+    assert len(log) == 12
+    assert sum(log[-3:]) < (0.99 if lora else 0.9) * sum(log[:3])
+    for run in ("one", "two"):
+        assert len(set(Recommender.load(tmp_path / run).recommend([[3, 4]], k=3)[0])) == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from sprec.config import Recipe, Scratch
+from sprec.config import Recipe, makes_backbone
 from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
@@ -170,7 +170,7 @@ def backbone_of(session: Session) -> Stage:
     """
     if not protocols.trains_model(session.recipe):
         return Stage(Path(), "")
-    if not isinstance(session.recipe.backbone, Scratch):
+    if not makes_backbone(session.recipe):
         return given(session.recipe)
     folder = session.store.root / "backbone"
     problem = storage.verify(folder)

@@ -80,9 +80,18 @@ class Session:
     def _load(self, stage: Stage) -> Policy:
         backbone = self.recipe.backbone
         if isinstance(backbone, HuggingFace) and stage.folder == Path():
-            torch.manual_seed(seed_of(self.recipe.seed, Stream.ADAPTERS))
-            return load_huggingface(backbone, self.device, self.precision)
+            return self.fresh(backbone, self.recipe.seed)
         return load_saved(stage.folder / "model", backbone, self.device, self.precision)
+
+    def fresh(self, backbone: HuggingFace, seed: int) -> Policy:
+        """A given model as it is, with fresh adapters where it has some.
+
+        Args:
+            backbone: its settings.
+            seed: of the adapters.
+        """
+        torch.manual_seed(seed_of(seed, Stream.ADAPTERS))
+        return load_huggingface(backbone, self.device, self.precision)
 
     def adopt(self, policy: Policy) -> None:
         """Put a policy that was made here in place."""

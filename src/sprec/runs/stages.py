@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from sprec.config import HuggingFace, Part, Prefer, Recipe, Scratch, Sft, Training, encodes_negatives
+from sprec.config import Adapt, HuggingFace, Part, Prefer, Recipe, Sft, Training, encodes_negatives, makes_backbone
 from sprec.data import Dataset, Example, Split
 from sprec.engine.layout.groups import GroupBatch, PromptGroup
 from sprec.engine.model.identity import origin
@@ -52,26 +52,43 @@ class Sample:
 
 
 def backbone(session: Session) -> Stage:
-    """The model that everything starts from: pre-trained here (``scratch``), or the hub's (nothing to store)."""
+    """The model that everything starts from: made here (``scratch``), adapted here, or given (nothing to store)."""
     recipe, settings = session.recipe, session.recipe.backbone
-    if not isinstance(settings, Scratch):
+    if not makes_backbone(recipe):
         return given(recipe)
+    depends = session.depends(Part.BACKBONE)
+    if isinstance(settings, HuggingFace):
+        depends["start"] = given(recipe).key
 
     def make(folder: Path) -> str:
         dataset = session.dataset
         compact = PromptBuilder(dataset.catalog, dataset.wording, "compact", recipe.prompt.history)
-        lines = [compact.respond(title) for title in dataset.catalog.titles]
-        policy = scratch(settings, _tokenizer_texts(session, lines), settings.seed, session.device, session.precision)
+        policy, rates, seed = _to_pretrain(session, compact)
         session.adopt(policy)
-        groups = sequence_groups(policy, compact, pretraining_examples(dataset), recipe.prompt.max_tokens)
-        rates = Training(lr=settings.lr, epochs=max(1, settings.epochs), batch=settings.batch,
-                         warmup_steps=settings.warmup_steps)  # fmt: skip
-        outcome = Outcome()
-        if settings.epochs:
-            outcome = _train(session, policy, groups, _SFT, rates, "pretrain", settings.seed)
-        return _save(session, policy, folder, outcome, "backbone")
+        examples = pretraining_examples(dataset)
+        if isinstance(rates, Adapt) and rates.samples:
+            rng = rng_of(seed, Stream.DRAW)
+            examples = examples.take(rng.permutation(len(examples))[: rates.samples])
+        groups = sequence_groups(policy, compact, examples, recipe.prompt.max_tokens)
+        name = "adapt" if isinstance(rates, Adapt) else "pretrain"
+        outcome = _train(session, policy, groups, _SFT, rates, name, seed) if rates else Outcome()
+        return _save(session, policy, folder, outcome, "backbone.adapt" if name == "adapt" else "backbone")
 
-    return _hold(session, session.store.stage("backbone", session.depends(Part.BACKBONE), make))
+    return _hold(session, session.store.stage("backbone", depends, make))
+
+
+def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Training | None, int]:
+    """The model that the sequences are for, how it learns them (None: not at all), and the seed."""
+    settings = session.recipe.backbone
+    if isinstance(settings, HuggingFace):
+        seed = settings.adapt.seed if settings.adapt else 0
+        return session.fresh(settings, seed), settings.adapt, seed
+    lines = [compact.respond(title) for title in session.dataset.catalog.titles]
+    policy = scratch(settings, _tokenizer_texts(session, lines), settings.seed, session.device, session.precision)
+    if not settings.epochs:
+        return policy, None, settings.seed
+    rates = Training(lr=settings.lr, epochs=settings.epochs, batch=settings.batch, warmup_steps=settings.warmup_steps)
+    return policy, rates, settings.seed
 
 
 def given(recipe: Recipe) -> Stage:
@@ -101,7 +118,7 @@ def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
 def initial_sft(session: Session, start: Stage) -> Stage:
     """The supervised stage (BIGRec; RW with weights): the epoch with the best validation loss."""
     recipe, settings = session.recipe, session.recipe.sft
-    if not settings.epochs and isinstance(recipe.backbone, Scratch):
+    if not settings.epochs and makes_backbone(recipe):
         return start
     depends = {"start": start.key, **session.depends(Part.SFT)}
 
@@ -411,6 +428,7 @@ def _train(
         track=session.recipe.track,
         log_folder=session.store.logs,
         checkpoints=Checkpoints(session.store.unfinished, session.recipe.checkpoint_steps),
+        recompute=session.recipe.recompute,
     )
 
 
