@@ -306,7 +306,7 @@ class Recommend(Section):
     max_new_tokens: Answer = 32
     """Tokens of a generated title at most."""
     exclude_history: bool = False
-    """Never recommend an item that the history shows."""
+    """Never recommend an item that the history shows, or another one of the same title."""
     samples: Count = 24
     """Samples per user of the consensus protocol."""
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,33 @@ def test_items_that_share_a_title_are_all_known_and_the_first_is_found() -> None
 @pytest.mark.parametrize(("title", "item"), [("Emma", 1), ("EMMA", 1), ("der prozess", 3)])
 def test_find_ignores_case_where_it_must(title: str, item: int) -> None:
     assert CATALOG.find(title) == item
+
+
+def test_titles_are_looked_up_as_they_were_tidied() -> None:
+    catalog = Catalog.of(["Café Noir", "Tom & Sons", "\u200eHonky Château", "Dune", "DUNE"])
+    assert catalog.find("Cafe\u0301  Noir") == 0
+    assert catalog.find("CAFE\u0301 NOIR") == 0
+    assert catalog.find(" Tom &amp;amp; Sons\n") == 1
+    assert catalog.find("honky cha\u0302teau") == 2
+    assert [catalog.find(title) for title in ("Dune", "DUNE", "dune")] == [3, 4, 3]
+    assert (catalog.lookup("Cafe"), catalog.lookup("\x1b[1mDune")) == (None, 3)
+    decomposed = Catalog.of(["Cafe\u0301"])  # a catalog that was not tidied
+    assert (decomposed.find("Café"), decomposed.find("Cafe\u0301")) == (0, 0)
+
+
+def test_a_miss_in_a_large_catalog_costs_no_second() -> None:
+    catalog = Catalog.of(f"{word} {number}" for number in range(50_000) for word in ("Blue Night", "River Stone"))
+    assert catalog.lookup("Blue Night 7") == 14
+    started = time.perf_counter()
+    for number in range(5):
+        with pytest.raises(UserError, match='closest: "Blue Night'):
+            catalog.find(f"Blu Nigth {number}x")
+    assert time.perf_counter() - started < 2.5  # difflib took as many seconds for each
+
+
+def test_items_that_share_a_title_are_twins() -> None:
+    assert CATALOG.twins == {0: (0, 2), 2: (0, 2)}
+    assert CATALOG.sharing == 2
 
 
 def test_an_unknown_title_is_answered_with_the_closest_ones() -> None:

@@ -181,3 +181,21 @@ def test_a_negative_number_of_genres_is_refused(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "--top-genres" in done.output
     assert "greater than or equal to 0" in done.output
+
+
+def test_nothing_of_a_log_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[31m\u202eX\x9b2J"
+    log = "".join(f"u{i % 3}\t{'ab'[i % 2]}\t{i}\n" for i in range(20)) + f"{evil}\ta\t{evil}\n"
+    (tmp_path / "log.tsv").write_text(f"user\titem\ttime\n{log}", "utf-8")
+    items = f"item\ttitle\tgenres\na\t{evil} Tea\t{evil}g\nb\tPot\tg\n"
+    (tmp_path / "items.tsv").write_text(items, "utf-8")
+    command = ["import", "table", str(tmp_path / "log.tsv"), "--items", str(tmp_path / "items.tsv")]
+    command += ["-o", str(tmp_path / "out"), "--min-history", "1", "--min-length", "1"]
+    done = run.invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0
+    shown = done.output + run.invoke(app, ["stats", str(tmp_path / "out")], catch_exceptions=False).output
+    assert "malformed: log.tsv:22:" in shown
+    assert not set(shown) & set("\x1b\x07\x9b\u202e")
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.catalog.titles == ("X Tea", "Pot")
+    assert set(dataset.genres) == {"Xg", "g"}

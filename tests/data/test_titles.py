@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,38 @@ def test_clean_title_is_one_line_without_entities() -> None:
     assert clean_title(" Folie &agrave;  Deux\n(Live)\t") == "Folie à Deux (Live)"
 
 
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Tom &amp;amp; Sons", "Tom & Sons"),
+        ("Tom &amp;amp;amp; Sons", "Tom & Sons"),
+        ("Love&notes", "Love&notes"),  # not Love\u00ac\u200bes: an entity ends in a semicolon
+        ("Love&amp;notes", "Love&notes"),
+        ("Cafe\u0301", "Café"),
+        ("Red \x1b[31mAlert\x1b[0m", "Red Alert"),
+        ("\x1b]0;owned\x07Mug", "Mug"),
+        ("\x1b]8;;http://x\x1b\\Link\x1b]8;;\x1b\\", "Link"),
+        ("\x9b2JTea\x1bc", "Tea"),
+        ("abc\u202egpj.exe", "abc gpj.exe"),
+        ("\u2066x\u2069 \ufeffy", "x y"),
+        ("\u200eElton – John", "\u200eElton – John"),
+        ("न्‍य", "न्‍य"),  # a joiner that the script needs
+        ("Mug </s> one", "Mug </s> one"),
+        ("a\0b\x7fc", "a b c"),
+    ],
+)
+def test_titles_are_one_clean_line(raw: str, clean: str) -> None:
+    assert clean_title(raw) == clean
+
+
+@given(st.text(alphabet="a&;#x12 mp\x1b[]m0\x07\u202e\u0301e"))
+def test_clean_titles_are_printable_and_stay_as_they_are(text: str) -> None:
+    clean = clean_title(text)
+    assert not any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") or letter == "\u202e" for letter in clean)
+    assert unicodedata.is_normalized("NFC", clean)
+    assert clean_title(clean) == clean
+
+
 @given(st.text())
 def test_clean_title_leaves_no_white_space_at_the_ends_or_doubled(title: str) -> None:
     cleaned = clean_title(title)
@@ -53,12 +87,47 @@ def test_clean_title_leaves_no_white_space_at_the_ends_or_doubled(title: str) ->
     assert "\n" not in cleaned
 
 
-@pytest.mark.parametrize("junk", ["", " ", ", ", "...", '<span class="a-size-medium', " <div>"])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "",
+        " ",
+        ", ",
+        "...",
+        '<span class="a-size-medium',
+        " <div>",
+        "var aPageStart = (new Date()).getTime();",
+        "\n  var ue_t0=ue_t0||+new Date();",
+        "(function(e){var d=e;})(window)",
+        "function f() { return 1 }",
+        ".a-box-inner { background-color: #fff }",
+        "Tea </script> x",
+        "document.write('x')",
+    ],
+)
 def test_what_cannot_be_a_title_is_junk(junk: str) -> None:
     assert is_junk(junk)
 
 
-@pytest.mark.parametrize("title", ["1984", "½", "愛", "#1 Hits", "x < y"])
+@pytest.mark.parametrize(
+    "title",
+    [
+        "1984",
+        "½",
+        "愛",
+        "#1 Hits",
+        "x < y",
+        "I <3 Dance",
+        "Mug </s> one",
+        "The Zeta Function (Dover Books)",
+        "Let X = 5",
+        "var. edulis",
+        "Rear Window",
+        "The Document",
+        ".hack//SIGN",
+        "{ } by Someone",
+    ],
+)
 def test_odd_titles_are_not_junk(title: str) -> None:
     assert not is_junk(title)
 

@@ -1,6 +1,5 @@
 """The catalog: items with an id, a title and genres. Items travel as ids; this is where an id gets its title."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from rapidfuzz.fuzz import ratio
+from rapidfuzz.process import extract
 
+from sprec.data.titles import clean_title, same_title
 from sprec.system.errors import UserError
 from sprec.system.parquet import read_parquet
 
+_CLOSE = 40
+"""Percent of the letters that a title must share, in order, with one that was looked for in vain."""
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "item_id": pl.Int64,
     "title": pl.String,
@@ -67,22 +71,40 @@ class Catalog:
     @property
     def sharing(self) -> int:
         """How many items carry a title that another one carries, too."""
-        return sum(len(items) for items in self.items_of_title.values() if len(items) > 1)
+        return len(self.twins)
+
+    @cached_property
+    def twins(self) -> dict[int, tuple[int, ...]]:
+        """Each item that shares its title to all items that carry it, itself among them."""
+        shared = (items for items in self.items_of_title.values() if len(items) > 1)
+        return {item: items for items in shared for item in items}
+
+    def lookup(self, title: str) -> int | None:
+        """The id of the item with this title, None if there is none.
+
+        What is looked up is tidied as an import tidies titles; case and invisible marks count only where several
+        titles differ by nothing else.
+        """
+        found = self.by_title.get(title, self.by_title.get(clean_title(title)))
+        return self._by_form.get(same_title(title)) if found is None else found
 
     def find(self, title: str) -> int:
-        """Return the id of the item with this title.
+        """The id of the item with this title; see :meth:`lookup`.
 
         Raises:
             UserError: no item has it; the message names the closest titles.
         """
-        if title in self.by_title:
-            return self.by_title[title]
-        folded = {known.casefold(): item for known, item in reversed(self.by_title.items())}
-        if title.casefold() in folded:
-            return folded[title.casefold()]
-        close = difflib.get_close_matches(title.casefold(), folded, n=3, cutoff=0.4)
-        names = ", ".join(f'"{self.titles[folded[name]]}"' for name in close)
-        raise UserError(f'no item is titled "{title}"' + (f"; closest: {names}" if names else ""))
+        found = self.lookup(title)
+        if found is not None:
+            return found
+        close = extract(same_title(title), self._by_form.keys(), scorer=ratio, limit=3, score_cutoff=_CLOSE)
+        names = ", ".join(f'"{self.titles[self._by_form[form]]}"' for form, _, _ in close)
+        raise UserError(f'no item is titled "{title:.200}"' + (f"; closest: {names}" if names else ""))
+
+    @cached_property
+    def _by_form(self) -> dict[str, int]:
+        """What titles have in common however they are written, to the lowest item."""
+        return {same_title(title): item for title, item in reversed(self.by_title.items())}
 
     def genre_matrix(self, selected: Sequence[str]) -> np.ndarray:
         """Share of each item in each selected genre, shape (n, |selected|), rows sum to 1 or 0.

@@ -14,6 +14,7 @@ from sprec.data.dataset import Dataset, Split
 from sprec.data.events import Events, collect, core, drop_repeats, long_enough, tied
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
+from sprec.data.readers.columns import NOTHING
 from sprec.data.readers.log import Faults, Log
 from sprec.data.readers.table import Columns, Reading
 from sprec.data.readers.table import read as read_table
@@ -191,7 +192,7 @@ def _chosen(items: pl.DataFrame, events: Events, keep_unseen: bool, faults: Faul
 
 def _tidy(items: pl.DataFrame, cleaning: Cleaning, faults: Faults) -> pl.DataFrame:
     """Clean titles; items without a usable one are dropped."""
-    before = [title or "" for title in items["title"].to_list()]
+    before = ["" if title is None or title in NOTHING else title for title in items["title"].to_list()]
     after = [clean_title(repair_scraped(title)) for title in before]
     faults.add("titles_tidied", count=sum(old != new for old, new in zip(before, after, strict=True)))
     good = [not is_junk(title) for title in after]

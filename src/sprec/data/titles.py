@@ -2,17 +2,39 @@
 
 import html
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from sprec.system.errors import printable
+
 _SCRAPED_TAIL = '" />'
 _FIELD = re.compile(",(?! )")
+_ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+# as shops' pages were scraped: var aPageStart = ..., function () { ..., .a-row { ... }
+_SCRIPT = re.compile(
+    r"\bvar\s+[\w$]+\s*=|\bfunction\s*\w*\s*\([^)]*\)\s*\{|</?(?:script|style)\b|\bgetTime\(\)"
+    r"|\b(?:document|window)\.\w+[.(=]|^\s*[.#@][\w-]+[^{}]*\{[^}]*:",
+    re.IGNORECASE,
+)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean_title(title: str) -> str:
-    """Decode HTML entities and fold runs of white space, so that a title is one clean line."""
-    return " ".join(html.unescape(title).split())
+    """One clean line: HTML entities decoded (also those that were encoded twice), composed characters (NFC), no control
+    characters or sequences of terminals, no embedding or overriding of the direction, white space folded.
+    """
+    seen = None
+    while title != seen:  # each round leaves fewer characters, or none changed
+        seen = title
+        title = printable(_ENTITY.sub(lambda found: html.unescape(found[0]), title))
+    return unicodedata.normalize("NFC", " ".join(title.split()))
+
+
+def same_title(title: str) -> str:
+    """What two ways to write one title have in common: cleaned, without regard to case and to invisible marks."""
+    folded = unicodedata.normalize("NFC", clean_title(title).casefold())
+    return "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
 
 
 def clean_genres(genres: Iterable[str]) -> tuple[str, ...]:
@@ -26,8 +48,8 @@ def is_broken(text: str) -> bool:
 
 
 def is_junk(title: str) -> bool:
-    """Whether this cannot be a title: no letter or digit, half of a character in it, or the start of an HTML tag."""
-    if is_broken(title) or title.lstrip().startswith("<"):
+    """Whether this is no title: no letter or digit, half of a character, the start of a tag, a script, a style."""
+    if is_broken(title) or title.lstrip().startswith("<") or _SCRIPT.search(title):
         return True
     return not any(character.isalnum() for character in title)
 

@@ -1,5 +1,7 @@
 """Items that a list or a draw must not contain, row by row."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from sprec.data import Split
@@ -21,7 +23,31 @@ def excluded_items(split: Split, items: int, *, history: bool, target: bool) -> 
         parts.append(padded(split, longest(split), items))
     if target:
         parts.append(split.targets[:, None])
-    rows = np.sort(np.concatenate(parts, axis=1), axis=1)
+    return _distinct(np.concatenate(parts, axis=1), items)
+
+
+def with_twins(excluded: np.ndarray, items: int, twins: Mapping[int, Sequence[int]]) -> np.ndarray:
+    """Exclude with an item all items that share its title, shape (n, width or more).
+
+    Args:
+        excluded: of :func:`excluded_items`.
+        items: size of the catalog.
+        twins: each item that shares its title to all items that carry it.
+    """
+    sharing = np.isin(excluded, list(twins))
+    if not sharing.any():
+        return excluded
+    rows = zip(excluded, sharing, strict=True)
+    also = [[twin for item in row[chosen].tolist() for twin in twins[item]] for row, chosen in rows]
+    padding = np.full((len(excluded), max(map(len, also))), items)
+    for row, own in zip(padding, also, strict=True):
+        row[: len(own)] = own
+    return _distinct(np.concatenate([excluded, padding], axis=1), items)
+
+
+def _distinct(rows: np.ndarray, items: int) -> np.ndarray:
+    """Sorted rows in which an item stands once, padded with ``items``."""
+    rows = np.sort(rows, axis=1)
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = items
     return np.sort(rows, axis=1)
 

@@ -4,7 +4,7 @@ A new protocol is a new row of :data:`PROTOCOLS`. What it reads and needs stands
 ``--protocols`` and the documentation derive from it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from functools import cached_property
@@ -15,7 +15,7 @@ import numpy as np
 
 from sprec.config import Recommend
 from sprec.data import Split
-from sprec.methods.exclusion import excluded_items
+from sprec.methods.exclusion import excluded_items, with_twins
 from sprec.system.progress import say
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Context:
         grounder: titles to items.
         sasrec: the sequential recommender of the run.
         counts: occurrences of each item in the training data, shape (items,).
+        twins: each item that shares its title to all items that carry it.
         journal: a folder that remembers finished batches, for protocols that generate titles.
     """
 
@@ -93,12 +94,17 @@ class Context:
     grounder: Callable[[], "Grounder"]
     sasrec: Callable[[], "SASRec"]
     counts: Callable[[], np.ndarray]
+    twins: Mapping[int, Sequence[int]] = field(default_factory=dict)
     journal: Path | None = None
 
     @cached_property
     def excluded(self) -> np.ndarray:
-        """The items that each list leaves out, padded with the size of the catalog, shape (n, width)."""
-        return excluded_items(self.examples, self.items, history=self.settings.exclude_history, target=False)
+        """The items that each list leaves out, padded with the size of the catalog, shape (n, width).
+
+        A seen title leaves out every item that carries it: no list can tell them apart.
+        """
+        seen = excluded_items(self.examples, self.items, history=self.settings.exclude_history, target=False)
+        return with_twins(seen, self.items, self.twins)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.engine.model.backbones import located
-from sprec.methods.exclusion import excluded_items, require_room
+from sprec.methods.exclusion import excluded_items, require_room, with_twins
 from sprec.methods.histories import longest
 from sprec.recommend.protocols import Need, needs_of
 from sprec.runs.protocols import trains_model
@@ -57,7 +57,8 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         )
     if recipe.recommend.exclude_history:
         cases = dataset.splits[recipe.split][: recipe.cases]
-        require_room(excluded_items(cases, items, history=True, target=False), items, k)
+        seen = excluded_items(cases, items, history=True, target=False)
+        require_room(with_twins(seen, items, dataset.catalog.twins), items, k)
     if recipe.sft.weights not in ("none", "equal") and not dataset.genres:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 

@@ -73,6 +73,7 @@ def recommend(
         grounder=lambda: session.grounder(backbone, settings.encoder),
         sasrec=lambda: load_sasrec(session),
         counts=counts,
+        twins=session.dataset.catalog.twins,
         journal=journal,
     )
     return PROTOCOLS[settings.protocol].lists(context)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from sprec.system.errors import printable
+
 ITEMS: dict[str, pl.DataType | type[pl.DataType]] = {
     "item": pl.String,
     "title": pl.String,
@@ -33,7 +35,7 @@ class Faults:
         if count:
             self.counts[kind] += count
         if where and len(self.examples.setdefault(kind, [])) < EXAMPLES:
-            self.examples[kind].append(where)
+            self.examples[kind].append(printable(where))
 
     def nonzero(self) -> dict[str, int]:
         """The counts by name, without those that stayed zero."""

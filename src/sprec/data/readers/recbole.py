@@ -72,6 +72,7 @@ def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split
     items = items.filter(pl.Series(good, dtype=pl.Boolean))
     genres = tuple(clean_genres(own or ()) for own in items["genres"].to_list())
     catalog = Catalog(tuple(itertools.compress(titles, good)), genres, tuple(items["item"].to_list()))
+    faults.add("items_that_share_a_title", count=catalog.sharing)
     number = {item: row for row, item in enumerate(catalog.source_ids)}
     paths = {split: source / f"{stem}.{split}.inter" for split in SPLITS}
     return catalog, {split: _windows(path, number, faults) for split, path in paths.items() if path.exists()}

@@ -1,0 +1,35 @@
+"""What lists leave out: the history and, with an item, all that carry its title."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sprec.config import Recommend
+from sprec.data import Catalog, Split
+from sprec.methods.exclusion import excluded_items, with_twins
+from sprec.recommend.protocols import Context
+
+ITEMS = 8
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=ITEMS, max_size=ITEMS), st.lists(st.lists(st.integers(0, ITEMS - 1))))
+def test_all_items_of_a_seen_title_are_left_out(titles: list[str], histories: list[list[int]]) -> None:
+    split = Split.of((history, 0) for history in histories)
+    seen = excluded_items(split, ITEMS, history=True, target=False)
+    found = with_twins(seen, ITEMS, Catalog.of(titles).twins)
+    assert (np.sort(found, axis=1) == found).all()
+    for row, history in zip(found.tolist(), histories, strict=True):
+        known = {titles[item] for item in history}
+        wanted = [item for item in range(ITEMS) if titles[item] in known]
+        assert [item for item in row if item < ITEMS] == wanted
+
+
+def test_protocols_leave_out_the_film_just_seen_under_its_other_id() -> None:
+    def never() -> None:
+        raise AssertionError
+
+    catalog = Catalog.of(["Emma", "Dune", "Emma"])
+    settings = Recommend(exclude_history=True)
+    made = dict.fromkeys(("policy", "asked", "trie", "grounder", "sasrec", "counts"), never)
+    context = Context(Split.of([((0,), 1), ((1,), 0)]), settings, 3, 0, 1, twins=catalog.twins, **made)  # type: ignore[arg-type]
+    assert [[item for item in row if item < 3] for row in context.excluded.tolist()] == [[0, 2], [1]]
