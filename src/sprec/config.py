@@ -241,9 +241,8 @@ class Loop(Section):
 class Negatives(Section):
     """Where the rejected answers come from."""
 
-    source: Literal["self-play", "uniform", "popularity", "semantic"] = "self-play"
-    """self-play: what the model answers; uniform and popularity: items of the catalog, drawn evenly or as often as they
-    occur in the training data; semantic: similar items (RosePO)."""
+    source: str = "self-play"
+    """Where they come from: self-play, what the model answers, or a row of the table of samplers."""
     count: Count = 1
     """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
     decode: Literal["greedy", "sample", "beam"] = "greedy"
@@ -271,8 +270,8 @@ class Negatives(Section):
 class Prefer(Training):
     """The preference step."""
 
-    objective: Literal["dpo", "dmpo", "sdpo", "smoothed-dpo", "weighted-dpo"] = "dpo"
-    """The loss; weighted-dpo is Eq. 8."""
+    objective: str = "dpo"
+    """The loss: a row of the table of objectives."""
     lr: Rate = 2e-5
     batch: Count = 32
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -281,8 +280,6 @@ class Prefer(Training):
     """The frozen model of the ratios: after this iteration's SFT (official code) or before it (Eq. 7)."""
     reduction: Literal["mean", "sum"] = "mean"
     """DMPO over its negatives: the paper's mean or the research code's sum."""
-    smoothing: bool = False
-    """RosePO: smooth each pair by the scores of a SASRec oracle; goes with objective=smoothed-dpo."""
     smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
     """Difference of the oracle's logits that counts as one."""
     robust: bool = False
@@ -404,16 +401,6 @@ class Recipe(Section):
     """Stop the run when the share of generated titles that exist falls below this."""
 
     @model_validator(mode="after")
-    def _negatives_fit_objective(self) -> "Recipe":
-        pairwise = self.prefer.objective in ("dpo", "smoothed-dpo")
-        if pairwise and self.loop.dpo_step and self.negatives.count > 1:
-            raise ValueError(
-                f"prefer.objective={self.prefer.objective} takes one negative, not negatives.count="
-                f"{self.negatives.count}; use sdpo or dmpo"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _negatives_fit_source(self) -> "Recipe":
         negatives = self.negatives
         preferring = self.loop.iterations > 0 and self.loop.dpo_step
@@ -421,26 +408,10 @@ class Recipe(Section):
             raise ValueError(
                 f"negatives.decode=greedy gives one answer, not negatives.count={negatives.count}; take beam or sample"
             )
-        if self.prefer.objective == "weighted-dpo" and negatives.source != "uniform":
-            raise ValueError(
-                f"prefer.objective=weighted-dpo weighs uniform negatives, not negatives.source={negatives.source}"
-            )
         if negatives.top is not None and (negatives.source != "semantic" or negatives.top < negatives.count):
             raise ValueError("negatives.top is for negatives.source=semantic, and no less than negatives.count")
         if negatives.redraw_equal and negatives.source != "self-play":
             raise ValueError("negatives.redraw_equal is for negatives.source=self-play; others never draw the target")
-        return self
-
-    @model_validator(mode="after")
-    def _smoothing_fits_objective(self) -> "Recipe":
-        smoothed = self.prefer.objective == "smoothed-dpo"
-        if self.prefer.smoothing != smoothed:
-            raise ValueError(
-                f"prefer.smoothing={str(self.prefer.smoothing).lower()} does not go with prefer.objective="
-                f"{self.prefer.objective}; smoothing=true and objective=smoothed-dpo go together"
-            )
-        if self.prefer.robust and not smoothed:
-            raise ValueError("prefer.robust is a form of prefer.objective=smoothed-dpo")
         return self
 
     @model_validator(mode="after")

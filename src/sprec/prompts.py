@@ -8,7 +8,7 @@ from typing import Literal
 from sprec.data import Catalog, Wording
 
 Style = Literal["unified", "official", "compact"]
-Stage = Literal["sft", "prefer", "generate"]
+Purpose = Literal["sft", "prefer", "generate"]
 
 EMPTY_TITLE = "NAN"
 """What an empty answer is grounded as (official evaluation code)."""
@@ -35,7 +35,7 @@ class PromptBuilder:
     style: Style = "unified"
     history: int = 10
 
-    def prompt(self, history: Sequence[int], stage: Stage = "generate") -> str:
+    def prompt(self, history: Sequence[int], purpose: Purpose = "generate") -> str:
         """The text before the response, for a history of item ids, oldest first."""
         titles = [f'"{self.catalog.titles[item]}"' for item in history[-self.history :]]
         if self.style == "compact":
@@ -43,17 +43,17 @@ class PromptBuilder:
         text = self.wording.prefix + ", ".join(titles) + self.wording.suffix
         if self.style == "unified":
             return _alpaca(self.wording.instruction, text, indent="", gap=" ")
-        if stage == "prefer":
+        if purpose == "prefer":
             return self.wording.instruction + text
-        if stage == "sft":
+        if purpose == "sft":
             return _alpaca(self.wording.instruction, text, indent=" " * 16, gap="")
         return _alpaca(self.wording.instruction, text, indent="", gap="  ")
 
-    def response(self, item: int, stage: Stage = "generate") -> str:
+    def response(self, item: int, purpose: Purpose = "generate") -> str:
         """The text of an answer that names this item."""
-        return self.respond(self.catalog.titles[item], stage)
+        return self.respond(self.catalog.titles[item], purpose)
 
-    def respond(self, title: str, stage: Stage = "generate") -> str:
+    def respond(self, title: str, purpose: Purpose = "generate") -> str:
         """The text of an answer that names this title: quoted, then a newline.
 
         In the authors' files the newline stands behind the answer, or, where the input ends with one (MovieLens),
@@ -61,7 +61,7 @@ class PromptBuilder:
         """
         official = self.style == "official"
         end = "" if official and "\n" in self.wording.suffix else "\n"
-        return f'"{title}"{end}' + ("\n" + " " * 16 if official and stage == "sft" else "")
+        return f'"{title}"{end}' + ("\n" + " " * 16 if official and purpose == "sft" else "")
 
     def reject(self, title: str) -> str:
         """The text of a rejected answer in the preference step; the research code always ends it with a newline."""
@@ -72,9 +72,9 @@ class PromptBuilder:
         """Whether the SFT loss covers the prompt's tokens too (official code)."""
         return self.style == "official"
 
-    def ends_with_eos(self, stage: Stage) -> bool:
+    def ends_with_eos(self, purpose: Purpose) -> bool:
         """Whether EOS follows the response in training (the official SFT never trains it)."""
-        return not (self.style == "official" and stage == "sft")
+        return not (self.style == "official" and purpose == "sft")
 
 
 def _alpaca(instruction: str, text: str, indent: str, gap: str) -> str:

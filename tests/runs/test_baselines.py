@@ -215,7 +215,7 @@ def test_smoothing_is_what_the_oracle_says(run: Run, toy_dataset: Dataset) -> No
     margin = scores[0, 7] - scores[0, examples[0].target]
     assert found[0].item() == pytest.approx(min(0.499, torch.sigmoid(margin).item()), abs=1e-5)
     assert found[1:].tolist() == [0, pytest.approx(0.499)]
-    unsmoothed = {"prefer__smoothing": False, "prefer__objective": "dpo"}
+    unsmoothed = {"prefer__objective": "dpo"}
     plain = [json.loads(line)["loss"] for line in _log(run("rosepo", **unsmoothed))]
     smooth = [json.loads(line)["loss"] for line in _log(run("rosepo"))]
     assert plain[0] == pytest.approx(smooth[0], abs=1e-5)  # ln 2 whatever the smoothing, while the margin is 0

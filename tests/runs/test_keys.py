@@ -9,6 +9,7 @@ import pytest
 
 from sprec.config import (
     SCHEMA,
+    Adapt,
     Affects,
     HuggingFace,
     Part,
@@ -19,6 +20,7 @@ from sprec.config import (
     leaves,
 )
 from sprec.data import Dataset
+from sprec.methods.preferences import PREFERENCES
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import PROTOCOLS, Need, is_read, needs_of
 from sprec.runs.keys import EVERYTHING, afterwards, settings_of
@@ -62,7 +64,7 @@ OTHER: Mapping[str, Any] = {
     "server": {"url": "http://127.0.0.1:1"},
 }
 REQUIRED = {"backbone.path", "server.url"}
-SKIPPED = {"backbone.kind", "prefer.smoothing", "prefer.robust", "negatives.top", "negatives.redraw_equal"}
+SKIPPED = {"backbone.kind", "prefer.robust", "negatives.top", "negatives.redraw_equal"}
 """Settings that go with others only; cases of their own below."""
 
 
@@ -82,7 +84,7 @@ def affected(stages: Iterable[str], parts: Part, recipe: Recipe, gone: Iterable[
     found = {stage for stage in stages if part_of(stage) in parts} | {*gone}
     for stage in stages:  # in the order in which they are made
         made_from = list(UPSTREAM.get(stage, []))
-        if stage == "prefer-1" and recipe.prefer.smoothing:
+        if stage == "prefer-1" and PREFERENCES[recipe.prefer.objective].needs == "smoothing":
             made_from.append("sasrec")
         if stage.startswith("evaluate") and Need.SASREC in needs_of(recipe.recommend):
             made_from.append("sasrec")
@@ -166,9 +168,11 @@ def test_settings_that_matter_in_some_recipes_alone(changes: list[str], change: 
 def test_no_default_has_changed_without_another_schema() -> None:
     """Keys leave defaults out. A new setting is added to the file; for another default SCHEMA must be raised, too."""
     known = json.loads((Path(__file__).parent / "defaults.json").read_text("utf-8"))
-    backbones = [Recipe(), Recipe(backbone=HuggingFace(path="x")), Recipe(server=Server(url="http://x"))]
-    defaults = {leaf.name: leaf.default for recipe in backbones for leaf in leaves(recipe) if leaf.name not in REQUIRED}
-    assert known == {"SCHEMA": SCHEMA, "defaults": json.loads(json.dumps(defaults))}
+    given, adapted = HuggingFace(path="x"), HuggingFace(path="x", adapt=Adapt())
+    recipes = [Recipe(), *(Recipe(backbone=one) for one in (given, adapted)), Recipe(server=Server(url="http://x"))]
+    defaults = {leaf.name: leaf.default for recipe in recipes for leaf in leaves(recipe) if leaf.name not in REQUIRED}
+    now = json.loads(json.dumps({"SCHEMA": SCHEMA, **defaults}))
+    assert {name for name in {**known, **now} if known.get(name, "new") != now.get(name, "gone")} == set()
 
 
 def test_a_setting_without_a_declaration_fails_at_import() -> None:

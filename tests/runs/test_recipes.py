@@ -62,15 +62,19 @@ def test_a_resolved_recipe_survives_json() -> None:
         (["method=spreck"], 'unknown method "spreck"; methods: bigrec, rw'),
         (["seed"], '--set takes key=value, not "seed"'),
         (["seed=[1"], "is not valid YAML"),
-        (["negatives.count=3"], "prefer.objective=dpo takes one negative, not negatives.count=3; use sdpo or dmpo"),
+        (
+            ["negatives.count=3", "negatives.decode=beam"],
+            "prefer.objective=dpo takes one negative, not negatives.count=3; use sdpo or dmpo",
+        ),
         (
             ["backbone={kind: huggingface, path: x, lora: null, quantize: nf4}"],
             "weights of 4 bits cannot be trained: keep backbone.lora, or drop backbone.quantize",
         ),
         (["backbone.heads=5"], "hidden (128) must be an even multiple of heads (5)"),
         (["sasrec.heads=5"], "sasrec: hidden (64) must be a multiple of heads (5)"),
-        (["prefer.smoothing=true"], "prefer.smoothing=true does not go with prefer.objective=dpo"),
-        (["method=rosepo", "prefer.smoothing=false"], "smoothing=true and objective=smoothed-dpo go together"),
+        (["prefer.smoothing=true"], "prefer.smoothing: unknown key"),
+        (["prefer.objective=ppo"], 'prefer.objective: there is no "ppo"; objectives: dpo, dmpo'),
+        (["negatives.source=hard"], 'negatives.source: there is no "hard"; sources: self-play, uniform'),
         (["prefer.robust=true"], "prefer.robust is a form of prefer.objective=smoothed-dpo"),
         (
             ["prefer.objective=weighted-dpo"],

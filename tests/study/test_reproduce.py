@@ -118,7 +118,7 @@ def test_variants_are_the_baselines_of_the_papers_and_those_of_the_research_code
     assert jobs["D3 official"].how == "unguided beams, grounded"
     assert jobs["D3 official"].recipe.recommend.beams == 1
     assert jobs["RosePO official"].recipe.negatives.least_similar
-    assert not jobs["RosePO official"].recipe.prefer.smoothing
+    assert jobs["RosePO official"].recipe.prefer.objective == "dpo"
     assert jobs["DMPO official"].recipe.prefer.reduction == "sum"
     assert {jobs[f"RW{more}"].recipe.sft.weights for more in ("", " official", " equal")} == {
         "correct", "official", "equal",

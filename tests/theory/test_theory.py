@@ -212,7 +212,7 @@ P, Q = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.1, 0.2, 0.3, 0.4])
         (partial(dmpo, beta=1, reduction="sum"), 3, ".40778 .28628 .20066 .10528"),
     ],
 )
-def test_optima_with_several_negatives(objective: theory.Objective, count: int, printed: str) -> None:
+def test_optima_with_several_negatives(objective: theory.PairLoss, count: int, printed: str) -> None:
     found = theory.minimise(objective, P, Q, np.full(4, 0.25), count)
     for value, text in zip(found, printed.split(), strict=True):
         assert_printed(float(value), text)

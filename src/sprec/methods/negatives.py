@@ -4,15 +4,19 @@ Every sampler returns item ids, shape (n, K) for n examples; -1 marks a missing 
 from the generator that is passed in and from nowhere else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from sprec.data import Split
+from sprec.config import Negatives, Recipe
+from sprec.data import Dataset, Split
 from sprec.methods.exclusion import excluded_items, require_room
+from sprec.methods.histories import longest
 from sprec.methods.ranking import top_columns
 from sprec.methods.sampling import draw
+from sprec.system.errors import UserError
 
 T = TypeVar("T")
 _BLOCK = 1 << 24  # scores held at once by the semantic sampler: 64 MiB of float32
@@ -136,3 +140,117 @@ def _mean_history(split: Split, unit: np.ndarray) -> np.ndarray:
     sums = np.zeros((len(split), unit.shape[1]), dtype=unit.dtype)
     np.add.at(sums, np.repeat(np.arange(len(split)), lengths), unit[split.items])
     return np.divide(sums, np.maximum(lengths, 1)[:, None], dtype=unit.dtype)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a sampler draws for.
+
+    Attributes:
+        rng: source of randomness.
+        examples: the n examples.
+        items: size of the catalog.
+        settings: those of the negatives.
+        counts: gives the count of each item in the training split, shape (items,).
+        embeddings: gives the text embedding of each item, shape (items, d).
+    """
+
+    rng: np.random.Generator
+    examples: Split
+    items: int
+    settings: Negatives
+    counts: Callable[[], np.ndarray]
+    embeddings: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A row of the table.
+
+    Attributes:
+        about: one line for the documentation.
+        draw: the negatives, (n, K), -1 where one is missing.
+        pool: how many items must be left for an example.
+        spares: whether the items of the history, and whether the target, are never drawn.
+    """
+
+    about: str
+    draw: Callable[[Drawing], np.ndarray]
+    pool: Callable[[Negatives], int]
+    spares: Callable[[Negatives], tuple[bool, bool]]
+
+
+def _uniform(one: Drawing) -> np.ndarray:
+    return uniform(one.rng, one.examples, one.items, one.settings.count, one.settings.exclude_history)
+
+
+def _popularity(one: Drawing) -> np.ndarray:
+    return popularity(one.rng, one.examples, one.counts(), one.settings.count, one.settings.exclude_history)
+
+
+def _semantic(one: Drawing) -> np.ndarray:
+    settings = one.settings
+    return semantic(
+        one.examples, one.embeddings(), settings.count, top=settings.top, rng=one.rng, least=settings.least_similar
+    )
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "uniform": Sampler(
+        "items of the catalog, drawn evenly", _uniform, lambda own: own.count, lambda own: (own.exclude_history, True)
+    ),
+    "popularity": Sampler(
+        "drawn as often as they occur in the training data",
+        _popularity,
+        lambda own: own.count,
+        lambda own: (own.exclude_history, True),
+    ),
+    "semantic": Sampler(
+        "items like those of the history (RosePO)",
+        _semantic,
+        lambda own: own.top or own.count,
+        lambda own: (not own.least_similar, not own.least_similar),
+    ),
+}
+"""All samplers of negatives, by name (``negatives.source``; ``self-play`` asks the model instead)."""
+
+
+def check_source(recipe: Recipe) -> None:
+    """Refuse a source of negatives that does not exist.
+
+    Args:
+        recipe: all settings.
+
+    Raises:
+        ValueError: names those that do.
+    """
+    source = recipe.negatives.source
+    if source != "self-play" and source not in SAMPLERS:
+        raise ValueError(f'negatives.source: there is no "{source}"; sources: self-play, {", ".join(SAMPLERS)}')
+
+
+def check_room(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse more negatives than the catalog has for some training example.
+
+    Args:
+        recipe: all settings.
+        dataset: the data.
+
+    Raises:
+        UserError: names the setting.
+    """
+    settings, items = recipe.negatives, len(dataset.catalog)
+    if not recipe.loop.iterations or not recipe.loop.dpo_step:
+        return
+    if settings.count >= items:
+        raise UserError(f"negatives.count={settings.count}, but the catalog has {items} items; lower it")
+    row = SAMPLERS.get(settings.source) or (SAMPLERS["uniform"] if settings.random_ratio else None)
+    if row is None or row.pool(settings) + longest(dataset.train) + 1 <= items:  # no example can exclude more than that
+        return
+    history, target = row.spares(settings)
+    excluded, wanted = excluded_items(dataset.train, items, history=history, target=target), row.pool(settings)
+    try:
+        require_room(excluded, items, wanted)
+    except UserError as error:
+        name = "count" if wanted == settings.count else "top"
+        raise UserError(f"negatives.{name}={wanted}: {error}") from error

@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rosepo": {
         "loop": _ONE_ROUND,
         "negatives": {"source": "semantic"},
-        "prefer": {"objective": "smoothed-dpo", "smoothing": True},
+        "prefer": {"objective": "smoothed-dpo"},
     },
     "rosepo-official": {
         "loop": _ONE_ROUND,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sprec.config import Recommend
+from sprec.config import Recipe, Recommend
 from sprec.data import Split
 from sprec.methods.exclusion import excluded_items, with_twins
 from sprec.system.progress import say
@@ -263,6 +263,20 @@ PROTOCOLS: dict[str, Protocol] = {
     "random": Protocol("any items", "ranks items", (), Need.RANDOM, _random),
 }
 """All ways to recommend, by name (``recommend.protocol``)."""
+
+
+def check_protocol(recipe: Recipe) -> None:
+    """Refuse a protocol that does not exist.
+
+    Args:
+        recipe: all settings.
+
+    Raises:
+        ValueError: names those that do.
+    """
+    name = recipe.recommend.protocol
+    if name not in PROTOCOLS:
+        raise ValueError(f'recommend.protocol: there is no "{name}"; protocols: {", ".join(PROTOCOLS)}')
 
 
 def needs_of(settings: Recommend) -> Need:

@@ -6,7 +6,7 @@ from sprec.config import HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.engine.model.backbones import located
 from sprec.methods.exclusion import excluded_items, require_room, with_twins
-from sprec.methods.histories import longest
+from sprec.methods.negatives import check_room
 from sprec.recommend.protocols import Need, needs_of
 from sprec.runs.protocols import trains_model
 from sprec.runs.sasrec_stage import needs_sasrec
@@ -45,7 +45,7 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     if k > items:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
     check_beams(recipe, dataset)
-    _require_negatives(recipe, dataset)
+    check_room(recipe, dataset)
     if needs_sasrec(recipe) and items < 2:
         raise UserError(f"SASRec learns to tell items apart, and the catalog of {dataset.name} has {items}")
     if needs_sasrec(recipe) and not len(dataset.valid):
@@ -76,34 +76,6 @@ def check_beams(recipe: Recipe, dataset: Dataset) -> None:
     beams, items = recipe.recommend.beams, len(dataset.catalog)
     if Need.BEAMS in needs_of(recipe.recommend) and beams > items:
         raise UserError(f"recommend.beams={beams}, but the catalog of {dataset.name} has {items} items; lower it")
-
-
-def _require_negatives(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse more negatives than the catalog has for some training example.
-
-    Raises:
-        UserError: names the setting.
-    """
-    settings, items = recipe.negatives, len(dataset.catalog)
-    if not recipe.loop.iterations or not recipe.loop.dpo_step:
-        return
-    if settings.count >= items:
-        raise UserError(f"negatives.count={settings.count}, but the catalog has {items} items; lower it")
-    semantic = settings.source == "semantic"
-    wanted = (settings.top or settings.count) if semantic else settings.count
-    sampled = settings.source != "self-play" or settings.random_ratio > 0
-    if not sampled or wanted + longest(dataset.train) + 1 <= items:  # no example can exclude more than that
-        return
-    excluded = excluded_items(
-        dataset.train,
-        items,
-        history=not settings.least_similar if semantic else settings.exclude_history,
-        target=not (semantic and settings.least_similar),
-    )
-    try:
-        require_room(excluded, items, wanted)
-    except UserError as error:
-        raise UserError(f"negatives.{'top' if semantic and settings.top else 'count'}={wanted}: {error}") from error
 
 
 def check_installed(recipe: Recipe) -> None:

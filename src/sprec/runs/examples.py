@@ -8,7 +8,7 @@ from sprec.data import Dataset, Example, Split
 from sprec.data.stats import overlapping
 from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.model.policy import Policy
-from sprec.prompts import PromptBuilder, Stage
+from sprec.prompts import PromptBuilder, Purpose
 from sprec.system.errors import UserError
 
 ANSWER_ROOM = 128
@@ -45,7 +45,7 @@ def recent_histories(dataset: Dataset) -> np.ndarray:
 
 
 def prompts(
-    policy: Policy, builder: PromptBuilder, examples: Sequence[Example], stage: Stage, limit: int
+    policy: Policy, builder: PromptBuilder, examples: Sequence[Example], purpose: Purpose, limit: int
 ) -> list[list[int]]:
     """Token ids of the prompts; a prompt over ``limit`` tokens loses its oldest items one by one.
 
@@ -56,12 +56,12 @@ def prompts(
     if limit < 1:
         raise UserError(f"the model has {policy.context} positions; an answer alone may need {ANSWER_ROOM}")
     histories = [list(example.history) for example in examples]
-    encoded = policy.encode_prompts([builder.prompt(history, stage) for history in histories])
+    encoded = policy.encode_prompts([builder.prompt(history, purpose) for history in histories])
     for row in (row for row, tokens in enumerate(encoded) if len(tokens) > limit):
         history = histories[row][-builder.history :]
         while len(encoded[row]) > limit and len(history) > 1:
             history = history[1:]
-            encoded[row] = policy.encode_prompts([builder.prompt(history, stage)])[0]
+            encoded[row] = policy.encode_prompts([builder.prompt(history, purpose)])[0]
         encoded[row] = encoded[row][-limit:]
     return encoded
 

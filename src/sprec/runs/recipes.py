@@ -9,8 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from sprec.config import MethodName, Recipe
+from sprec.methods.negatives import check_source
+from sprec.methods.preferences import check_preference
 from sprec.methods.table import METHODS
-from sprec.recommend.protocols import PROTOCOLS
+from sprec.recommend.protocols import check_protocol
 from sprec.system.errors import UserError
 
 SHIPPED = files("sprec") / "recipes"
@@ -105,11 +107,11 @@ def validate(content: Mapping[str, Any], name: str) -> Recipe:
         key = ".".join(str(part) for part in first["loc"] if part not in kinds)
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}") from error
-    if recipe.recommend.protocol not in PROTOCOLS:
-        raise UserError(
-            f'recipe {name}: recommend.protocol: there is no "{recipe.recommend.protocol}"; protocols: '
-            f"{', '.join(PROTOCOLS)}"
-        )
+    try:
+        for check in (check_source, check_preference, check_protocol):
+            check(recipe)
+    except ValueError as error:
+        raise UserError(f"recipe {name}: {error}") from error
     return recipe
 
 

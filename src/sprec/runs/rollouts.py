@@ -13,6 +13,7 @@ from sprec.data import Catalog, Split
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.decode.remote import Served, complete, load_adapters
 from sprec.methods import negatives as samplers
+from sprec.methods.histories import item_counts
 from sprec.prompts import PromptBuilder, parse_negative
 from sprec.runs.examples import prompts
 from sprec.runs.session import Session
@@ -200,16 +201,15 @@ def _served(session: Session, policy: Stage) -> Served:
 def _sampled(session: Session, backbone: Stage, examples: Split, iteration: int) -> np.ndarray:
     """Item ids of sampled negatives, (n, K)."""
     settings, train, items = session.recipe.negatives, session.dataset.train, len(session.dataset.catalog)
-    rng = rng_of(session.recipe.seed, Stream.NEGATIVES, iteration)
-    if settings.source == "uniform":
-        return samplers.uniform(rng, examples, items, settings.count, exclude_history=settings.exclude_history)
-    if settings.source == "popularity":
-        counts = np.bincount(np.concatenate([train.items, train.targets]), minlength=items)
-        return samplers.popularity(rng, examples, counts, settings.count, settings.exclude_history)
-    embeddings = session.grounder(backbone).item_embeddings
-    return samplers.semantic(
-        examples, embeddings, settings.count, top=settings.top, rng=rng, least=settings.least_similar
+    drawing = samplers.Drawing(
+        rng_of(session.recipe.seed, Stream.NEGATIVES, iteration),
+        examples,
+        items,
+        settings,
+        counts=lambda: item_counts(train, items),
+        embeddings=lambda: session.grounder(backbone).item_embeddings,
     )
+    return samplers.SAMPLERS[settings.source].draw(drawing)
 
 
 def _titles(catalog: Catalog, items: np.ndarray) -> list[list[str]]:

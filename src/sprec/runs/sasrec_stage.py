@@ -10,6 +10,7 @@ from sprec.config import Part, Recipe
 from sprec.data import Split
 from sprec.engine.train.stage import LOG
 from sprec.methods.objectives import oracle_smoothing
+from sprec.methods.preferences import PREFERENCES
 from sprec.methods.sasrec import SASRec, Settings, train_sasrec, validation_ndcg
 from sprec.recommend.protocols import Need, needs_of
 from sprec.runs.examples import pretraining_examples
@@ -26,7 +27,11 @@ def needs_sasrec(recipe: Recipe) -> bool:
     Args:
         recipe: its settings.
     """
-    smoothed = recipe.prefer.smoothing and recipe.loop.dpo_step and recipe.loop.iterations > 0
+    smoothed = (
+        PREFERENCES[recipe.prefer.objective].needs == "smoothing"
+        and recipe.loop.dpo_step
+        and recipe.loop.iterations > 0
+    )
     return Need.SASREC in needs_of(recipe.recommend) or smoothed
 
 

@@ -7,7 +7,16 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from sprec.config import Recipe, Section
+from sprec.methods.negatives import SAMPLERS
+from sprec.methods.preferences import PREFERENCES
 from sprec.recommend.protocols import PROTOCOLS
+
+_ROWS = {
+    "negatives.source": {"self-play": "what the model answers"} | {name: row.about for name, row in SAMPLERS.items()},
+    "prefer.objective": {name: row.about for name, row in PREFERENCES.items()},
+    "recommend.protocol": {name: row.about for name, row in PROTOCOLS.items()},
+}
+"""Settings whose values are the rows of a table."""
 
 
 class Setting(NamedTuple):
@@ -61,9 +70,10 @@ def _setting(path: tuple[str, ...], field: FieldInfo, default: Any) -> Setting:
         values.append("null")
     shown = "REQUIRED" if field.is_required() else "{...}" if isinstance(default, Section) else _yaml(default)
     about = " ".join((field.description or "").split())
-    if path == ("recommend", "protocol"):
-        values = list(PROTOCOLS)
-        about += f" {'; '.join(f'{name}: {row.about}' for name, row in PROTOCOLS.items())}."
+    rows = _ROWS.get(".".join(path), {})
+    if rows:
+        values = list(rows)
+        about += f" {'; '.join(f'{name}: {row}' for name, row in rows.items())}."
     others = tuple(value for value in values if value != shown)
     return Setting(".".join(path), shown, others, about)
 

@@ -22,6 +22,7 @@ from sprec.engine.train.stage import LOG, Objective, Outcome, train
 from sprec.evaluation import CUTOFFS, measure
 from sprec.methods import objectives
 from sprec.methods.negatives import uniform_log_prob
+from sprec.methods.preferences import PREFERENCES
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
 from sprec.recommend.protocols import Need, Recommendations, needs_of
@@ -224,13 +225,13 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         current: pi_t, the model that the iteration began with; Eq. 8 weighs negatives by its probabilities.
     """
     recipe = session.recipe
-    weighted = recipe.prefer.objective == "weighted-dpo"
+    needs = PREFERENCES[recipe.prefer.objective].needs
     depends = {
         "start": start.key,
         "reference": reference.key,
         "rejected": rejected.key,
-        "current": current.key if weighted else None,
-        "sasrec": sasrec_key(session) if recipe.prefer.smoothing else None,
+        "current": current.key if needs == "log_weights" else None,
+        "sasrec": sasrec_key(session) if needs == "smoothing" else None,
         **session.depends(Part.PREFER),
     }
 
@@ -244,10 +245,10 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
         )
         before = _log_probs(session, reference, groups, "reference", iteration)
         extra = {"reference": before}
-        if weighted:
+        if needs == "log_weights":
             now = before if current == reference else _log_probs(session, current, groups, "weights", iteration)
             extra["log_weights"] = importance(session, examples, now)
-        if recipe.prefer.smoothing:
+        if needs == "smoothing":
             extra["smoothing"] = smoothing(session, examples, rollouts.titles)
         policy = session.policy(start)
         seed = seed_of(recipe.seed, Stream.PREFER, iteration)
@@ -289,24 +290,10 @@ def importance(session: Session, examples: Split, current: torch.Tensor) -> torc
 
 def preference(settings: Prefer) -> Objective:
     """The recipe's objective on prompt groups whose first completion is the chosen one."""
+    row = PREFERENCES[settings.objective]
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
-        reference = batch.extra["reference"]
-        if settings.objective == "dmpo":
-            return objectives.dmpo(policy, reference, batch.mask, beta=settings.beta, reduction=settings.reduction)
-        if settings.objective == "sdpo":
-            return objectives.sdpo(policy, reference, batch.mask, beta=settings.beta)
-        if settings.objective == "weighted-dpo":
-            weights = batch.extra["log_weights"][:, : policy.shape[1] - 1]  # as narrow as the batch
-            return objectives.importance_weighted_dpo(
-                policy, reference, batch.mask, beta=settings.beta, log_weights=weights
-            )
-        if settings.smoothing:
-            smoothing = batch.extra["smoothing"]
-            return objectives.smoothed_dpo(
-                policy, reference, batch.mask, beta=settings.beta, smoothing=smoothing, robust=settings.robust
-            )
-        return objectives.dpo(policy, reference, batch.mask, beta=settings.beta)
+        return row.loss(policy, batch.extra["reference"], batch.mask, batch.extra, settings)
 
     return Objective(loss)
 

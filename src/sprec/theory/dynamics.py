@@ -20,7 +20,7 @@ from torch import Tensor
 from sprec.methods.objectives import dpo, importance_weighted_dpo
 
 Distribution = NDArray[np.float64]
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Negatives = Literal["sampled", "uniform", "greedy"]
 
 PHASE_STEPS, PHASE_RATE = 20, 5.0
@@ -65,7 +65,7 @@ def optimum(p: Distribution, q: Distribution, reference: Distribution, beta: flo
 
 
 def population_loss(
-    objective: Objective, logits: Tensor, reference: Distribution, p: Distribution, q: Distribution, negatives: int = 1
+    objective: PairLoss, logits: Tensor, reference: Distribution, p: Distribution, q: Distribution, negatives: int = 1
 ) -> Tensor:
     """Expected loss over chosen ~ p and ``negatives`` independent negatives ~ q, by enumeration: n^(1+K) terms."""
     groups = torch.tensor(list(product(range(len(p)), repeat=1 + negatives)))
@@ -76,7 +76,7 @@ def population_loss(
 
 
 def minimise(
-    objective: Objective, p: Distribution, q: Distribution, reference: Distribution, negatives: int = 1
+    objective: PairLoss, p: Distribution, q: Distribution, reference: Distribution, negatives: int = 1
 ) -> Distribution:
     """The policy that minimises :func:`population_loss`, by damped Newton steps to a gradient below 1e-12.
 

@@ -32,7 +32,7 @@ from sprec.engine.layout.groups import round_up, token_budget_batches
 from sprec.engine.model.backbones import located
 from sprec.engine.model.foreign import refuse_kernels, require_adapters, require_sizes, require_weights
 from sprec.engine.model.identity import commit
-from sprec.engine.model.sharding import laid_out, sharded, whole
+from sprec.engine.model.sharding import placed_like, sharded, whole
 from sprec.system import processes
 from sprec.system.errors import UserError
 from sprec.system.memory import Pieces, free, out_of_memory
@@ -208,7 +208,7 @@ class Policy:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Put back a copy taken with :meth:`state`."""
         for name, value in self.trainable():
-            value.copy_(laid_out(state[name], value))
+            value.copy_(placed_like(state[name], value))
 
 
 def _without(ids: list[int], end: int) -> list[int]:

@@ -13,7 +13,7 @@ def whole(value: Tensor) -> Tensor:
     return full.cpu().clone()
 
 
-def laid_out(value: Tensor, like: Tensor) -> Tensor:
+def placed_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor on the device of another one, sharded as it is where the shapes agree."""
     moved = value.to(like.device)
     if isinstance(like, DTensor) and moved.shape == like.shape:

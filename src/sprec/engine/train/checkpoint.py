@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sprec.engine.model.policy import Policy
-from sprec.engine.model.sharding import laid_out, whole
+from sprec.engine.model.sharding import placed_like, whole
 from sprec.system import storage
 from sprec.system.progress import say
 
@@ -109,4 +109,4 @@ def recall(policy: Policy, optimizer: torch.optim.Optimizer, moments: Mapping[st
     """Give the optimiser back what it remembered."""
     for name, value in policy.trainable():
         if name in moments:
-            optimizer.state[value] = {kind: laid_out(moments[name][kind], value) for kind in _MOMENTS}
+            optimizer.state[value] = {kind: placed_like(moments[name][kind], value) for kind in _MOMENTS}
