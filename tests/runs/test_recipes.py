@@ -111,7 +111,7 @@ def test_broken_files_end_in_one_line(content: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_names_the_shipped_ones() -> None:
-    with pytest.raises(UserError, match=r'no recipe "demmo".*demo, goodreads-scratch'):
+    with pytest.raises(UserError, match=r'no recipe "demmo".*demo, demo-lm, goodreads-scratch'):
         resolve("demmo")
 
 
