@@ -52,7 +52,8 @@ def test_recbole_files_come_back_as_they_were(dataset: Dataset, tmp_path: Path) 
     assert rows(back) == rows(dataset)
     assert back.catalog == dataset.catalog
     assert back.genres == dataset.genres
-    assert back.warnings == {}
+    shared = dataset.catalog.sharing
+    assert back.warnings == ({"items_that_share_a_title": shared} if shared else {})
 
 
 def test_recbole_ids_have_no_spaces(tmp_path: Path) -> None:
@@ -69,7 +70,11 @@ def test_unknown_recbole_items_are_dropped_and_counted(tmp_path: Path) -> None:
         file.write("9\t10 zz 2\t30\n10\t10\tzz\n11\t\t10\n")
     back = import_log("recbole", folder)
     assert list(back.train)[3:] == [((0, 1), 4), ((), 0)]
-    assert back.warnings == {"history_items_dropped_unknown": 1, "rows_dropped_unknown_target": 1}
+    assert back.warnings == {
+        "history_items_dropped_unknown": 1,
+        "items_that_share_a_title": 2,
+        "rows_dropped_unknown_target": 1,
+    }
 
 
 def test_recbole_items_without_a_title_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -82,6 +87,7 @@ def test_recbole_items_without_a_title_are_dropped_and_counted(tmp_path: Path) -
     assert back.warnings == {
         "history_items_dropped_unknown": 2,
         "items_dropped_without_title": 1,
+        "items_that_share_a_title": 2,
         "rows_dropped_unknown_target": 1,
     }
 

@@ -11,6 +11,7 @@ import random
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from sprec.data.readers.sprec import read
 from sprec.data.readers.table import Columns, Reading
 from sprec.data.readers.text import Dialect
 from sprec.data.windows import Protocol, Sizes
+from sprec.system import storage
 
 INPUTS = int(os.environ.get("SPREC_FUZZ", "400"))
 PROTOCOL = Protocol(history=3, min_history=1, min_length=1, sizes=Sizes(5, 5, 5, 5))
@@ -261,3 +263,37 @@ def test_damaged_files_are_imported_or_refused_in_one_line(tmp_path: Path, kind:
                 imported += len(import_kind(kind, tmp_path).catalog) > 0
     assert imported, "every file was refused: the test proves little"
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(FILES[kind])
+
+
+def forged(about: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """Another description, one of whose values is something else, with the right digest."""
+    odd: list[Any] = [None, True, -1, 2**70, "x", "../../x", [], {}, [[]], {"a": 1}, float("nan"), "\ud83d", 1.5]
+    changed: dict[str, Any] = json.loads(json.dumps(about))
+    place: Any = changed
+    while True:
+        key = rng.choice(list(place)) if isinstance(place, dict) else rng.randrange(len(place))
+        if not isinstance(place[key], dict | list) or not place[key] or rng.random() < 0.4:
+            break
+        place = place[key]
+    place[key] = rng.choice(odd)
+    changed.pop("digest", None)
+    return changed | {"digest": storage.digest(changed)}
+
+
+def test_damaged_and_forged_datasets_are_loaded_or_refused_in_one_line(tmp_path: Path) -> None:
+    rng, loaded = random.Random("datasets"), 0
+    (tmp_path / "log.csv").write_text(LOG)
+    import_log("table", tmp_path / "log.csv", "log", PROTOCOL).save(tmp_path / "data")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    about = json.loads(whole["dataset.json"])
+    with recording("datasets") as record:
+        for number in range(INPUTS):
+            broken = {name: damage(content, rng) if number % 2 else content for name, content in whole.items()}
+            hashes = {name: sha256(broken[name]).hexdigest() for name in about["sha256"]}
+            text = storage.as_text(forged(about | {"sha256": hashes}, rng))
+            broken["dataset.json"] = text.encode("utf-8", "surrogatepass")
+            for name, content in broken.items():
+                (tmp_path / "data" / name).write_bytes(content)
+            with record.trying("damaged and forged datasets"), one_line_at_most(tmp_path / "nothing"):
+                loaded += len(Dataset.load(tmp_path / "data").train) > 0
+    assert loaded, "every dataset was refused: the test proves little"

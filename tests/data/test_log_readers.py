@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from sprec.data.logs import READERS, Cleaning, import_log
-from sprec.data.readers import tables
+from sprec.data.readers import files, tables
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
@@ -536,6 +536,19 @@ def test_an_unreadable_zip_is_one_line(tmp_path: Path, at: int, value: int | Non
     (tmp_path / "ml.zip").write_bytes(content)
     with pytest.raises(UserError, match=rf"{message}.*fetch"):
         READERS["movielens"](tmp_path / "ml.zip", Faults())
+
+
+def test_a_zip_that_unpacks_to_absurdly_much_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "UNPACKED", 1 << 20)
+    for name, filling in (("ratings.csv", "1,2,5,5\n" * 1_000_000), ("movies.csv", "0" * 8_000_000)):
+        ml_latest(tmp_path)
+        with (tmp_path / name).open("a") as file:
+            file.write(filling)
+        with zipfile.ZipFile(tmp_path / "ml.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for part in ("ratings.csv", "movies.csv"):
+                archive.write(tmp_path / part, part)
+        with pytest.raises(UserError, match=rf"{name} in .*ml.zip unpacks to more than 200 times its size"):
+            events(READERS["movielens"](tmp_path / "ml.zip", Faults()))
 
 
 def test_a_layout_with_a_file_missing_or_empty_is_one_line(tmp_path: Path) -> None:

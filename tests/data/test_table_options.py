@@ -15,7 +15,7 @@ from sprec.data import Dataset, Example
 from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.table import Columns, Reading
 from sprec.data.readers.text import Dialect
-from sprec.data.stats import period, stats, table, when
+from sprec.data.stats import implausible, period, stats, table, when
 from sprec.data.windows import Protocol, Sizes
 from sprec.system.errors import UserError
 
@@ -229,9 +229,9 @@ def test_one_column_in_two_roles_is_refused(shop: Callable[..., Dataset]) -> Non
 def test_implausible_dates_are_told(shop: Callable[..., Dataset]) -> None:
     late, early = shop(log_of(lambda user, place: START + place)), shop(log_of(lambda user, place: place))
     assert period(when(late) or {}) == "2023-11-14 to 2023-11-14"
-    line = "1970-01-01 to 1970-01-01; before 1990: is this the column of times, and are its numbers seconds?"
-    assert period(when(early) or {}) == line
-    assert f"time         {line}" in table(stats(early))
+    line = "the log begins on 1970-01-01, before 1990: is this the column of times, and are its numbers seconds?"
+    assert (implausible(when(late) or {}), implausible(when(early) or {})) == ("", line)
+    assert f"time         1970-01-01 to 1970-01-01\n{line}\n" in table(stats(early))
 
 
 def test_ties_are_told_and_shuffled_on_request(shop: Callable[..., Dataset]) -> None:
@@ -328,3 +328,34 @@ def test_every_option_of_a_table_reaches_it(tmp_path: Path) -> None:
     assert (reading["where"], reading["date_format"], reading["user"]) == ({"4": ["buy", "see"]}, "%d.%m.%Y", "1")
     with pytest.raises(UserError, match="--where takes COLUMN=VALUE like type=purchase, got 'buy'"):
         CliRunner().invoke(app, [*command, "--where", "buy"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("kind", [pl.Decimal(10, 2), pl.Decimal(10, 0), pl.Float64, pl.UInt8, pl.String])
+@pytest.mark.parametrize("listed", [pl.Decimal(10, 2), pl.Float64, pl.Int64, pl.String])
+def test_ids_of_every_type_of_number_are_the_same_ids(tmp_path: Path, kind: Any, listed: Any) -> None:
+    rows = [(user, item, START + place) for user in range(4) for place, item in enumerate((3, 1, 2, 0))]
+    log = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").with_columns(
+        pl.col("user", "item").cast(kind)
+    )
+    log.write_parquet(tmp_path / "log.parquet")
+    items = pl.DataFrame({"item": range(4), "title": ["Zero", "One", "Two", "Three"]}).cast({"item": listed})
+    items.write_parquet(tmp_path / "items.parquet")
+    dataset = import_log("table", tmp_path / "log.parquet", "log", ALL, items=tmp_path / "items.parquet")
+    assert dataset.catalog.titles == ("Zero", "One", "Two", "Three")
+    assert windows(dataset) == TRUE
+
+
+@pytest.mark.parametrize("suffix", [".inter", ".csv"])
+def test_blanks_around_ids_mean_nothing(tmp_path: Path, suffix: str) -> None:
+    rows = [(user, f" {item} ", START + place) for user in range(4) for place, item in enumerate("dbca")]
+    events, items = "".join(f"{u}\t{i}\t{t}\n" for u, i, t in rows), "".join(f"  {i}\tItem {i}\n" for i in "abcd")
+    typed = suffix == ".inter"
+    names = "user_id:token item_id:token timestamp:float title:token_seq" if typed else "user item time title"
+    user, item, moment, title = names.split()
+    (tmp_path / f"log{suffix}").write_text(f"{user}\t{item}\t{moment}\n{events}")
+    (tmp_path / ("log.item" if typed else "items.csv")).write_text(f"{item}\t{title}\n{items}")
+    source = tmp_path if typed else tmp_path / "log.csv"
+    listed = None if typed else tmp_path / "items.csv"
+    dataset = import_log("recbole" if typed else "table", source, "log", ALL, items=listed)
+    assert dataset.catalog.source_ids == ("a", "b", "c", "d")
+    assert dataset.warnings == {}

@@ -68,9 +68,15 @@ def period(times: dict[str, Any]) -> str:
     text = f"{times['first'][:10]} to {times['last'][:10]}"
     if times.get("tied"):
         text += f"; {times['share']:.1%} of the interactions share their time with another one of the same user"
-    if times["first"] < _PLAUSIBLE:
-        text += f"; before {_PLAUSIBLE[:4]}: is this the column of times, and are its numbers seconds?"
     return text
+
+
+def implausible(times: dict[str, Any]) -> str:
+    """What is odd about the times of :func:`when`, in a line; empty where nothing is."""
+    if times["first"] >= _PLAUSIBLE:
+        return ""
+    day = times["first"][:10]
+    return f"the log begins on {day}, before {_PLAUSIBLE}: is this the column of times, and are its numbers seconds?"
 
 
 def _lengths(split: Split) -> dict[str, float]:
@@ -163,7 +169,7 @@ def table(facts: dict[str, Any]) -> str:
     if late is not None:
         lines += [f"order        {late:,} training targets are later than the first test target"]
     if facts["time"]:
-        lines += [f"time         {period(facts['time'])}"]
+        lines += [f"time         {period(facts['time'])}", *filter(None, [implausible(facts["time"])])]
     lines += _genre_lines(facts["genres"])
     if facts["log"]:
         lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]

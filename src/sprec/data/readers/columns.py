@@ -143,9 +143,13 @@ def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.S
     raise UserError(f"{source}: cannot use the column of type {kind!s:.60} as {values.name}; write numbers or text")
 
 
-def with_id(items: pl.DataFrame, faults: Faults) -> pl.DataFrame:
-    """The rows of a table of items that have an id; the others are counted."""
-    known = items.filter(~pl.col("item").str.strip_chars().is_in(NOTHING))
+def with_id(items: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
+    """The rows of a table of items that have an id, as a log has it but as text; the others are counted.
+
+    Raises:
+        UserError: see :func:`to_id`.
+    """
+    known = items.with_columns(to_id(items["item"], source).cast(pl.String)).filter(pl.col("item").is_not_null())
     faults.add("items_dropped_without_id", count=len(items) - len(known))
     return known
 
@@ -165,6 +169,8 @@ def to_id(values: pl.Series, source: str) -> pl.Series:
     if values.dtype.is_integer():
         return values
     texts = values.cast(pl.String)
+    if values.dtype.is_decimal():
+        texts = texts.str.replace(r"\.0+$", "")
     numbers = texts.cast(pl.Int64, strict=False)
     padded = (texts.str.starts_with("0") & (texts.str.len_bytes() > 1)) | texts.str.starts_with("+")
     if numbers.null_count() == texts.null_count() < len(texts) and not (padded | texts.str.starts_with("-")).any():

@@ -172,7 +172,7 @@ def read_json(path: Path) -> Any:
         UserError: missing, unreadable, not UTF-8, truncated or otherwise not JSON.
     """
     try:
-        return json.loads(require_file(path).read_text("utf-8"))
+        return json.loads(require_file(path).read_text("utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

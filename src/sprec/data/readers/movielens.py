@@ -165,5 +165,5 @@ def _u_item(files: _Files, faults: Faults) -> pl.DataFrame:
 
 def _items(rows: Sequence[tuple[str | None, ...]], faults: Faults) -> pl.DataFrame:
     texts = dict.fromkeys(("item", "title", "genres"), pl.String)
-    frame = with_id(pl.DataFrame(rows, schema=texts, orient="row"), faults)
+    frame = with_id(pl.DataFrame(rows, schema=texts, orient="row"), "movies", faults)
     return frame.with_columns(to_genres(frame["genres"], "movies"), detail=pl.lit(None, pl.String)).select(list(ITEMS))

@@ -61,7 +61,7 @@ def _type_of(values: Iterable[Any]) -> type[pl.DataType]:
 
 def item_table(rows: Iterable[Item], faults: Faults) -> pl.DataFrame:
     """The table of items (see :data:`~sprec.data.readers.log.ITEMS`); rows without an id are counted and dropped."""
-    return with_id(pl.DataFrame(list(rows), schema=ITEMS, orient="row"), faults)
+    return with_id(pl.DataFrame(list(rows), schema=ITEMS, orient="row"), "items", faults)
 
 
 def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:

@@ -121,7 +121,7 @@ def _items(path: Path, faults: Faults) -> pl.DataFrame:
         first = next((name for name in theirs if name in columns), None)
         if first:
             wanted[ours] = columns[first]
-    frame = with_id(read_table(table, wanted), faults)
+    frame = with_id(read_table(table, wanted), path.name, faults)
     kinds = to_genres(frame["genres"], path.name, " ") if "genres" in wanted else pl.lit([], pl.List(pl.String))
     detail = pl.col("detail") if "detail" in wanted else pl.lit(None, pl.String)
     return frame.with_columns(genres=kinds, detail=detail).select(list(ITEMS))

@@ -179,15 +179,13 @@ def _items(path: Path, names: Columns, reading: Reading, faults: Faults, *, from
         to_genres(frame["genres"], path.name, names.separator) if "genres" in wanted else pl.lit([], pl.List(pl.String))
     )
     detail = pl.col("detail").cast(pl.String) if "detail" in wanted else pl.lit(None, pl.String)
-    texts = pl.col("item", "title").cast(pl.String).str.strip_chars()
-    if frame["item"].dtype.is_float():
-        frame = frame.with_columns(pl.col("item").cast(pl.Int64, strict=False))  # as the ids of the log
-    if title == item:
-        frame = frame.with_columns(title="item")
-    frame = frame.with_columns(texts, genres=kinds, detail=detail)
+    frame = with_id(frame.with_columns(genres=kinds, detail=detail), path.name, Faults() if from_log else faults)
+    frame = frame.with_columns(
+        pl.col("item" if title == item else "title").cast(pl.String).str.strip_chars().alias("title")
+    )
     if from_log:  # whose rows without an item are counted where its events are read
-        return _most_frequent(with_id(frame, Faults()), faults)
-    return with_id(frame, faults).select(list(ITEMS))
+        return _most_frequent(frame, faults)
+    return frame.select(list(ITEMS))
 
 
 def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
