@@ -1,20 +1,20 @@
 """All settings of a recipe as text: what ``sprec recipes settings`` and the page of settings show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
 
 from sprec.config import Recipe, Section
-from sprec.methods.negatives import SAMPLERS
-from sprec.methods.preferences import PREFERENCES
-from sprec.recommend.protocols import PROTOCOLS
+from sprec.methods.negatives import SAMPLERS, Sampler
+from sprec.methods.preferences import PREFERENCES, Preference
+from sprec.recommend.protocols import PROTOCOLS, Protocol
 
-_ROWS = {
-    "negatives.source": {"self-play": "what the model answers"} | {name: row.about for name, row in SAMPLERS.items()},
-    "prefer.objective": {name: row.about for name, row in PREFERENCES.items()},
-    "recommend.protocol": {name: row.about for name, row in PROTOCOLS.items()},
+_TABLES: Mapping[str, Mapping[str, Preference | Protocol | Sampler]] = {
+    "negatives.source": SAMPLERS,
+    "prefer.objective": PREFERENCES,
+    "recommend.protocol": PROTOCOLS,
 }
 """Settings whose values are the rows of a table."""
 
@@ -70,7 +70,9 @@ def _setting(path: tuple[str, ...], field: FieldInfo, default: Any) -> Setting:
         values.append("null")
     shown = "REQUIRED" if field.is_required() else "{...}" if isinstance(default, Section) else _yaml(default)
     about = " ".join((field.description or "").split())
-    rows = _ROWS.get(".".join(path), {})
+    rows = {name: row.about for name, row in _TABLES.get(".".join(path), {}).items()}
+    if path == ("negatives", "source"):
+        rows = {"self-play": "what the model answers"} | rows
     if rows:
         values = list(rows)
         about += f" {'; '.join(f'{name}: {row}' for name, row in rows.items())}."
