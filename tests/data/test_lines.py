@@ -2,6 +2,7 @@ import ast
 import contextlib
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sprec.data.readers import lines
 from sprec.data.readers.lines import literal_to_json, parse, read_lines, read_objects
 from sprec.data.readers.log import Faults
 from sprec.system.errors import UserError
@@ -101,6 +103,44 @@ def test_gzip_is_read_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "log.json.gz"
     path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": 2}\n'))
     assert [record["a"] for _, record in read_objects(path, Faults())] == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("text", ['{"a": "é"}\n{"a": "ü"}\n', '[{"a": "é"},\n{"a": "ü"}]'])
+def test_marked_encodings_of_lines_and_arrays_are_read(tmp_path: Path, encoding: str, text: str) -> None:
+    path = tmp_path / "log.json"
+    for content in (text.encode(encoding), gzip.compress(text.encode(encoding))):
+        path.write_bytes(content)
+        assert list(read_objects(path, Faults())) == [(1, {"a": "é"}), (2, {"a": "ü"})]
+    path.write_bytes(text.encode("cp1252"))
+    assert [record["a"] for _, record in read_objects(path, Faults(), "cp1252")] == ["é", "ü"]
+
+
+@given(st.lists(records, max_size=5), st.integers(1, 40), st.sampled_from([None, 1]))
+def test_arrays_are_read_as_json_reads_them_whatever_the_pieces(
+    made: list[dict[str, Any]], chunk: int, indent: int | None
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_ARRAY_CHUNK", chunk)
+        path = Path(folder) / "log.json"
+        path.write_text(json.dumps(made, indent=indent))
+        assert [record for _, record in read_objects(path, Faults())] == made
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}', r"log.json:1: the array has no end"),
+        ('[{"a": 1}\n{"a": 2}]', r"log.json:2: no comma between two elements"),
+        ('[{"a": 1},\n{"a": }]', r"log.json:2: not valid JSON"),
+        ('[{"a": 1}]\n[{"a": 2}]', r"log.json:2: something follows the array"),
+        ("[" * 100_000, r"log.json:1: not valid JSON \(maximum recursion depth"),
+    ],
+)
+def test_broken_arrays_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "log.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        list(read_objects(tmp_path / "log.json", Faults()))
 
 
 def cut(content: bytes) -> bytes:

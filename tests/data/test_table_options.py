@@ -218,6 +218,18 @@ def test_tables_without_headers_and_a_key_of_another_name(shop: Callable[..., Da
         shop(log, items, reading=bare)
 
 
+def test_ways_to_cut_text_are_refused_where_no_file_is_text(shop: Callable[..., Dataset], tmp_path: Path) -> None:
+    events = [{"user": user, "item": item, "time": START + place} for user in "ab" for place, item in enumerate("312")]
+    reading = Reading(Dialect(";", quote=None, header=False))
+    with pytest.raises(UserError, match=r"--separator, --quote, --no-header cut delimited text; .*log.json is none"):
+        shop(json.dumps(events), name="log.json", reading=reading)
+    (tmp_path / "items.csv").write_text("item;title\n" + "".join(f"{item};Item {item}\n" for item in "123"))
+    (tmp_path / "log.json").write_text(json.dumps(events))
+    mixed = Reading(Dialect(";"))
+    dataset = import_log("table", tmp_path / "log.json", "x", ALL, items=tmp_path / "items.csv", reading=mixed)
+    assert dataset.catalog.titles == ("Item 1", "Item 2", "Item 3")
+
+
 def test_one_column_in_two_roles_is_refused(shop: Callable[..., Dataset]) -> None:
     with pytest.raises(UserError, match='the column "rating" cannot be both time and rating'):
         Columns(time="rating")

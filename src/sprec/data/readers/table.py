@@ -99,6 +99,7 @@ def read(
     """
     names, how = columns or Columns(), reading or Reading()
     timed = how.order == "time"
+    _refuse_useless(how.dialect, source, items)
     if _is_json(source):
         rows = _rows(source, names, how, faults)
         events = event_batches(rows, source, faults, date_format=how.date_format, timed=timed)
@@ -107,6 +108,15 @@ def read(
     listed = items or source
     read_items = _items_of_objects if _is_json(listed) else _items
     return Log(events, read_items(listed, names, how, faults, from_log=items is None), timed=timed)
+
+
+def _refuse_useless(dialect: Dialect, *paths: Path | None) -> None:
+    """Raise a UserError if text is to be cut in a certain way and no file is delimited text."""
+    usual = Dialect(encoding=dialect.encoding)
+    if dialect != usual and all(path is None or path.suffix == ".parquet" or _is_json(path) for path in paths):
+        options = {"separator": "--separator", "quote": "--quote", "escape": "--escape", "header": "--no-header"}
+        given = [option for name, option in options.items() if getattr(dialect, name) != getattr(usual, name)]
+        raise UserError(f"{', '.join(given)} cut delimited text; {paths[0]} is none")
 
 
 def _is_json(path: Path) -> bool:
