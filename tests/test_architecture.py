@@ -66,3 +66,21 @@ def test_the_package_names_what_it_offers() -> None:
     import sprec
 
     assert {name: callable(getattr(sprec, name)) for name in sprec.__all__} == dict.fromkeys(sprec.__all__, True)
+
+
+def named(node: ast.FunctionDef) -> set[str]:
+    """The parameters of a function."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return {argument.arg for argument in arguments} - {"self", "cls"}
+
+
+def test_docstrings_name_all_parameters_or_none() -> None:
+    missing = []
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            text = ast.get_docstring(node) or "" if isinstance(node, ast.FunctionDef) else ""
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and "\nArgs:\n" in text:
+                block = text.partition("\nArgs:\n")[2]
+                lost = {name for name in named(node) if f"\n    {name}: " not in f"\n{block}"}
+                missing += [f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}: {name}" for name in sorted(lost)]
+    assert missing == []

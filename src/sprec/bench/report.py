@@ -40,7 +40,13 @@ def run(
     """Compare the engine with its peers.
 
     Args:
+        size: of the model, a key of :data:`sprec.bench.work.SIZES`.
+        names: the parts to run, all where there are none.
+        data: a dataset; None for the demo data.
+        repeats: of each side, in turn; medians are kept.
         base: samples, batch, tokens at once and device; where model and data lie is filled in here.
+        negatives: their numbers in the preference part.
+        log: a file for what the sides print; None drops it.
         peers: those to compare with, all by default.
 
     Returns:

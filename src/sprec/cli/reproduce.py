@@ -83,16 +83,17 @@ def _check_options(what: str, marks: str, metrics: str | None, protocols: Sequen
 
     if metrics and what not in ("table2", "table3", "variants"):
         raise UserError(f"{what} has metrics of its own; --metrics is for table2, table3 and variants")
-
-    if marks not in ("real", "paper"):
-        raise UserError(f"--marks is real or paper, not {marks}")
     from sprec.recommend.protocols import of_language_models
+    from sprec.study.plan import PAPERS
+    from sprec.study.tables import MARKS
 
+    if marks not in MARKS:
+        raise UserError(f"--marks is {' or '.join(MARKS)}, not {marks}")
     for protocol in protocols or []:
         if protocol not in of_language_models():
             known = ", ".join(of_language_models())
             raise UserError(f"--protocols takes {known}, not {protocol}; D3 is a method of its own")
-    if what in ("rates", "claims") and {*(protocols or ["paper"])} != {"paper"}:
+    if what in ("rates", "claims") and {*(protocols or [PAPERS])} != {PAPERS}:
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
     if what == "rates" and recorded:
         raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")

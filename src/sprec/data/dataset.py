@@ -118,6 +118,8 @@ class Dataset:
     """Catalog, splits and provenance of one domain.
 
     Attributes:
+        catalog: the items.
+        wording: what prompts call items and interactions.
         splits: ``train``, ``valid``, ``test`` and ``extra`` (further sequences for pre-training the scratch
             backbone and SASRec, never for the SFT; older than the test rows where an importer divides a log). A split
             may be empty.

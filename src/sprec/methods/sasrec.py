@@ -32,6 +32,11 @@ class Settings:
 
     Attributes:
         hidden: width of the embeddings.
+        dropout: on embeddings, attention weights and what the blocks add.
+        lr: learning rate of Adam.
+        weight_decay: of Adam.
+        batch: sequences per step.
+        epochs: at most.
         blocks: attention blocks.
         heads: attention heads; they divide ``hidden``.
         history: items of the history that are read: the most recent ones.

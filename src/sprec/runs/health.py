@@ -123,6 +123,8 @@ def require_titles(share: float, least: float, where: str, preferred: bool) -> N
     Args:
         share: of the generated titles, those that exist in the catalog.
         least: ``stop_below_exact_share`` of the recipe.
+        where: the stage, for the message.
+        preferred: whether a preference step came before: then its rate is to blame.
 
     Raises:
         UserError: the share is lower than that.

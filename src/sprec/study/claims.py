@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 from sprec.data import Dataset
 from sprec.evaluation import PAPER_METRICS, Bootstrap, Cell, Table, compare, shared_seeds
 from sprec.evaluation.metrics import direction
-from sprec.study.plan import OWN_WAY, Job
+from sprec.study.plan import OWN_WAY, PAPERS, Job
 from sprec.study.records import Record
 from sprec.study.tables import sampled
 
@@ -246,7 +246,7 @@ def claims_table(found: Mapping[Job, Record], datasets: Sequence[Dataset]) -> Ta
 
 def _by_method(found: Mapping[Job, Record], dataset: Dataset) -> dict[str, Bootstrap]:
     """The methods by the paper's protocol, or by the only way that they have."""
-    own = {job: record for job, record in found.items() if job.variant in OWN_WAY or job.protocol == "paper"}
+    own = {job: record for job, record in found.items() if job.variant in OWN_WAY or job.protocol == PAPERS}
     return {variant: sample for (variant, _), sample in sampled(own, dataset).items()}
 
 

@@ -131,6 +131,8 @@ class Model:
     """Costs of the stages of a run for a model and mean lengths.
 
     Attributes:
+        shape: of the language model.
+        lengths: mean tokens of prompts and answers.
         tokenizer: bytes of its files; each training stage has them.
         padded: groups are padded, as on CPUs, and the last layer computes only the columns that are used; packed rows,
             as on GPUs, pass it whole. Prompts that are read to be continued are padded everywhere.

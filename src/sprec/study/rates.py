@@ -18,7 +18,7 @@ from sprec.evaluation import Bootstrap, Cell, Table, bootstrap, change_mark, com
 from sprec.runs.health import EXACT
 from sprec.runs.recipes import resolve
 from sprec.study.execute import execute
-from sprec.study.plan import Job, check_fits, recipe_for, refuse_changes
+from sprec.study.plan import PAPERS, Job, check_fits, recipe_for, refuse_changes
 from sprec.study.records import Record
 from sprec.system.errors import UserError
 from sprec.system.progress import say
@@ -149,7 +149,7 @@ def _tries(
     own = [f"method={method}", "split=valid", "evaluate=last", *changes]
     recipe = recipe_for(dataset, backbone)
     return {
-        rate: Job(dataset.name, f"{variant} {setting}={rate:g}", "paper", seed,
+        rate: Job(dataset.name, f"{variant} {setting}={rate:g}", PAPERS, seed,
                   resolve(recipe, [*own, f"{setting}={rate}", f"seed={seed}"]))
         for rate in rates
     }  # fmt: skip

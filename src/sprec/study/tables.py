@@ -33,6 +33,8 @@ from sprec.system import storage
 from sprec.system.progress import bar
 
 REFERENCE = "BIGRec"
+MARKS = ("real", "paper")
+"""How differences are marked: where the interval excludes zero, or by the paper's rule."""
 _PRINTED_IN = {"variants": "table2"}
 """Experiment to the table of the paper that has its rows, where that has another name."""
 
@@ -146,7 +148,7 @@ def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cel
     for metric in next(iter(block.values())).per_seed:
         intervals = {name: sample.interval(metric) for name, sample in block.items()}
         plain = {name: interval.value for name, interval in intervals.items()}
-        given = marks(block, metric) if mark == "real" else plain_marks(plain, metric)
+        given = marks(block, metric) if mark == MARKS[0] else plain_marks(plain, metric)
         for name, interval in intervals.items():
             shown = given[name] if len(block) > 1 else ""  # alone is not best
             cells[name][metric] = Cell(interval.value, interval.low, interval.high, shown)

@@ -30,6 +30,10 @@ class Finding:
     """A claim that holds when ``deviation`` is at most ``tolerance``, and the table that shows it.
 
     Attributes:
+        table: what was computed.
+        claim: in words.
+        deviation: how far the computation is from the claim.
+        tolerance: the largest deviation with which it holds.
         also: further claims about the same table, and whether each is true; the finding holds when all of them are.
     """
 

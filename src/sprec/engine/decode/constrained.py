@@ -91,6 +91,7 @@ def best_leaves(
         guide: changes the score of every step.
         budget: tokens per batch: those of prompts that not all begin with, and those of the trie that a search
             usually reads; or more (:func:`wider`).
+        description: beside the progress bar.
     """
     trie = trie.to(policy.device)
     usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # what trained models need, with some room

@@ -33,6 +33,7 @@ class Decoding:
         mode: the most probable next token, a draw, or beam search.
         count: completions per prompt: draws, or the best so many beams; greedy gives one.
         beams: width of the beam search; at least ``count``.
+        max_new_tokens: of an answer at most, the end token included.
         temperature: of the draws.
         seed: of the draws; draw j of prompt i depends on (seed, i, j) only, not on the batch it shares.
     """
@@ -91,9 +92,12 @@ def generate(
     """Complete prompts until the end token or the limit.
 
     Args:
+        policy: the model.
         prompts: token ids, at least one each.
+        decoding: how.
         budget: tokens per batch: a prompt's once, without those that all begin with, and the new ones of all its rows;
             or more (:func:`wider`).
+        description: beside the progress bar.
         journal: a folder that remembers finished batches.
 
     Returns:

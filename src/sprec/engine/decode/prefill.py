@@ -64,7 +64,9 @@ def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.dev
     """Read prompts; what all of them begin with is read once.
 
     Args:
+        model: it computes without gradients.
         prompts: token ids, at least one each.
+        device: where the tokens are put.
         room: so many tokens can be read behind each prompt before its keys and values are copied.
     """
     shared = common_prefix(prompts)

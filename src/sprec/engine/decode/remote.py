@@ -61,6 +61,8 @@ def complete(
         policy: its tokenizer and end token are used, not its weights.
         prompts: token ids, at least one each.
         decoding: greedy or sampled; draw j of prompt i is asked for with a seed of its own.
+        served: server, and the name under which it has the weights.
+        description: beside the progress bar.
         journal: a folder that remembers finished prompts.
 
     Returns:
@@ -164,6 +166,7 @@ def load_adapters(server: Server, name: str, folder: Path) -> Served:
     """Put the adapters of a folder on a server that runs their base model; free when they are there already.
 
     Args:
+        server: where it listens.
         name: new for other weights: servers keep what they computed under an old one (vLLM issue 42125).
         folder: as the server sees it too.
 

@@ -228,6 +228,11 @@ def scratch(
     """Make a small Llama with random weights and a byte-level BPE learned from ``texts``.
 
     Args:
+        settings: sizes of model and vocabulary.
+        texts: what the tokenizer learns from.
+        seed: of the weights.
+        device: where the model is put.
+        precision: of the forward passes.
         across_words: let tokens reach over spaces, which makes the sequences of a small catalog much shorter; off, the
             tokens are parts of words, as those of large models.
     """

@@ -29,6 +29,7 @@ class Checkpoint:
     """A stage after ``step`` optimiser steps.
 
     Attributes:
+        step: optimiser steps that were done.
         parameters: the trainable parameters, by name.
         moments: per parameter that had a gradient what AdamW remembers: exp_avg, exp_avg_sq, step.
         best: the parameters of the best epoch so far, empty without validation.

@@ -118,9 +118,11 @@ def score(
     """Log-probabilities of all completions of all groups, without gradients and dropout.
 
     Args:
+        policy: the model.
         groups: prompt groups; the number of completions may differ.
         budget: tokens per batch, padding included, or what a CPU reads best (:func:`cached`); what all prompts begin
             with is read once and does not count.
+        description: beside the progress bar.
         journal: a folder that remembers finished batches.
 
     Returns:

@@ -71,11 +71,17 @@ def train(
     """Train a policy in place.
 
     Args:
+        policy: the model; its trainable parameters change.
         groups: the training examples.
+        objective: the loss.
+        settings: rate, epochs, batch, warm-up and weight decay.
+        seed: of the order of the examples and the dropout.
         extra: tensors of shape (len(groups), ...) that the objective finds in ``batch.extra``.
         valid: examples for the loss after each epoch; with them the best epoch's parameters are kept.
         budget: tokens per forward pass; a batch is split into micro-batches. Without dropout the result depends on it
             by rounding only, with dropout it decides which masks are drawn.
+        description: beside the progress bar.
+        track: experiment trackers that get the training log.
         log_folder: where the log, experiment trackers and the batch of a failed step are written.
         checkpoints: where the stage saves itself and resumes from.
         recompute: keep less in memory and compute more (:mod:`sprec.engine.train.recompute`); the result is the same.
