@@ -372,14 +372,13 @@ def chaos(file: Path) -> str:
 
 def times(folder: Path) -> str:
     """Minutes that one process needed for all runs of a dataset and seed, shared stages counted once."""
+    from sprec.study.records import stored
+
     spent: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for file in sorted(folder.glob("*/*/*/seed*.json")):
-        record = json.loads(file.read_text("utf-8"))
-        dataset, variant = file.relative_to(folder).parts[:2]
+    for place, record in stored(folder).items():
+        dataset, variant, _, seed = place.split("/")
         if "=" not in variant and not variant.endswith("-stages"):  # neither of the search of rates nor of figures
-            spent.setdefault((dataset, file.stem.removeprefix("seed")), []).append(
-                (record["seconds"], record["precision"])
-            )
+            spent.setdefault((dataset, seed.removeprefix("seed")), []).append((record.seconds, record.precision))
     lines = ["| dataset | seed | runs | minutes of one process | precision |", "|---|---:|---:|---:|---|"]
     for (dataset, seed), runs in spent.items():
         precision = " and ".join(sorted({kind for _, kind in runs}))

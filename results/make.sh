@@ -51,4 +51,8 @@ sprec reproduce variants "${goodreads[@]}" -o "$VARIANTS" --jobs "$JOBS"
 sprec reproduce variants "${cds[@]}" --seeds 0 -o "$VARIANTS" --jobs "$JOBS"
 sprec reproduce variants "${goodreads[@]}" "${cds[@]}" -o "$VARIANTS" --recorded
 
+# One file of records for each dataset instead of hundreds.
+python results/rekey.py "$OUT" "$WORK"/data/{Goodreads,MovieLens,CDs_and_Vinyl,Steam}
+python results/rekey.py "$VARIANTS" "$WORK"/data/{Goodreads,CDs_and_Vinyl}
+
 if [ "$OUT" = results/scratch ]; then python docs/build.py; fi

@@ -9,11 +9,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from sprec.data import Dataset
 from sprec.data.demo import demo
+from sprec.study.records import Record, stored
 
 ROOT = Path(__file__).parents[1]
 BUILD = runpy.run_path(str(ROOT / "docs" / "build.py"))
@@ -30,10 +32,11 @@ def test_generated_blocks_are_up_to_date() -> None:
 def test_the_runs_on_record_descend_from_one_backbone_per_dataset() -> None:
     """Else the rows of a table would differ by more than their methods."""
     backbones: dict[str, set[str]] = {}
-    for file in (ROOT / "results").glob("*/records/*/*/*/seed*.json"):
-        folder, _, dataset, method = file.relative_to(ROOT / "results").parts[:4]
-        if not method.startswith(("sasrec", "popularity", "random")):
-            backbones.setdefault(f"{folder} {dataset}", set()).add(json.loads(file.read_text())["backbone"])
+    for folder in ("scratch", "variants"):
+        for place, record in stored(ROOT / "results" / folder / "records").items():
+            dataset, method, _, _ = place.split("/")
+            if not method.startswith(("sasrec", "popularity", "random")):
+                backbones.setdefault(f"{folder} {dataset}", set()).add(record.backbone)
     assert {place: len(found) for place, found in backbones.items()} == dict.fromkeys(
         [f"scratch {dataset}" for dataset in ("CDs_and_Vinyl", "Goodreads", "MovieLens", "Steam")]
         + [f"variants {dataset}" for dataset in ("CDs_and_Vinyl", "Goodreads")], 1
@@ -138,9 +141,7 @@ def test_times_add_up_what_the_runs_of_the_tables_took(tmp_path: Path) -> None:
         ("Steam/bigrec/paper/seed1", 600.0, "bf16"), ("Steam/bigrec-sft.lr=1/paper/seed0", 5000.0, "bf16"),
         ("Steam/sprec-0.5-greedy-stages/paper/seed0", 5000.0, "bf16"),
     ]:  # fmt: skip
-        file = tmp_path / f"{place}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"seconds": seconds, "precision": precision}))
+        Record("key", np.array([[1]]), [], seconds, precision).write(tmp_path / f"{place}.json")
     rows = BUILD["times"](tmp_path).splitlines()[2:]
     assert rows == ["| Steam | 0 | 2 | 2 | bf16 and fp32 |", "| Steam | 1 | 1 | 10 | bf16 |"]
 
@@ -211,8 +212,10 @@ def test_results_hold_records_and_pictures_only() -> None:
     listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
         pytest.skip("not a clone")
-    kinds = {Path(file).suffix for file in listed.stdout.splitlines()}
+    files = [ROOT / name for name in listed.stdout.splitlines()]
+    kinds = {file.suffix for file in files}
     assert kinds <= {".json", ".svg", ".sh", ".py", ".parquet"}
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= 5_000_000
 
 
 def test_points_of_a_figure_are_rows(tmp_path: Path) -> None:

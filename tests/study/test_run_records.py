@@ -1,6 +1,7 @@
 """What is kept of a run: enough for its metrics, found again only for the same recipe and data."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 
 from sprec.data import Dataset
 from sprec.evaluation import accumulate, bootstrap
-from sprec.runs import load_results
+from sprec.runs import Result, load_results
 from sprec.runs.recipes import resolve
 from sprec.study.rates import Try, chosen
-from sprec.study.records import Record, find, key_of, of_run
+from sprec.study.records import Record, find, key_of, known, of_run, pack, stored
 from sprec.system.errors import UserError
 from sprec.system.storage import digest, hash_of
 
@@ -48,6 +49,47 @@ def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset,
     assert find(tmp_path / "r.json", key) is None
     with pytest.raises(UserError, match=r"r\.json is not the record of a run; the same command makes it again"):
         Record.read(tmp_path / "r.json")
+
+
+def test_packed_records_are_found_like_files(tmp_path: Path) -> None:
+    """One Parquet file for each dataset; a file of JSON goes before it, and both are packed together again."""
+    folder = tmp_path / "records"
+    results = [Result("sft", 0, "bigrec", {"HR@5": 0.25, "NDCG@5": 1 / 3})]
+    first = Record("k0", np.array([[3, 1], [2, -1]]), results, 12.34, "bf16", "b" * 16)
+    places = ["A.b/bigrec-sft.lr=0.1/paper/seed0", "A.b/bigrec-sft.lr=0.1/paper/seed1", "C/sprec/exact/seed0"]
+    for number, place in enumerate(places):
+        replace(first, key=f"k{number}").write(folder / f"{place}.json")
+    assert [file.name for file in pack(folder)] == ["A.b.parquet", "C.parquet"]
+    assert sorted(folder.rglob("*")) == [folder / "A.b.parquet", folder / "C.parquet"]
+    kept = find(folder / f"{places[1]}.json", "k1")
+    assert kept is not None
+    assert kept.lists.tolist() == first.lists.tolist()
+    assert list(kept.results) == results
+    assert (kept.seconds, kept.precision, kept.backbone) == (12.3, "bf16", "b" * 16)
+    assert find(folder / f"{places[1]}.json", "k0") is None
+    assert [known(folder / f"{place}.json") for place in (*places, "C/sprec/exact/seed1", "D/x/y/seed0")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    replace(first, key="new").write(folder / f"{places[2]}.json")
+    assert {place: record.key for place, record in stored(folder).items()} == dict(
+        zip(places, ["k0", "k1", "new"], strict=True)
+    )
+    pack(folder)
+    assert find(folder / f"{places[2]}.json", "new") is not None
+    (folder / "C.parquet").write_bytes(b"PAR1")
+    assert find(folder / f"{places[2]}.json", "new") is None
+    with pytest.raises(UserError, match=r"C\.parquet holds no records of runs"):
+        stored(folder)
+
+
+def test_packing_leaves_what_is_no_record(tmp_path: Path) -> None:
+    Record("k", np.array([[1]]), [], 0.0, "fp32").write(tmp_path / "records" / "A/x/paper/seed0.json")
+    (tmp_path / "records" / "A/notes.txt").write_text("mine")
+    pack(tmp_path / "records")
+    assert (tmp_path / "records" / "A/notes.txt").read_text() == "mine"
+    (tmp_path / "records" / "A/other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other\.json is not the record of a run"):
+        pack(tmp_path / "records")
 
 
 def _tried(hits: int, exact: float, first: int = 0) -> Try:

@@ -12,7 +12,7 @@ from sprec.runs.pipeline import planned, run
 from sprec.runs.store import BusyError
 from sprec.study.eta import Outlook
 from sprec.study.plan import Job, by_name, check_fits
-from sprec.study.records import Record, find, key_of, of_run
+from sprec.study.records import Record, find, key_of, known, of_run
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.hardware import pick_device, pick_precision
@@ -29,7 +29,7 @@ def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -
     named = by_name(datasets)
     for job in jobs:
         file = job.record(out)
-        if file.is_file() and find(file, key_of(job.recipe, named[job.dataset])) is None:
+        if known(file) and find(file, key_of(job.recipe, named[job.dataset])) is None:
             raise UserError(
                 f"{file} was made by another recipe (--backbone, --set) or from other data; choose another -o, "
                 "or remove it to run this one"

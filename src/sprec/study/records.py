@@ -2,15 +2,21 @@
 
 With the dataset beside them they suffice for every table and figure; the models can go. A job whose record is there,
 made by the same recipe from the same data, is not run again.
+
+While a study grows a record is a file of JSON, ``records/DATASET/METHOD/PROTOCOL/seedN.json``. :func:`pack` puts those
+of a dataset into one Parquet file, ``records/DATASET.parquet``; both are found alike.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from sprec.config import SCHEMA, HuggingFace, Recipe
 from sprec.data import Dataset
@@ -24,6 +30,7 @@ from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS, given, read_recommendations
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.parquet import UNREADABLE, read_parquet, write_parquet
 from sprec.system.progress import say
 
 
@@ -58,7 +65,7 @@ class Record:
         head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
         head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
         text = json.dumps(head, ensure_ascii=False, indent=1)
-        with storage.writing(file, "the run itself is complete, the same command goes on"):
+        with storage.writing(file, _GOES_ON):
             file.parent.mkdir(parents=True, exist_ok=True)
             storage.write_text(file, f'{text[:-2]},\n "lists": [\n{lists}\n]\n}}\n')
 
@@ -85,15 +92,124 @@ def key_of(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def find(file: Path, key: str) -> Record | None:
-    """The record of a job, None where there is none, it is damaged, or its recipe or data were others."""
-    if not file.is_file():
-        return None
+    """The record of a job, None where there is none, it is damaged, or its recipe or data were others.
+
+    Args:
+        file: of the record, which a Parquet file beside the dataset's folder may hold instead.
+        key: what :func:`key_of` says.
+    """
     try:
-        record = Record.read(file)
+        record = Record.read(file) if file.is_file() else _packed(file)
     except UserError as error:
         say(f"! {error}")
         return None
-    return record if record.key == key else None
+    return record if record is not None and record.key == key else None
+
+
+def known(file: Path) -> bool:
+    """Whether there is a record at this place, by whatever recipe."""
+    return file.is_file() or _packed(file) is not None
+
+
+def stored(folder: Path) -> dict[str, Record]:
+    """Every record below a folder ``records``, packed or not: DATASET/METHOD/PROTOCOL/seedN to the record.
+
+    Raises:
+        UserError: a file is no record.
+    """
+    found = {
+        f"{file.stem}/{place}": record for file in folder.glob("*.parquet") for place, record in _archive(file).items()
+    }
+    for file in folder.rglob("*.json"):
+        found[file.relative_to(folder).with_suffix("").as_posix()] = Record.read(file)
+    return dict(sorted(found.items()))
+
+
+def pack(folder: Path, records: Mapping[str, Record] | None = None) -> list[Path]:
+    """Move the records below a folder ``records`` into one Parquet file for each dataset.
+
+    Args:
+        folder: with a folder of JSON files for each dataset; what is packed already stays.
+        records: what to write instead of what is there (:func:`stored`).
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: a file is no record, or nothing can be written.
+    """
+    by_dataset: dict[str, dict[str, Record]] = {}
+    for name, record in (stored(folder) if records is None else records).items():
+        dataset, _, place = name.partition("/")
+        by_dataset.setdefault(dataset, {})[place] = record
+    files = []
+    with storage.writing(folder, "the records are where they were"):
+        for dataset, own in by_dataset.items():
+            files.append(folder / f"{dataset}.parquet")
+            with storage.replacing_file(files[-1]) as scratch:
+                write_parquet(_frame(own), scratch)
+            for place in own:
+                (folder / dataset / f"{place}.json").unlink(missing_ok=True)
+            for emptied in [*sorted((folder / dataset).rglob("*/"), reverse=True), folder / dataset]:
+                with suppress(OSError):  # somebody's own file is in it
+                    emptied.rmdir()
+    return files
+
+
+_GOES_ON = "the run itself is complete, the same command goes on"
+_COLUMNS: Mapping[str, pl.DataType | type[pl.DataType]] = {
+    **dict.fromkeys(("place", "key", "backbone", "precision", "results"), pl.String),
+    "seconds": pl.Float64,
+    "lists": pl.List(pl.List(pl.Int32)),
+}
+
+
+def _frame(records: Mapping[str, Record]) -> pl.DataFrame:
+    rows = [
+        {
+            "place": place,
+            "key": own.key,
+            "backbone": own.backbone,
+            "precision": own.precision,
+            "results": json.dumps([result_record(result) for result in own.results]),
+            "seconds": round(own.seconds, 1),
+            "lists": own.lists.tolist(),
+        }
+        for place, own in records.items()
+    ]
+    return pl.DataFrame(rows, schema=_COLUMNS)
+
+
+def _packed(file: Path) -> Record | None:
+    """The record that has no file of its own, from the Parquet file of its dataset."""
+    folder = next((path for path in file.parents if path.parent.name == "records"), file.parent)
+    archive = folder.parent / f"{folder.name}.parquet"
+    place = file.relative_to(folder).with_suffix("").as_posix()
+    return _archive(archive).get(place) if archive.is_file() else None
+
+
+def _archive(file: Path) -> Mapping[str, Record]:
+    """The records of a Parquet file by their places, read once while the file is the same."""
+    return _read_archive(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _read_archive(file: Path, changed: int) -> Mapping[str, Record]:
+    try:
+        rows = read_parquet(file).select(*_COLUMNS).rows(named=True)
+        return {
+            row["place"]: Record(
+                row["key"],
+                np.array(row["lists"]),
+                [result_of(**entry) for entry in json.loads(row["results"])],
+                row["seconds"],
+                row["precision"],
+                row["backbone"],
+            )
+            for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError, *UNREADABLE) as error:
+        raise UserError(f"{file} holds no records of runs; remove it, and the same command makes them again") from error
 
 
 def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
