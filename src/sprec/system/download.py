@@ -26,6 +26,9 @@ _PAUSE = 0.5
 def alone(target: Path) -> Iterator[None]:
     """Inside the block no other process that asks works on this file or folder; the second one waits for the first.
 
+    Args:
+        target: the file or folder; its parent is made.
+
     Raises:
         OSError: nothing can be written here.
     """
@@ -64,7 +67,11 @@ def one_line(url: str, target: Path, by_hand: str) -> Iterator[None]:
 
 
 def download(url: str, part: Path) -> None:
-    """Download to ``part``, going on where it ends if the server can.
+    """Download to a file, going on where it ends if the server can.
+
+    Args:
+        url: what is downloaded.
+        part: the file, whole or not when the call ends with an error.
 
     Raises:
         OSError: the server cannot be reached, the connection ends early, or the disk is full; ``part`` stays.
@@ -100,6 +107,9 @@ def ask(url: str, start: int = 0, accept: str = "*/*") -> Any:
         url: what is asked for; a name and password in it are sent as HTTP's basic authentication.
         start: the first byte that is wanted.
         accept: kinds of content.
+
+    Raises:
+        OSError: the server cannot be reached, or refuses.
     """
     plain, user = _without_password(url)
     headers = {"User-Agent": "sprec", "Accept": accept} | ({"Range": f"bytes={start}-"} if start else {})

@@ -53,6 +53,13 @@ def index_url() -> str:
 def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
     """Download a wheel; what is there already is not downloaded again, and what was begun is continued.
 
+    Args:
+        wheel: the file.
+        folder: where to.
+
+    Returns:
+        The file.
+
     Raises:
         UserError: the index cannot be reached or has no such file, the disk is full, or the file is not what its
             checksum says.

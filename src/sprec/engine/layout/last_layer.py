@@ -77,7 +77,11 @@ def _filled(states: Tensor, width: int) -> Tensor:
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a causal LM, possibly wrapped; none where they cannot be told from other parts."""
+    """The decoder layers of a causal LM; none where they cannot be told from other parts.
+
+    Args:
+        model: the causal LM, possibly wrapped.
+    """
     inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     decoder = inner.get_decoder()
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)] if decoder is not None else []

@@ -60,6 +60,12 @@ def shelf() -> Path:
 def located(path: str) -> str:
     """Where the model of ``backbone.path`` is: a known backbone is fetched when it is not here; other names stay.
 
+    Args:
+        path: name of a known backbone or of the hub, or a folder.
+
+    Returns:
+        The folder of a known backbone, else the path.
+
     Raises:
         UserError: it cannot be fetched, or the path is a GGUF file.
     """
@@ -121,6 +127,13 @@ def _provenance(known: Known) -> dict[str, str]:
 
 def import_gguf(file: Path, folder: Path) -> Path:
     """Write any GGUF file as a backbone in Hugging Face format.
+
+    Args:
+        file: the GGUF file.
+        folder: a new one.
+
+    Returns:
+        The folder.
 
     Raises:
         UserError: the folder exists, the file cannot be read (:func:`~sprec.engine.model.gguf.convert`), or the disk is

@@ -15,7 +15,11 @@ _MAGIC = b"GGUF"
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Whether a file is a GGUF file, by its first bytes."""
+    """Whether a file is a GGUF file, by its first bytes.
+
+    Args:
+        path: anything; what is no file is none.
+    """
     file = Path(path)
     if not file.is_file():
         return False
