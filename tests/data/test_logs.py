@@ -105,7 +105,7 @@ def test_genres_are_cleaned_as_titles_are(shop: Callable[..., Dataset]) -> None:
 def test_items_without_title_leave_the_log_before_windows_are_made(shop: Callable[..., Dataset]) -> None:
     items = [("1", "Tea"), ("2", "..."), ("3", "Cup"), ("4", "Gift")]
     with pytest.raises(
-        UserError, match=r"2 of 7 interactions \(29%\) .* the title of '2' cannot be used; --drop-untitled"
+        UserError, match=r"2 of 7 interactions \(29%\) .* the title of '2' cannot be used; pass --drop-unt"
     ):
         shop(ROWS, items)
     dataset = shop(ROWS, items, drop_untitled=True)

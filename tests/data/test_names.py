@@ -136,9 +136,9 @@ ITEMS: dict[str, Any] = {"item_id": pl.Int64, "title": pl.String, "genres": pl.L
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"split": ["train"], "history": [[0]], "target": [2]}, "train names the item 2, the catalog has 2"),
-        ({"split": ["test"], "history": [[0, 99]], "target": [1]}, "test names the item 99"),
-        ({"split": ["test"], "history": [[-1]], "target": [1]}, "test names the item -1"),
+        ({"split": ["train"], "history": [[0]], "target": [2]}, "train refers to item 2, but the catalog has 2 items"),
+        ({"split": ["test"], "history": [[0, 99]], "target": [1]}, "test refers to item 99"),
+        ({"split": ["test"], "history": [[-1]], "target": [1]}, "test refers to item -1"),
         ({"split": ["test"], "history": [[None]], "target": [1]}, "a row lacks an item"),
         ({"split": ["test"], "history": [None], "target": [1]}, "a row lacks an item"),
         ({"split": ["dev"], "history": [[0]], "target": [1]}, "there is no split 'dev'"),
@@ -147,7 +147,7 @@ ITEMS: dict[str, Any] = {"item_id": pl.Int64, "title": pl.String, "genres": pl.L
 def test_rows_of_items_that_do_not_exist_are_refused(tmp_path: Path, rows: dict[str, object], message: str) -> None:
     dataset().save(tmp_path / "tiny")
     swap(tmp_path / "tiny", "sequences.parquet", pl.DataFrame(rows, schema=ROWS))
-    with pytest.raises(UserError, match=f"the tables of .*tiny are no dataset: {message}"):
+    with pytest.raises(UserError, match=f"the tables of .*tiny are not a dataset: {message}"):
         Dataset.load(tmp_path / "tiny")
 
 
@@ -172,7 +172,7 @@ def test_catalogs_with_gaps_are_refused(tmp_path: Path, items: dict[str, object]
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [(os.fsdecode(b"a\xff"), "not UTF-8"), ("n" * 245, "a name of 245 bytes; 241 at most")],
+    [(os.fsdecode(b"a\xff"), "not UTF-8"), ("n" * 245, "a name of 245 bytes; the limit is 241")],
 )
 @pytest.mark.parametrize("command", ["import", "out", "items", "demo", "stats", "export", "fetch"])
 def test_names_that_no_file_can_have_are_one_line(tmp_path: Path, command: str, name: str, message: str) -> None:

@@ -151,7 +151,7 @@ def test_events_to_keep(shop: Callable[..., Dataset]) -> None:
     assert bought.warnings == {"interactions_dropped_other_events": 8}
     both = shop(log, reading=Reading(where={"type": ["buy", "cart"], "shop": ["a", "b"]}))
     assert windows(both) == {(("3",), "2"): 2, (("3", "2"), "0"): 2}
-    with pytest.raises(UserError, match=r"no event has type=sell; there are type: buy, cart, view"):
+    with pytest.raises(UserError, match=r"no event has type=sell; values found: type: buy, cart, view"):
         shop(log, reading=Reading(where={"type": ["sell"]}))
     with pytest.raises(UserError, match='has no column "kind"'):
         shop(log, reading=Reading(where={"kind": ["buy"]}))
@@ -221,7 +221,9 @@ def test_tables_without_headers_and_a_key_of_another_name(shop: Callable[..., Da
 def test_ways_to_cut_text_are_refused_where_no_file_is_text(shop: Callable[..., Dataset], tmp_path: Path) -> None:
     events = [{"user": user, "item": item, "time": START + place} for user in "ab" for place, item in enumerate("312")]
     reading = Reading(Dialect(";", quote=None, header=False))
-    with pytest.raises(UserError, match=r"--separator, --quote, --no-header cut delimited text; .*log.json is none"):
+    with pytest.raises(
+        UserError, match=r"--separator, --quote, --no-header apply to delimited text, which .*log.json is not"
+    ):
         shop(json.dumps(events), name="log.json", reading=reading)
     (tmp_path / "items.csv").write_text("item;title\n" + "".join(f"{item};Item {item}\n" for item in "123"))
     (tmp_path / "log.json").write_text(json.dumps(events))
@@ -241,7 +243,7 @@ def test_one_column_in_two_roles_is_refused(shop: Callable[..., Dataset]) -> Non
 def test_implausible_dates_are_told(shop: Callable[..., Dataset]) -> None:
     late, early = shop(log_of(lambda user, place: START + place)), shop(log_of(lambda user, place: place))
     assert period(when(late) or {}) == "2023-11-14 to 2023-11-14"
-    line = "the log begins on 1970-01-01, before 1990: is this the column of times, and are its numbers seconds?"
+    line = "the first interaction is dated 1970-01-01, before 1990; is this the time column, and are its numbers Unix times?"
     assert (implausible(when(late) or {}), implausible(when(early) or {})) == ("", line)
     assert f"time         1970-01-01 to 1970-01-01\n{line}\n" in table(stats(early))
 
@@ -251,7 +253,7 @@ def test_ties_are_told_and_shuffled_on_request(shop: Callable[..., Dataset]) -> 
     dataset = shop(log)
     assert {key: count // 50 for key, count in windows(dataset).items()} == TRUE  # the file's order
     assert stats(dataset)["time"]["share"] == 1
-    told = "2025-04-01 to 2025-04-02; 100.0% of the interactions share their time with another one of the same user"
+    told = "2025-04-01 to 2025-04-02; 100.0% of the interactions have the same time as another one of the same user"
     assert f"time         {told}" in table(stats(dataset))
     shuffled = shop(log, protocol=Protocol(3, 1, 1, ties="shuffle", sizes=ALL.sizes))
     firsts = {key: count for key, count in windows(shuffled).items() if len(key[0]) == 1}

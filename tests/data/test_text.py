@@ -71,19 +71,22 @@ def test_well_formed_text_is_read_as_it_is_meant(content: str, expected: list[tu
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('a,b\n1,x\n2,"open\n3,y\n', "line 3 cannot be cut into fields .unexpected end of data.; quote fields"),
+        (
+            'a,b\n1,x\n2,"open\n3,y\n',
+            "line 3 cannot be cut into fields .unexpected end of data.; put quotes",
+        ),
         (
             'a,b\n1,"Live in Rome\n2,T02\n3,Mix 12"\n',
-            "line 2 opens a quote that line 4 closes, and each of these lines",
+            "line 2 opens a quote that is closed on line 4, but each of these lines",
         ),
         ('a;b\n1;x\n2;"A \\"Level 4\\" Reader"\n', r"line 3 cannot be cut .*--escape '\\'"),
         ('a,b\n1,x\n2,"y" z\n', "line 3 cannot be cut into fields"),
         ("a,b\n1,x\n2,y,z\n", "a row has more fields than the header; put quotes .*line 3: 3 fields, not 2"),
         ('a,b\n1,6" x\n2,y,z\n', "a row has more fields than the header; put quotes .*line 3: 3 fields, not 2"),
-        (b"a,b\n1,x\n2,\xff\n", "line 3 is not UTF-8; save it as UTF-8, or name its --encoding"),
+        (b"a,b\n1,x\n2,\xff\n", "line 3 is not UTF-8; save the file as UTF-8, or pass its --encoding"),
         (b"a,\xff\n1,x\n", "line 1 is not UTF-8"),
-        ("a,b\r1,x\r2,y\r", "ends its lines like old Macs"),
-        ("u\0s\0e\0r\0,\0", "begins with null characters"),
+        ("a,b\r1,x\r2,y\r", "has old Mac line endings"),
+        ("u\0s\0e\0r\0,\0", "starts with null bytes"),
         ('"a,b\n1,x\n', "line 1 cannot be cut into fields"),
         (",".join("a" * 20_000), "has 20,000 columns"),
     ],
@@ -146,9 +149,9 @@ def test_other_encodings_are_told() -> None:
     assert rows("a,b\n1,é\n".encode("utf-16-le"), Dialect(encoding="utf-16-le")) == [(2, "1", "é")]
     assert rows("\ufeffa,b\n1,é\n".encode("utf-16-be"), Dialect(encoding="utf-16-be")) == [(2, "1", "é")]
     for encoding, message in (
-        ("klingon", "there is no encoding 'klingon'"),
-        ("zlib", "there is no encoding"),
-        ("ascii", "is not ascii: .*; give its --encoding"),
+        ("klingon", "unknown encoding 'klingon'"),
+        ("zlib", "unknown encoding"),
+        ("ascii", "is not ascii: .*; pass its --encoding"),
     ):
         with pytest.raises(UserError, match=message):
             rows(content, Dialect(encoding=encoding))
@@ -157,13 +160,13 @@ def test_other_encodings_are_told() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        (b"SQLite format 3\0 and more", "is a SQLite database; write a table as CSV"),
-        (b"PK\x03\x04xl/workbook.xml", "is a workbook or a zip; save the sheet as CSV"),
-        (b"\xd0\xcf\x11\xe0old", "is an Excel workbook; save the sheet as CSV"),
-        (b"PAR1", "is a Parquet file; call it .parquet"),
-        (b"\x28\xb5\x2f\xfdx", "is packed with Zstandard"),
-        (b"BZh91AY", "is packed with bzip2"),
-        (b"\xfd7zXZ\0", "is packed with xz"),
+        (b"SQLite format 3\0 and more", "is a SQLite database; export a table as CSV"),
+        (b"PK\x03\x04xl/workbook.xml", "is a spreadsheet .* or a zip archive; export the sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0old", "is an Excel workbook; export the sheet as CSV"),
+        (b"PAR1", "is a Parquet file; rename it to .parquet"),
+        (b"\x28\xb5\x2f\xfdx", "is compressed with Zstandard"),
+        (b"BZh91AY", "is compressed with bzip2"),
+        (b"\xfd7zXZ\0", "is compressed with xz"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"\x80\x04\x95x", "is a Python pickle"),
     ],
@@ -226,14 +229,14 @@ except UserError as error:
         [sys.executable, "-c", code, str(tmp_path / "log.csv")], capture_output=True, text=True, check=True
     )
     before, after, message = done.stdout.splitlines()
-    assert "line 2 goes on for 64 MiB: it is no table" in message
+    assert "line 2 is longer than 64 MiB: not a table" in message
     assert int(after) - int(before) < 400  # MiB
 
 
 def test_limits_hold_for_archives_of_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "UNPACKED", 1000)
     (tmp_path / "log.csv").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000))
-    with pytest.raises(UserError, match="unpacks to more than 200 times its size; it is no log"):
+    with pytest.raises(UserError, match="unpacks to more than 200 times its size: not a log"):
         read(open_table(tmp_path / "log.csv"), {"a": "a"})
 
 

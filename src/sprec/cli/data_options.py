@@ -29,7 +29,7 @@ Repeats = Annotated[
 ]
 Ties = Annotated[
     Literal["file", "shuffle"],
-    _option(panel=_LOG, help="Interactions of a user at one time: as in the file, or shuffled by --seed."),
+    _option(panel=_LOG, help="Interactions of a user at the same time: as in the file, or shuffled (--seed)."),
 ]
 DropSeenTargets = Annotated[
     bool, _option("--drop-seen-targets", panel=_LOG, help="Leave out windows whose target is in their history.")
@@ -63,7 +63,7 @@ Distinguish = Annotated[
     ),
 ]
 DropUntitled = Annotated[
-    bool, _option("--drop-untitled", panel=_TITLES, help="Go on where over 5% of the interactions find no title.")
+    bool, _option("--drop-untitled", panel=_TITLES, help="Continue even if over 5% of the interactions have no title.")
 ]
 Unseen = Annotated[
     bool | None,
@@ -90,20 +90,18 @@ ColumnNames = Annotated[
 GenreSeparator = Annotated[str, _option(panel=_TABLE, help="What stands between genres in one text.")]
 Where = Annotated[
     list[str] | None,
-    _option(panel=_TABLE, help="Events to keep, like type=purchase; repeat it for further values or columns."),
+    _option(panel=_TABLE, help="Keep only events like type=purchase; repeat it for more values or columns."),
 ]
 Order = Annotated[
-    Literal["time", "file"], _option(panel=_TABLE, help="What orders a user's events: their times, or their rows.")
+    Literal["time", "file"], _option(panel=_TABLE, help="Order of a user's events: by time, or as in the file.")
 ]
 DateFormat = Annotated[
-    str, _option(panel=_TABLE, help="How times are written, like %d/%m/%Y (default: numbers and ISO dates).")
+    str, _option(panel=_TABLE, help="Format of times, like %d/%m/%Y (default: Unix times, ISO dates).")
 ]
-Separator = Annotated[
-    str, _option(panel=_TABLE, help="What separates fields of text, like ; or :: (default: as the first line).")
-]
-Quote = Annotated[str, _option(panel=_TABLE, help='Around fields, or none (default: ", none after tabs).')]
-Escape = Annotated[str, _option(panel=_TABLE, help="What makes the next character a plain one, like a backslash.")]
+Separator = Annotated[str, _option(panel=_TABLE, help="Field separator, like ; or :: (default: from the first line).")]
+Quote = Annotated[str, _option(panel=_TABLE, help='Quote character, or none (default: ", none with tabs).')]
+Escape = Annotated[str, _option(panel=_TABLE, help="Escape character, usually a backslash (default: none).")]
 NoHeader = Annotated[
-    bool, _option("--no-header", panel=_TABLE, help="The first line is data; columns are called 1, 2, 3, ...")
+    bool, _option("--no-header", panel=_TABLE, help="Text files have no header; columns are called 1, 2, 3, ...")
 ]
-Encoding = Annotated[str, _option(panel=_TABLE, help="Encoding of text, like cp1252 (default: UTF-8, or as marked).")]
+Encoding = Annotated[str, _option(panel=_TABLE, help="Text encoding, like cp1252 (default: UTF-8, or by its mark).")]

@@ -222,7 +222,7 @@ class Dataset:
             splits = _splits_of(parse_parquet(sequences), len(catalog))
         except (ValueError, *UNREADABLE) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"the tables of {path} are no dataset: {reason}; import the dataset again") from error
+            raise UserError(f"the tables of {path} are not a dataset: {reason}; import the dataset again") from error
         loaded = cls(about.name, catalog, splits, tuple(about.genres), about.wording, about.warnings, about.meta)
         object.__setattr__(loaded, "hash", digest.hexdigest())  # no argument, so that replace() drops it
         return loaded
@@ -274,7 +274,7 @@ def _splits_of(frame: pl.DataFrame, items: int) -> dict[str, Split]:
         ids = np.concatenate([split.items, split.targets])
         if len(ids) and not 0 <= ids.min() <= ids.max() < items:
             wrong = ids.min() if ids.min() < 0 else ids.max()
-            raise ValueError(f"{name} names the item {wrong}, the catalog has {items:,}")
+            raise ValueError(f"{name} refers to item {wrong}, but the catalog has {items:,} items")
     return splits
 
 

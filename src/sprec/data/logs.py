@@ -222,7 +222,7 @@ def _titled(events: Events, items: pl.DataFrame, listed: pl.DataFrame, faults: F
         counts = np.bincount(events.item, minlength=len(known))
         pair = _pair(str(ids[int(np.argmax(np.where(known, 0, counts)))]), listed["item"])
         share = f"{lost:,} of {len(events):,} interactions ({lost / len(events):.0%})"
-        raise UserError(f"{share} are of items without a title; {pair}; --drop-untitled goes on without them")
+        raise UserError(f"{share} are with items that have no title; {pair}; pass --drop-untitled to leave them out")
     faults.add("interactions_dropped_item_without_title", count=lost)
     return kept
 

@@ -67,7 +67,7 @@ def period(times: dict[str, Any]) -> str:
     """:func:`when` in a line."""
     text = f"{times['first'][:10]} to {times['last'][:10]}"
     if times.get("tied"):
-        text += f"; {times['share']:.1%} of the interactions share their time with another one of the same user"
+        text += f"; {times['share']:.1%} of the interactions have the same time as another one of the same user"
     return text
 
 
@@ -75,8 +75,8 @@ def implausible(times: dict[str, Any]) -> str:
     """What is odd about the times of :func:`when`, in a line; empty where nothing is."""
     if times["first"] >= _PLAUSIBLE:
         return ""
-    day = times["first"][:10]
-    return f"the log begins on {day}, before {_PLAUSIBLE}: is this the column of times, and are its numbers seconds?"
+    check = "is this the time column, and are its numbers Unix times?"
+    return f"the first interaction is dated {times['first'][:10]}, before {_PLAUSIBLE}; {check}"
 
 
 def _lengths(split: Split) -> dict[str, float]:

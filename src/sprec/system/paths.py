@@ -22,7 +22,7 @@ def require_path(path: Path | str) -> Path:
         raise UserError(f"{_shown(text)} has a name that is not UTF-8; rename it")
     longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
     if longest > LONGEST:
-        raise UserError(f"{text:.60}... has a name of {longest} bytes; {LONGEST} at most")
+        raise UserError(f"{text:.60}... contains a name of {longest} bytes; the limit is {LONGEST}")
     return Path(path)
 
 
@@ -35,10 +35,10 @@ def require_name(name: str) -> str:
     if not _is_utf8(name):
         raise UserError(f"{_shown(name)} has a name that is not UTF-8; rename it")
     if not name.strip() or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        why = "names of datasets name folders: no slashes, control characters or leading dot"
+        why = "it is also a folder name: no slashes, control characters or leading dot"
         raise UserError(f"{name[:60]!r} cannot be the name of a dataset ({why})")
     if len(name.encode()) > LONGEST:
-        raise UserError(f"the name of the dataset has {len(name.encode())} bytes; {LONGEST} at most")
+        raise UserError(f"the name of the dataset has {len(name.encode())} bytes; the limit is {LONGEST}")
     return name
 
 

@@ -75,10 +75,10 @@ def _numbered(start: int, count: int) -> pl.Series:
 def _unreadable_times(found: pl.Series, date_format: str) -> str:
     found = found.drop_nulls()
     if not len(found):
-        return "no time can be read; use numbers (Unix time) or ISO dates, or --order file where there are none"
+        return "no time can be read; use numbers (Unix time) or ISO dates, or --order file if there are no times"
     if date_format:
         return f"cannot read the time {found[0]!r:.60} as {date_format!r}"
-    how = "use numbers (Unix time) or ISO dates, or say how they are written: --date-format '%d/%m/%Y'"
+    how = "use numbers (Unix time) or ISO dates, or pass their format: --date-format '%d/%m/%Y'"
     return f"cannot read the time {found[0]!r:.60}; {how}"
 
 

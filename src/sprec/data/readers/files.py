@@ -39,22 +39,22 @@ _GZIP = b"\x1f\x8b"
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first: UTF-16's mark begins the first
 _MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _FOREIGN = (
-    (b"PK\x03\x04", "a workbook or a zip; save the sheet as CSV, or unpack the zip"),
-    (b"\xd0\xcf\x11\xe0", "an Excel workbook; save the sheet as CSV"),
+    (b"PK\x03\x04", "a spreadsheet (.xlsx) or a zip archive; export the sheet as CSV, or unpack the archive"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook; export the sheet as CSV"),
     (
         b"SQLite format 3\0",
-        'a SQLite database; write a table as CSV: sqlite3 -header -csv FILE "select * from NAME"',
+        'a SQLite database; export a table as CSV: sqlite3 -header -csv FILE "select * from NAME"',
     ),
-    (b"PAR1", "a Parquet file; call it .parquet"),
-    (b"ARROW1", "an Arrow file; write it as Parquet"),
-    (b"Obj\x01", "an Avro file; write it as Parquet"),
-    (b"\x28\xb5\x2f\xfd", "packed with Zstandard; unpack it (zstd -d)"),
-    (b"BZh", "packed with bzip2; unpack it (bunzip2)"),
-    (b"\xfd7zXZ", "packed with xz; unpack it (unxz)"),
-    (b"\x80\x04\x95", "a Python pickle, which is never opened; write the table as CSV or Parquet"),
+    (b"PAR1", "a Parquet file; rename it to .parquet"),
+    (b"ARROW1", "an Arrow file; convert it to Parquet"),
+    (b"Obj\x01", "an Avro file; convert it to Parquet"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; decompress it first (zstd -d)"),
+    (b"BZh", "compressed with bzip2; decompress it first (bunzip2)"),
+    (b"\xfd7zXZ", "compressed with xz; decompress it first (unxz)"),
+    (b"\x80\x04\x95", "a Python pickle, which is never opened; export the table as CSV or Parquet"),
     (b"%PDF", "a PDF"),
-    (b"<!doctype html", "a web page, perhaps in place of a download; fetch the file again"),
-    (b"<html", "a web page, perhaps in place of a download; fetch the file again"),
+    (b"<!doctype html", "a web page, perhaps instead of a download; fetch the file again"),
+    (b"<html", "a web page, perhaps instead of a download; fetch the file again"),
 )
 
 
@@ -126,7 +126,7 @@ def chunks(source: Source, encoding: str = "", chunk: int = CHUNK) -> Generator[
         while piece := stream.read(chunk):
             read += len(piece)
             if read > most:
-                raise UserError(f"{source.name} unpacks to more than {RATIO} times its size; it is no log")
+                raise UserError(f"{source.name} unpacks to more than {RATIO} times its size: not a log")
             if decode is None:
                 decode = _decoder(piece, encoding, source.name)
                 piece = decode(piece).removeprefix(codecs.BOM_UTF8)
@@ -148,19 +148,19 @@ def _decoder(start: bytes, encoding: str, name: str) -> Callable[[bytes], bytes]
     found = encoding or next((marked for mark, marked in _MARKS.items() if start.startswith(mark)), "")
     if not found:
         if b"\0" in head:
-            raise UserError(f"{name} begins with null characters: no text, or UTF-16 unmarked (--encoding utf-16-le)")
+            raise UserError(f"{name} starts with null bytes: not text, or unmarked UTF-16 (--encoding utf-16-le)")
         return bytes
     try:
         decoder = codecs.getincrementaldecoder(found)()
         "".encode(found)  # refuses codecs that are none of text, like zlib
     except LookupError as error:
-        raise UserError(f"there is no encoding {found!r:.40}; utf-8, utf-16, cp1252 and latin-1 are some") from error
+        raise UserError(f"unknown encoding {found!r:.40}; common ones are utf-8, utf-16, cp1252 and latin-1") from error
 
     def decode(piece: bytes) -> bytes:
         try:
             return decoder.decode(piece, final=not piece).encode()
         except UnicodeError as error:
-            raise UserError(f"{name} is not {found}: {error}; give its --encoding") from error
+            raise UserError(f"{name} is not {found}: {error}; pass its --encoding") from error
 
     return decode
 

@@ -37,7 +37,9 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
                 if line and not line.isspace():
                     yield number, line
             if len(rest) > LONGEST_LINE:
-                raise UserError(f"{path}: line {number + 1} goes on for {LONGEST_LINE >> 20} MiB; no object is so long")
+                raise UserError(
+                    f"{path}: line {number + 1} is longer than {LONGEST_LINE >> 20} MiB; no object is that long"
+                )
     except DAMAGED as error:
         raise UserError(f"{path} is damaged or incomplete after line {number}: {error}") from error
     if rest and not rest.isspace():
@@ -122,7 +124,7 @@ class _Array:
             for piece in chunks(source_of(self._path), encoding, _ARRAY_CHUNK):
                 yield decoder.decode(piece)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self._path} is not UTF-8: {error}; name its --encoding") from error
+            raise UserError(f"{self._path} is not UTF-8: {error}; pass its --encoding") from error
         except DAMAGED as error:
             raise UserError(f"{self._path} is damaged or incomplete after line {self._line}: {error}") from error
 

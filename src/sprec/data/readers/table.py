@@ -116,7 +116,7 @@ def _refuse_useless(dialect: Dialect, *paths: Path | None) -> None:
     if dialect != usual and all(path is None or path.suffix == ".parquet" or _is_json(path) for path in paths):
         options = {"separator": "--separator", "quote": "--quote", "escape": "--escape", "header": "--no-header"}
         given = [option for name, option in options.items() if getattr(dialect, name) != getattr(usual, name)]
-        raise UserError(f"{', '.join(given)} cut delimited text; {paths[0]} is none")
+        raise UserError(f"{', '.join(given)} apply to delimited text, which {paths[0]} is not")
 
 
 def _is_json(path: Path) -> bool:
@@ -172,7 +172,7 @@ class _Choice:
         if self._rows and not self._kept:
             asked = " and ".join(f"{name}={'|'.join(sorted(values))}" for name, values in self._where.items())
             there = "; ".join(f"{name}: {', '.join(sorted(values))}" for name, values in self._values.items())
-            raise UserError(f"{self._path}: no event has {asked}; there are {there:.300}")
+            raise UserError(f"{self._path}: no event has {asked}; values found: {there:.300}")
 
 
 def _items(path: Path, names: Columns, reading: Reading, faults: Faults, *, from_log: bool) -> pl.DataFrame:

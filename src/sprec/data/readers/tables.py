@@ -69,7 +69,7 @@ def _parts(folder: Path) -> list[Path]:
     """The Parquet files of a folder, but for hidden ones and markers (``_SUCCESS``), in the order of their names."""
     found = sorted(path for path in folder.rglob("*.parquet") if path.is_file() and path.name[0] not in "._")
     if not found:
-        raise UserError(f"{folder} is a folder without Parquet files (*.parquet); name a file")
+        raise UserError(f"{folder} is a folder without Parquet files (*.parquet); give a file")
     return found
 
 

@@ -27,8 +27,8 @@ _BATCH = 100_000
 """Rows per batch of Python's ``csv``."""
 _WIDEST = 10_000
 """Columns beyond which a file is no table."""
-_QUOTED = "; quote fields that hold quotes, line breaks or the separator and double the quotes in them"
-_ADVICE = f"{_QUOTED}, or say --quote none where quotes mean nothing, --escape '\\' where they follow a backslash"
+_QUOTED = "; put quotes around fields with quotes, line breaks or the separator and double the quotes inside"
+_ADVICE = f"{_QUOTED}, or pass --quote none if quotes have no meaning, --escape '\\' if backslashes escape them"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Text:
         text = start.lstrip(b"\r\n")
         line = text[: text.find(b"\n") + 1] or text
         if b"\r" in line.rstrip(b"\r\n"):
-            raise UserError(f"{self._source.name} ends its lines like old Macs; save it with Unix or Windows line ends")
+            raise UserError(f"{self._source.name} has old Mac line endings; save it with Unix or Windows line endings")
         return start[: len(start) - len(text)], line
 
     def _pieces(self, encoding: str, chunk: int = 0) -> Generator[bytes]:
@@ -116,7 +116,7 @@ class Text:
             yield from chunks(self._source, encoding, chunk or CHUNK)
         except DAMAGED as error:
             raise UserError(
-                f"cannot read {self._source.name}: {error}; it is damaged or incomplete, write or fetch it again"
+                f"cannot read {self._source.name}: {error}; it is damaged or incomplete; write or fetch it again"
             ) from error
 
     def _rows(self) -> Iterator[bytes]:
@@ -131,7 +131,9 @@ class Text:
             return content.decode()
         except UnicodeDecodeError as error:
             at = line + content.count(b"\n", 0, error.start)
-            raise self._wrong(at, "is not UTF-8; save it as UTF-8, or name its --encoding (cp1252, latin-1)") from error
+            raise self._wrong(
+                at, "is not UTF-8; save the file as UTF-8, or pass its --encoding (cp1252, latin-1)"
+            ) from error
 
     def _wrong(self, line: int, what: str) -> UserError:
         return UserError(f"cannot read {self._source.name}: line {line} {what}")
@@ -159,8 +161,8 @@ class Text:
 
     def _require_end(self, rest: bytes, line: int) -> None:
         if len(rest) > LONGEST_LINE:
-            long = f"goes on for {LONGEST_LINE >> 20} MiB"
-            raise self._wrong(line, f"{long}: it is no table, or a quote has no end{_ADVICE}")
+            long = f"is longer than {LONGEST_LINE >> 20} MiB"
+            raise self._wrong(line, f"{long}: not a table, or a quote is never closed{_ADVICE}")
 
     def _end_of_rows(self, buffer: bytes, line: int, *, last: bool) -> int | None:
         """How many bytes are whole rows, whose quotes are where they may be; None where this is for ``csv``."""
@@ -287,8 +289,8 @@ class Text:
         if self._careful and len(lines) > 1 and alike:
             raise self._wrong(
                 line,
-                f"opens a quote that line {last} closes, and each of these lines looks like a row of its own; use "
-                "--quote none where quotes mean nothing, --quote '\"' where this is one field",
+                f"opens a quote that is closed on line {last}, but each of these lines looks like a row; pass "
+                "--quote none if quotes have no meaning, --quote '\"' if this is a single field",
             )
 
 
