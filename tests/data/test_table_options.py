@@ -243,7 +243,8 @@ def test_one_column_in_two_roles_is_refused(shop: Callable[..., Dataset]) -> Non
 def test_implausible_dates_are_told(shop: Callable[..., Dataset]) -> None:
     late, early = shop(log_of(lambda user, place: START + place)), shop(log_of(lambda user, place: place))
     assert period(when(late) or {}) == "2023-11-14 to 2023-11-14"
-    line = "the first interaction is dated 1970-01-01, before 1990; is this the time column, and are its numbers Unix times?"
+    line = "the first interaction is dated 1970-01-01, before 1990; "
+    line += "is this the time column, and are its numbers Unix times?"
     assert (implausible(when(late) or {}), implausible(when(early) or {})) == ("", line)
     assert f"time         1970-01-01 to 1970-01-01\n{line}\n" in table(stats(early))
 
