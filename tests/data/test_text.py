@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sprec.data.readers import files, text
-from sprec.data.readers.files import Source
+from sprec.data.readers.files import Source, source_of
 from sprec.data.readers.log import LINE, Faults
+from sprec.data.readers.table import Columns
 from sprec.data.readers.table import read as read_table
 from sprec.data.readers.tables import open_table, read
 from sprec.data.readers.text import Dialect, Text
@@ -233,11 +234,31 @@ except UserError as error:
     assert int(after) - int(before) < 400  # MiB
 
 
+def test_a_bomb_of_good_rows_is_refused_long_before_its_end(tmp_path: Path) -> None:
+    """Two gigabytes of rows; 256 MiB are unpacked."""
+    bomb = tmp_path / "log.csv"
+    row_block = gzip.compress(b"u,1,1700000000\n" * 4_000_000, 9, mtime=0)
+    bomb.write_bytes(gzip.compress(b"user,item,time\n") + row_block * 36)
+    with pytest.raises(UserError, match="unpacks to more than 200 times its size"):
+        assert sum(len(frame) for frame in Text(source_of(bomb), Dialect()).frames()) < 0
+    assert bomb.stat().st_size < 10_000_000
+
+
 def test_limits_hold_for_archives_of_every_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "UNPACKED", 1000)
     (tmp_path / "log.csv").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 100_000))
     with pytest.raises(UserError, match="unpacks to more than 200 times its size: not a log"):
         read(open_table(tmp_path / "log.csv"), {"a": "a"})
+
+
+def test_headers_in_brackets_are_no_json(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("[user],[item],[time]\na,1,5\n")
+    events = read_table(tmp_path / "log.csv", None, Faults(), Columns("[user]", "[item]", "[time]")).events
+    assert [batch.select("user", "item").rows() for batch in events] == [[("a", 1)]]
+    for content in ('[{"user": "a", "item": "1", "time": 5}]', ' \n{"user": "a", "item": "1", "time": 5}'):
+        (tmp_path / "log.txt").write_text(content)
+        events = read_table(tmp_path / "log.txt", None, Faults()).events
+        assert [batch.select("user", "item").rows() for batch in events] == [[("a", 1)]]
 
 
 def test_a_column_that_is_there_twice_is_one_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ CHUNK = 1 << 24
 LONGEST_LINE = 1 << 26
 """Bytes of a line or a field beyond which a file is no log."""
 UNPACKED, RATIO = 1 << 28, 200
-"""What comes out of an archive ends at so many bytes, or at so many times its own size (logs reach 20 times)."""
+"""An archive may unpack to so many bytes, and to so many times its own size (logs reach 20 times)."""
 
 DAMAGED = (
     EOFError,
@@ -122,11 +122,10 @@ def chunks(source: Source, encoding: str = "", chunk: int = CHUNK) -> Generator[
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
         decode = None
         read = at = 0
-        most = max(UNPACKED, RATIO * source.size)
         while piece := stream.read(chunk):
             read += len(piece)
-            if read > most:
-                raise UserError(f"{source.name} unpacks to more than {RATIO} times its size: not a log")
+            if packed:
+                refuse_bomb(source.name, read, raw.tell())
             if decode is None:
                 decode = _decoder(piece, encoding, source.name)
                 piece = decode(piece).removeprefix(codecs.BOM_UTF8)
@@ -163,6 +162,18 @@ def _decoder(start: bytes, encoding: str, name: str) -> Callable[[bytes], bytes]
             raise UserError(f"{name} is not {found}: {error}; pass its --encoding") from error
 
     return decode
+
+
+def refuse_bomb(name: str, unpacked: int, packed: int) -> None:
+    """Raise a UserError if an archive unpacks to absurdly much.
+
+    Args:
+        name: what messages call it.
+        unpacked: bytes that come out.
+        packed: bytes that they are made of.
+    """
+    if unpacked > max(UNPACKED, RATIO * packed):
+        raise UserError(f"{name} unpacks to more than {RATIO} times its size: not a log")
 
 
 def read_json(path: Path) -> Any:

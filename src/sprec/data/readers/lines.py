@@ -19,6 +19,7 @@ _RUN = re.compile(
 )
 _SURROGATE = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")  # perhaps half of a pair
 _ARRAY_CHUNK = 1 << 20
+_OPENING = re.compile(rb"\s*(?:\{\s*[\"'}]|\[\s*[\[{\]])")  # a header may begin with [name], as SQL Server writes it
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -49,7 +50,7 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
 def holds_objects(path: Path) -> bool:
     """Whether a file is JSON, by its name or by how it begins."""
     plain = path.name.lower().removesuffix(".gz")
-    return plain.endswith((".jsonl", ".ndjson", ".json")) or start_of(path).lstrip()[:1] in (b"{", b"[")
+    return plain.endswith((".jsonl", ".ndjson", ".json")) or _OPENING.match(start_of(path)) is not None
 
 
 def read_objects(path: Path, faults: Faults, encoding: str = "") -> Iterator[tuple[int, dict[str, Any]]]:

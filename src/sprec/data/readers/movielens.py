@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import polars as pl
 
 from sprec.data.readers.columns import to_events, to_genres, with_id
-from sprec.data.readers.files import DAMAGED, Source, chunks
+from sprec.data.readers.files import DAMAGED, Source, chunks, refuse_bomb
 from sprec.data.readers.log import ITEMS, Faults, Log
 from sprec.data.readers.tables import batches, text_table
 from sprec.data.readers.tables import read as read_table
@@ -105,7 +105,7 @@ class _Files:
         """The bytes of a file.
 
         Raises:
-            UserError: missing or empty.
+            UserError: missing, empty, or absurdly large once it is unpacked.
         """
         if name not in self:
             raise UserError(f"{self._source} holds no {name}")
@@ -114,6 +114,7 @@ class _Files:
             size, opened = Path(path).stat().st_size, Path(path).open
             return Source(called, lambda: opened("rb"), self._filled(name, size))
         archive, entry = self._archive, self._archive.getinfo(path)
+        refuse_bomb(called, entry.file_size, entry.compress_size)
         size = self._filled(name, entry.compress_size if entry.file_size else 0)
         return Source(called, lambda: cast(BinaryIO, archive.open(entry)), size)
 

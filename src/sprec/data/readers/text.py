@@ -82,7 +82,7 @@ class Text:
 
     def __init__(self, source: Source, dialect: Dialect) -> None:
         self._source = source
-        self._careful = dialect.quote != '"'  # who asks for quotes gets them, line breaks and all
+        self._careful = not dialect.quote  # who asks for quotes gets them, line breaks and all
         blank, line = self._first_line(dialect.encoding)
         first = self._decoded(line.rstrip(b"\r\n"), 1)
         separator = dialect.separator or max(_SEPARATORS, key=first.count)
