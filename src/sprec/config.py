@@ -15,6 +15,7 @@ MethodName = Literal[
     "bigrec",
     "rw",
     "d3",
+    "knn",
     "sasrec",
     "popularity",
     "random",
@@ -322,12 +323,17 @@ class Sasrec(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     lr: Rate = 4e-3
     batch: Count = 1024
-    loss: Literal["bce", "ce"] = "bce"
-    """bce: against one uniform negative, as the original; ce: over the whole catalog."""
+    loss: Literal["bce", "ce", "sampled-softmax"] = "bce"
+    """bce: against one uniform negative, as the original; ce: over the whole catalog; sampled-softmax: an estimate of
+    ce, in a fraction of its time."""
+    negatives: Annotated[int, Field(ge=2)] = 1024
+    """Items that a batch shares as negatives of sampled-softmax."""
     epochs: Count = 200
     """Epochs at most."""
     patience: Count = 20
     """Epochs without a better validation NDCG before training stops."""
+    warmup: Annotated[int, Field(ge=0)] = 0
+    """Epochs in which the rate rises to lr; patience waits for their end."""
     augment: bool = True
     """Learn to predict every item of a history, as the original does, not the target alone."""
     blocks: Count = 1
@@ -341,6 +347,17 @@ class Sasrec(Section):
         if self.hidden % self.heads:
             raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
         return self
+
+
+class Knn(Section):
+    """Item kNN with recency: what followed the items of a history in other sequences, at once and without training."""
+
+    decay: Rate = 0.7
+    """Weight of an item of the history relative to the next newer one."""
+    window: Count = 5
+    """Items after an item that count as its neighbours."""
+    popular: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Share of the probability that goes by popularity, so that every item has some."""
 
 
 class Server(Section):
@@ -387,6 +404,7 @@ class Recipe(Section):
     """Server for the self-play rollouts, greedy or sampled; null makes them in this process. It draws other samples;
     which server it was does not matter."""
     sasrec: Annotated[Sasrec, Affects(Part.SASREC, afterwards=True)] = Sasrec()
+    knn: Annotated[Knn, Affects(Part.EVALUATE, afterwards=True)] = Knn()
     cases: Annotated[Count, Affects(Part.EVALUATE, afterwards=True)] = 1000
     """Cases evaluated: the first ones of the split (DivRatio depends on their number)."""
     split: Annotated[Literal["test", "valid"], Affects(Part.EVALUATE, afterwards=True)] = "test"

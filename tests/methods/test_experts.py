@@ -63,7 +63,8 @@ def test_weights_are_the_best_of_the_grid() -> None:
     parts = [RANDOM.normal(size=(300, 30)) for _ in range(3)]
     targets = np.argmax(parts[0] + parts[1] + 0.1 * parts[2], axis=1)
     experts = [normalised(part) for part in parts]
-    chosen = choose_weights(experts, targets, parts=4)
+    blocks = [([expert[rows] for expert in experts], targets[rows]) for rows in np.split(np.arange(300), [90, 100])]
+    chosen = choose_weights(blocks, 3, parts=4)
     scores = {w: ndcg(top_columns(product(experts, w), 5), targets) for w in simplex(3, 4)}
     assert scores[chosen] == max(scores.values()) > scores[1, 0, 0] + 0.1
     assert list(chosen) == [0.5, 0.5, 0]
@@ -71,4 +72,4 @@ def test_weights_are_the_best_of_the_grid() -> None:
 
 def test_equal_weights_name_the_fewest_experts() -> None:
     same = normalised(RANDOM.normal(size=(10, 8)))
-    assert choose_weights([same, same], np.argmax(same, axis=1)) == (1, 0)
+    assert choose_weights([([same, same], np.argmax(same, axis=1))], 2) == (1, 0)

@@ -17,6 +17,7 @@ from sprec.data import Catalog, Dataset, Split
 from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.train.scoring import score
 from sprec.engine.train.stage import plan
+from sprec.methods.knn import ItemKnn, Settings
 from sprec.methods.negatives import semantic
 from sprec.methods.sasrec import SASRec
 from sprec.methods.weights import Variant, reweighting
@@ -90,7 +91,7 @@ def test_d3_and_rosepo_share_everything_before_them(run: Run) -> None:
     assert [result.method for result in load_results(rosepo)] == ["bigrec", "rosepo"]
 
 
-@pytest.mark.parametrize("method", ["sasrec", "popularity", "random"])
+@pytest.mark.parametrize("method", ["sasrec", "knn", "popularity", "random"])
 def test_methods_without_a_model(method: str, run: Run, toy_dataset: Dataset) -> None:
     folder = run(method)
     (result,) = load_results(folder)
@@ -117,6 +118,12 @@ def test_what_they_recommend(run: Run, toy_dataset: Dataset) -> None:
     sasrec = run("sasrec")
     model = SASRec.load(sasrec / "stages/00-sasrec")
     assert (lists(sasrec) == model.top_k(test, 5)).all()
+    near = ItemKnn.count(known, items, Settings(decay=0.4, window=2, popular=0.1))
+    expected = np.argsort(-near.log_probs(test), axis=1, kind="stable")[:, :5]
+    assert (lists(run("knn", knn__decay=0.4, knn__window=2, knn__popular=0.1)) == expected).all()
+    assert (lists(run("knn")) != expected).any()
+    sampled = SASRec.load(run("sasrec", sasrec__loss="sampled-softmax", sasrec__negatives=9) / "stages/00-sasrec")
+    assert (sampled.settings.loss, sampled.settings.negatives) == ("sampled-softmax", 9)
     unseen = lists(run("popularity", recommend__exclude_history=True))
     assert not any(set(row) & set(example.history) for row, example in zip(unseen.tolist(), test, strict=True))
     one, other = lists(run("random")), lists(run("random", seed=4))

@@ -155,6 +155,8 @@ def test_lists_depend_on_the_settings_that_their_protocol_reads(protocol: str, d
         (["method=d3"], "sasrec.epochs=7", Part.SASREC | Part.EVALUATE),
         (["method=random"], "seed=5", Part.EVALUATE),
         (["method=popularity"], "seed=5", Part.NOTHING),
+        (["method=knn"], "knn.decay=0.1", Part.EVALUATE),
+        (["method=sasrec"], "knn.decay=0.1", Part.NOTHING),
         (["method=sasrec"], "prompt.history=3", Part.SASREC | Part.EVALUATE),
         (["method=sasrec"], "prompt.max_tokens=99", Part.NOTHING),
     ],
@@ -184,5 +186,6 @@ def test_a_setting_without_a_declaration_fails_at_import() -> None:
 
 
 def test_what_a_finished_run_may_change() -> None:
-    assert afterwards() == ["seed", "device", "precision", "tokens_per_batch", "recommend", "sasrec", "cases", "split"]
+    sections = ["recommend", "sasrec", "knn", "cases", "split"]
+    assert afterwards() == ["seed", "device", "precision", "tokens_per_batch", *sections]
     assert Affects(Part.SFT).when(Recipe())

@@ -3,7 +3,7 @@
 s(y|x) = sum over e of w_e log p_e(y|x),   w on the simplex, each p_e normalised over the catalog
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -69,15 +69,20 @@ def simplex(experts: int, parts: int) -> Iterator[tuple[float, ...]]:
         yield tuple((b - a - 1) / parts for a, b in pairwise(ends))[::-1]
 
 
-def choose_weights(experts: Sequence[np.ndarray], targets: np.ndarray, parts: int = 5) -> tuple[float, ...]:
+def choose_weights(
+    blocks: Iterable[tuple[Sequence[np.ndarray], np.ndarray]], experts: int, parts: int = 5
+) -> tuple[float, ...]:
     """The weights of a grid with the best NDCG@5; of equal ones those that name fewer experts, then earlier ones.
 
     Args:
-        experts: log-probabilities of all items for validation examples, each (n, items).
-        targets: their targets (n,).
+        blocks: validation examples in blocks: of each expert the log-probabilities of all items (n, items), and the
+            targets (n,).
+        experts: how many there are.
         parts: the grid has the multiples of 1/parts.
     """
-    tried = sorted(
-        simplex(len(experts), parts), key=lambda weights: (sum(w > 0 for w in weights), [-w for w in weights])
-    )
-    return max(tried, key=lambda weights: ndcg(top_columns(product(experts, weights), LIST), targets))
+    tried = sorted(simplex(experts, parts), key=lambda weights: (sum(w > 0 for w in weights), [-w for w in weights]))
+    gains = np.zeros(len(tried))
+    for log_probs, targets in blocks:
+        found = [ndcg(top_columns(product(log_probs, weights), LIST), targets) for weights in tried]
+        gains += len(targets) * np.array(found)
+    return tried[int(gains.argmax())]

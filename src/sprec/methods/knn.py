@@ -12,7 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sprec.data import Split
+from sprec.methods.exclusion import require_room
 from sprec.methods.histories import item_counts, longest, padded
+from sprec.methods.ranking import top_columns
 
 _ROWS = 256  # examples scored at once
 
@@ -102,6 +104,23 @@ class ItemKnn:
     def log_probs(self, split: Split) -> np.ndarray:
         """Log-probabilities of all items for each example, shape (n, items)."""
         return np.concatenate([np.zeros((0, len(self.pop))), *self.batches(split)])
+
+    def top_k(self, split: Split, k: int, excluded: np.ndarray) -> np.ndarray:
+        """The ``k`` most probable items, ties by item id, shape (n, k).
+
+        Args:
+            split: the examples.
+            k: items per example.
+            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+
+        Raises:
+            UserError: the catalog has fewer than ``k`` items left for some example.
+        """
+        require_room(excluded, len(self.pop), k)
+        best = [np.zeros((0, k), dtype=np.int64)]
+        for number, block in enumerate(self.batches(split)):
+            best.append(top_columns(block, k, excluded[number * _ROWS :][: len(block)]))
+        return np.concatenate(best)
 
     def save(self, folder: Path) -> None:
         """Write ``knn.safetensors`` and ``knn.json`` into a folder."""

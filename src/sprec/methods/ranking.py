@@ -15,15 +15,25 @@ def top_columns(scores: np.ndarray, k: int, excluded: np.ndarray | None = None) 
             are left.
     """
     if excluded is not None:
-        scores = np.pad(scores, ((0, 0), (0, 1)))  # a column for what pads `excluded`
-        np.put_along_axis(scores, excluded, -np.inf, axis=1)
-        scores = scores[:, :-1]
+        scores = without(scores, excluded)
     bar = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]
     rows, columns = np.nonzero(scores >= bar)
     order = np.lexsort((columns, -scores[rows, columns], rows))
     first = np.searchsorted(rows, np.arange(len(scores)))
     kept: np.ndarray = columns[order[first[:, None] + np.arange(k)]]
     return kept
+
+
+def without(scores: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """The scores (n, columns) with -inf for what is excluded, a copy.
+
+    Args:
+        scores: shape (n, columns).
+        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+    """
+    padded = np.pad(scores, ((0, 0), (0, 1)))  # a column for what pads `excluded`
+    np.put_along_axis(padded, excluded, -np.inf, axis=1)
+    return padded[:, :-1]
 
 
 def sampled_columns(rng: np.random.Generator, log_probs: np.ndarray, k: int, temperature: float) -> np.ndarray:

@@ -15,6 +15,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "bigrec": _SFT_ONLY,
     "rw": _SFT_ONLY | {"sft": {"weights": "correct"}},
     "d3": _SFT_ONLY | {"recommend": {"protocol": "d3"}},
+    "knn": _SFT_ONLY | {"recommend": {"protocol": "knn"}},
     "sasrec": _SFT_ONLY | {"recommend": {"protocol": "sasrec"}},
     "popularity": _SFT_ONLY | {"recommend": {"protocol": "popularity"}},
     "random": _SFT_ONLY | {"recommend": {"protocol": "random"}},

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprec.methods.ranking import top_columns
+from sprec.methods.ranking import top_columns, without
 from sprec.system.errors import UserError
 
 LIST = 5
@@ -49,8 +49,16 @@ class Scored:
         return len(self.items)
 
     @classmethod
-    def best(cls, scores: np.ndarray, k: int) -> "Scored":
-        """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id."""
+    def best(cls, scores: np.ndarray, k: int, excluded: np.ndarray | None = None) -> "Scored":
+        """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id.
+
+        Args:
+            scores: log-probabilities up to a constant of the row (n, items).
+            k: candidates per row.
+            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+        """
+        if excluded is not None:
+            scores = without(scores, excluded)
         items = top_columns(scores, min(k, scores.shape[1]))
         return cls(items, np.take_along_axis(scores, items, axis=1))
 
@@ -124,7 +132,7 @@ def require_feasible(cap: float, items: int) -> None:
     if cap * items < 2:
         raise UserError(
             f"a catalog of {items} items cannot bound the exposure of each by {cap:g}: that bound needs "
-            f"{int(np.ceil(2 / cap))} items; raise recommend.cap"
+            f"{int(np.ceil(2 / cap))} items; raise recommend.caps"
         )
 
 

@@ -21,6 +21,7 @@ from sprec.system.progress import say
 if TYPE_CHECKING:
     from sprec.engine.decode.trie import Trie
     from sprec.engine.model.policy import Policy
+    from sprec.methods.knn import ItemKnn
     from sprec.methods.sasrec import SASRec
     from sprec.recommend.exact import RankedItems
     from sprec.recommend.grounding import Grounder
@@ -57,6 +58,8 @@ class Need(Flag):
     BEAMS = auto()
     """A search in the trie of the titles, with ``recommend.beams``."""
     SASREC = auto()
+    KNN = auto()
+    """Neighbours of the items, with the settings under ``knn``."""
     COUNTS = auto()
     """How often each item occurs in the training data."""
     RANDOM = auto()
@@ -78,6 +81,7 @@ class Context:
         trie: of the catalog's titles.
         grounder: titles to items.
         sasrec: the sequential recommender of the run.
+        knn: neighbours of the items in the training data.
         counts: occurrences of each item in the training data, shape (items,).
         twins: each item that shares its title to all items that carry it.
         journal: a folder that remembers finished batches, for protocols that generate titles.
@@ -93,6 +97,7 @@ class Context:
     trie: Callable[[], "Trie"]
     grounder: Callable[[], "Grounder"]
     sasrec: Callable[[], "SASRec"]
+    knn: Callable[[], "ItemKnn"]
     counts: Callable[[], np.ndarray]
     twins: Mapping[int, Sequence[int]] = field(default_factory=dict)
     journal: Path | None = None
@@ -213,6 +218,10 @@ def _sasrec(context: Context) -> Recommendations:
     return Recommendations(context.sasrec().top_k(context.examples, context.settings.top_k, context.excluded))
 
 
+def _knn(context: Context) -> Recommendations:
+    return Recommendations(context.knn().top_k(context.examples, context.settings.top_k, context.excluded))
+
+
 def _popularity(context: Context) -> Recommendations:
     from sprec.methods.trivial import popular_top_k
 
@@ -259,6 +268,7 @@ PROTOCOLS: dict[str, Protocol] = {
         _d3_grounded,
     ),
     "sasrec": Protocol("the highest logits of SASRec", "ranks items", (), Need.SASREC, _sasrec),
+    "knn": Protocol("what followed the items of the history elsewhere", "ranks items", (), Need.KNN, _knn),
     "popularity": Protocol("the most frequent items, the same for all", "ranks items", (), Need.COUNTS, _popularity),
     "random": Protocol("any items", "ranks items", (), Need.RANDOM, _random),
 }
@@ -299,6 +309,8 @@ def is_read(name: str, settings: Recommend) -> bool:
     row, needs = PROTOCOLS[settings.protocol], needs_of(settings)
     if name.startswith("recommend."):
         return name.removeprefix("recommend.") in (*ALWAYS_READ, *row.reads)
+    if name.startswith("knn."):
+        return Need.KNN in needs
     if name == "seed":
         return Need.RANDOM in needs
     return name in ("cases", "split") or Need.MODEL in needs

@@ -8,6 +8,7 @@ import numpy as np
 from sprec.config import Recipe, Recommend
 from sprec.data import Split
 from sprec.methods.histories import item_counts
+from sprec.methods.knn import ItemKnn, Settings
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import PROTOCOLS, Context, Need, Recommendations, needs_of
 from sprec.runs.examples import pretraining_examples, prompts
@@ -61,6 +62,10 @@ def recommend(
     def counts() -> np.ndarray:
         return item_counts(pretraining_examples(session.dataset), len(session.dataset.catalog))
 
+    def knn() -> ItemKnn:
+        asked_for = Settings(**recipe.knn.model_dump())
+        return ItemKnn.count(pretraining_examples(session.dataset), len(session.dataset.catalog), asked_for)
+
     context = Context(
         examples=examples,
         settings=settings,
@@ -72,6 +77,7 @@ def recommend(
         trie=lambda: session.trie(session.policy(stage)),
         grounder=lambda: session.grounder(backbone, settings.encoder),
         sasrec=lambda: load_sasrec(session),
+        knn=knn,
         counts=counts,
         twins=session.dataset.catalog.twins,
         journal=journal,

@@ -109,9 +109,8 @@ def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, d
         return scores_of(row, dataset, seed, out), {}
     names = EXPERTS[row]
     each = [scores_of(name, dataset, seed, out) for name in names]
-    weights = choose_weights(
-        [_dense(own.valid, dataset) for own in each], dataset.valid.targets, parts=_PARTS_OF_WEIGHTS
-    )
+    block = [_dense(own.valid, dataset) for own in each], dataset.valid.targets
+    weights = choose_weights([block], len(names), _PARTS_OF_WEIGHTS)
     parts = [
         Scored.best(product([_dense(getattr(own, part), dataset) for own in each], weights), KEPT) for part in PARTS
     ]
