@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # The paper's tables with a pretrained model, SmolLM2-135M (recipe smollm2-135m): everything under results/smollm2/. It resumes: what is
 # on record under $OUT/records is not run again, and a stage that was stopped goes on where it was.
-#   SIZE   small (default): about an hour per dataset on two free cores. 1,024 sequences of adaptation, 512 examples of SFT, 3 iterations of
-#          128, 200 cases. full: the sizes of the recipe, 1,000 cases and 200 of the exact protocol, about a day for all.
+#   SIZE   small (default): 1,024 sequences of adaptation, 512 examples of SFT, 3 iterations of 128, 200 cases. full: the sizes of the
+#          recipe, 500 cases.
 #   OUT    where runs, records and tables are kept, default results/smollm2/; another one for another size
 #   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets are kept, default runs/
-#   PARTS  which parts, in this order, default: movielens rates goodreads lora untrained others ablations seeds consensus
-#          baselines tables
+#   PARTS  which parts, in this order, default: movielens rates goodreads adapt lora untrained others ablations seeds
+#          consensus baselines tables
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SIZE=${SIZE:-small}
 OUT=${OUT:-results/smollm2}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
-PARTS=${PARTS:-movielens rates goodreads lora untrained others ablations seeds consensus baselines tables}
+PARTS=${PARTS:-movielens rates goodreads adapt lora untrained others ablations seeds consensus baselines tables}
 export PATH="$PWD/.venv/bin:$PATH"
 
 mkdir -p "$WORK/data"
@@ -28,25 +28,33 @@ small)
     sizes=(--set backbone.adapt.samples=1024 --set sft.samples=512 --set sft.epochs=1 --set sft.valid=64 --set loop.iterations=3
         --set loop.samples=128 --set sft_step.batch=8 --set prefer.batch=8 --set prefer.lr=5e-6)
     ;;
-full) cases=1000 sizes=() ;;
+full) cases=500 sizes=() ;;
 *) echo "SIZE is small or full, not $SIZE" >&2 && exit 2 ;;
 esac
 floor=(--only SASRec --only Popularity --only Random)
 
-# Rows of a table by one protocol: table DATASET TABLE PROTOCOL CASES [more options].
+# Rows of a table by one protocol: table DATASET TABLE PROTOCOL [more options].
 table() {
-    local dataset=$1 what=$2 protocol=$3 count=$4
-    shift 4
+    local dataset=$1 what=$2 protocol=$3
+    shift 3
     sprec reproduce "$what" --backbone smollm2-135m --datasets "$WORK/data/$dataset" --protocols "$protocol" -o "$OUT" \
-        --set "cases=$count" "${sizes[@]}" "$@"
+        --set "cases=$cases" "${sizes[@]}" "$@"
 }
 
 both() { # DATASET SEED: BIGRec and SPRec by the paper's protocol and by exact search
     for row in BIGRec SPRec; do
-        table "$1" table2 paper "$cases" --seeds "$2" --only "$row"
-        table "$1" table2 exact 200 --seeds "$2" --only "$row"
+        table "$1" table2 paper --seeds "$2" --only "$row"
+        table "$1" table2 exact --seeds "$2" --only "$row"
     done
-    table "$1" table2 paper "$cases" --seeds "$2" "${floor[@]}"
+    table "$1" table2 paper --seeds "$2" "${floor[@]}"
+}
+
+judge() { # NAME [options]: BIGRec on the validation cases of Goodreads; its metrics go to $OUT/tries/NAME.json
+    local name=$1
+    shift
+    sprec run smollm2-135m --data "$WORK/data/Goodreads" -o "$OUT/runs/$name" --shared "$OUT/stages" --set method=bigrec \
+        --set split=valid --set cases=256 "${sizes[@]}" --set sft.samples=1024 "$@"
+    mkdir -p "$OUT/tries" && cp "$OUT/runs/$name/metrics.json" "$OUT/tries/$name.json"
 }
 
 for part in $PARTS; do
@@ -58,13 +66,15 @@ for part in $PARTS; do
         sprec reproduce rates --only BIGRec --backbone smollm2-135m --datasets "$WORK/data/Goodreads" -o "$OUT" \
             --set cases=256 "${sizes[@]}" --set sft.samples=1024
         ;;
+    adapt) # length and rate of the adaptation, without SFT, by exact search on the validation cases of Goodreads
+        for samples in 1024 2048 4096; do
+            for rate in 1e-4 3e-4; do judge "adapt-$samples-$rate" --set backbone.adapt.samples=$samples --set backbone.adapt.lr=$rate \
+                --set sft.epochs=0 --set recommend.protocol=exact; done
+        done
+        ;;
     lora) # two rates of adapters, judged alike
         for rate in 5e-4 1e-3; do
-            run="$OUT/runs/lora-$rate"
-            sprec run smollm2-135m --data "$WORK/data/Goodreads" -o "$run" --shared "$OUT/stages" --set method=bigrec \
-                --set split=valid --set evaluate=last --set cases=256 "${sizes[@]}" --set sft.samples=1024 \
-                --set 'backbone.lora={r: 16}' --set backbone.adapt.lr=$rate --set sft.lr=$rate
-            mkdir -p "$OUT/lora" && cp "$run/metrics.json" "$OUT/lora/Goodreads-$rate.json"
+            judge "lora-$rate" --set 'backbone.lora={r: 16}' --set backbone.adapt.lr=$rate --set sft.lr=$rate
         done
         ;;
     untrained) # the pretrained model as it is, by exact search
@@ -78,19 +88,19 @@ for part in $PARTS; do
     others) both CDs_and_Vinyl 0 && both Steam 0 ;;
     ablations)
         for dataset in Goodreads MovieLens; do
-            table $dataset table3 paper "$cases" --seeds 0 --only SPRec-RN --only SPRec-noSFT --only SPRec-noDPO
-            table $dataset table2 paper "$cases" --seeds 0 --only SDPO
+            table $dataset table3 paper --seeds 0 --only SPRec-RN --only SPRec-noSFT --only SPRec-noDPO
+            table $dataset table2 paper --seeds 0 --only SDPO
         done
         ;;
     seeds) for seed in 1 2; do both Goodreads $seed && both MovieLens $seed; done ;;
     consensus)
         for dataset in Goodreads MovieLens; do
-            table $dataset table2 consensus 200 --seeds 0 --only BIGRec --only SPRec
+            table $dataset table2 consensus --seeds 0 --only BIGRec --only SPRec
         done
         ;;
     baselines)
         for dataset in Goodreads MovieLens; do
-            table $dataset table2 paper "$cases" --seeds 0 --only RW --only D3 --only DMPO --only RosePO
+            table $dataset table2 paper --seeds 0 --only RW --only D3 --only DMPO --only RosePO
         done
         ;;
     tables) # of what is on record, all datasets together
