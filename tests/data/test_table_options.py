@@ -15,7 +15,7 @@ from sprec.data import Dataset, Example
 from sprec.data.logs import Cleaning, import_log
 from sprec.data.readers.table import Columns, Reading
 from sprec.data.readers.text import Dialect
-from sprec.data.stats import implausible, period, stats, table, when
+from sprec.data.stats import doubts, period, stats, table, when
 from sprec.data.windows import Protocol, Sizes
 from sprec.system.errors import UserError
 
@@ -104,6 +104,7 @@ def test_dates_are_read_as_they_are_told(shop: Callable[..., Dataset]) -> None:
         "last": "2018-04-06T00:00:00",
         "tied": 0,
         "share": 0,
+        "ascending": 0,
     }
     months = shop(log, reading=Reading(date_format="%m/%d/%Y"))
     assert stats(months)["time"]["last"] == "2018-06-04T00:00:00"
@@ -245,8 +246,8 @@ def test_implausible_dates_are_told(shop: Callable[..., Dataset]) -> None:
     assert period(when(late) or {}) == "2023-11-14 to 2023-11-14"
     line = "the first interaction is dated 1970-01-01, before 1990; "
     line += "is this the time column, and are its numbers Unix times?"
-    assert (implausible(when(late) or {}), implausible(when(early) or {})) == ("", line)
-    assert f"time         1970-01-01 to 1970-01-01\n{line}\n" in table(stats(early))
+    assert (doubts(when(late) or {}), doubts(when(early) or {})) == ([], [line])
+    assert f"time         1970-01-01 to 1970-01-01\n  {line}\n" in table(stats(early))
 
 
 def test_ties_are_told_and_shuffled_on_request(shop: Callable[..., Dataset]) -> None:
@@ -260,6 +261,17 @@ def test_ties_are_told_and_shuffled_on_request(shop: Callable[..., Dataset]) -> 
     firsts = {key: count for key, count in windows(shuffled).items() if len(key[0]) == 1}
     assert set(firsts) == {(("3",), "1"), (("1",), "3")}
     assert all(70 < count < 130 for count in firsts.values())
+
+
+def test_a_file_that_is_sorted_by_item_is_told(shop: Callable[..., Dataset]) -> None:
+    """As MovieLens is published: the file's order is no better than none."""
+    rows = [f"u{user:02},{item},2025-04-{1 + item // 6:02}" for user in range(20) for item in range(12)]
+    log = "user,item,time\n" + "\n".join(rows)
+    line = "interactions at the same time are sorted by item, which a model can learn; --ties shuffle avoids that"
+    assert doubts(when(shop(log)) or {}) == [line]
+    shuffled = shop(log, protocol=Protocol(3, 1, 1, ties="shuffle", sizes=ALL.sizes))
+    assert doubts(when(shuffled) or {}) == []
+    assert 0.35 < stats(shuffled)["time"]["ascending"] < 0.65
 
 
 ITEMS = "item,title\n" + "".join(f"{item:03},Item {item}\n" for item in range(4))

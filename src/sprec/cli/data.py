@@ -251,7 +251,7 @@ def stats(
 
 
 def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
-    from sprec.data.stats import implausible, period, when
+    from sprec.data.stats import doubts, period, when
     from sprec.system.progress import say
 
     saved = dataset.save(output, overwrite=overwrite)
@@ -262,7 +262,7 @@ def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
     times = when(saved)
     if times:
         say(f"time: {period(times)}")
-        if implausible(times):
-            say(f"warning: {implausible(times)}")
+        for doubt in doubts(times):
+            say(f"warning: {doubt}")
     counts = ", ".join(f"{name} {len(split):,}" for name, split in saved.splits.items())
     say(f"{saved.name}: {len(saved.catalog):,} items, {counts} -> {output}")

@@ -184,6 +184,15 @@ def tied(events: Events) -> np.ndarray:
     return mask
 
 
+def ascending(events: Events) -> float:
+    """Share of neighbours of one user at one time whose items stand in the order of their ids; 0 without such.
+
+    Near 1 where the file was sorted, which a model can learn; one half where the order of the file means nothing.
+    """
+    same = (events.user[1:] == events.user[:-1]) & (events.time[1:] == events.time[:-1])
+    return float(np.mean(events.item[1:][same] > events.item[:-1][same])) if same.any() else 0.0
+
+
 def drop_repeats(events: Events, repeats: Repeats) -> Events:
     """Drop exact duplicates (same user, time and item), and on request further repeats.
 

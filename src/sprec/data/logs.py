@@ -11,7 +11,7 @@ import polars as pl
 from sprec.data.about import Wording
 from sprec.data.catalog import Catalog
 from sprec.data.dataset import Dataset, Split
-from sprec.data.events import Events, collect, core, drop_repeats, long_enough, tied
+from sprec.data.events import Events, ascending, collect, core, drop_repeats, long_enough, tied
 from sprec.data.genres import check_genres, count_genres, hierarchical_parents, select_genres
 from sprec.data.readers import amazon, goodreads, movielens, recbole, steam
 from sprec.data.readers.columns import NOTHING
@@ -276,7 +276,7 @@ def _genres(catalog: Catalog, train: Split, cleaning: Cleaning) -> tuple[str, ..
 def _meta(rows: int, events: Events, catalog: Catalog, parts: np.ndarray, *, timed: bool) -> dict[str, Any]:
     windows = np.bincount(parts, minlength=4)[:3].tolist()
     first, last = (int(time) // 1_000_000 for time in (events.time.min(), events.time.max()))  # milliseconds
-    times = {"first": first, "last": last, "tied": int(np.count_nonzero(tied(events)))}
+    times = {"first": first, "last": last, "tied": int(np.count_nonzero(tied(events))), "ascending": ascending(events)}
     return ({"time": times} if timed else {}) | {
         "log": {
             "rows": rows,

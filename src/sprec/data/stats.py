@@ -12,6 +12,8 @@ from sprec.data.dataset import SPLITS, Dataset, Split
 
 _EPOCH = datetime(1970, 1, 1)
 _PLAUSIBLE = "1990"
+_TIED, _SORTED = 0.01, 0.9
+"""Shares of ties, and of sorted neighbours among them, from which on their order is worth a word."""
 RUN = 4
 """A test row leaks if it shares this many consecutive items with a training row."""
 
@@ -51,7 +53,8 @@ def stats(dataset: Dataset) -> dict[str, Any]:
 
 def when(dataset: Dataset) -> dict[str, Any] | None:
     """The ``first`` and ``last`` moment of the log (ISO, UTC), how many interactions are ``tied`` (share user and time
-    with another one) and their ``share``; None where the importer saw no times.
+    with another one), their ``share``, and the share of neighbours among them that are ``ascending`` (in the order of
+    their ids); None where the importer saw no times.
     """
     times, log = dataset.meta.get("time"), dataset.meta.get("log", {})
     if not isinstance(times, dict) or not log:
@@ -60,7 +63,8 @@ def when(dataset: Dataset) -> dict[str, Any] | None:
     known = {"first": first.isoformat(), "last": last.isoformat()}
     if "tied" not in times:  # a dataset of sprec 0.1
         return known
-    return known | {"tied": times["tied"], "share": times["tied"] / max(1, log["interactions"])}
+    share = times["tied"] / max(1, log["interactions"])
+    return known | {"tied": times["tied"], "share": share, "ascending": times.get("ascending", 0)}
 
 
 def period(times: dict[str, Any]) -> str:
@@ -71,12 +75,17 @@ def period(times: dict[str, Any]) -> str:
     return text
 
 
-def implausible(times: dict[str, Any]) -> str:
-    """What is odd about the times of :func:`when`, in a line; empty where nothing is."""
-    if times["first"] >= _PLAUSIBLE:
-        return ""
-    check = "is this the time column, and are its numbers Unix times?"
-    return f"the first interaction is dated {times['first'][:10]}, before {_PLAUSIBLE}; {check}"
+def doubts(times: dict[str, Any]) -> list[str]:
+    """What is odd about the times of :func:`when`, a line each."""
+    found = []
+    if times["first"] < _PLAUSIBLE:
+        check = "is this the time column, and are its numbers Unix times?"
+        found += [f"the first interaction is dated {times['first'][:10]}, before {_PLAUSIBLE}; {check}"]
+    if times.get("share", 0) > _TIED and times["ascending"] > _SORTED:
+        found += [
+            "interactions at the same time are sorted by item, which a model can learn; --ties shuffle avoids that"
+        ]
+    return found
 
 
 def _lengths(split: Split) -> dict[str, float]:
@@ -169,7 +178,7 @@ def table(facts: dict[str, Any]) -> str:
     if late is not None:
         lines += [f"order        {late:,} training targets are later than the first test target"]
     if facts["time"]:
-        lines += [f"time         {period(facts['time'])}", *filter(None, [implausible(facts["time"])])]
+        lines += [f"time         {period(facts['time'])}", *(f"  {doubt}" for doubt in doubts(facts["time"]))]
     lines += _genre_lines(facts["genres"])
     if facts["log"]:
         lines += ["log          " + ", ".join(f"{name} {value:,}" for name, value in _numbers(facts["log"]))]
