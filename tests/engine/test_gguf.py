@@ -45,7 +45,9 @@ def test_the_folder_says_what_its_weights_were(checkpoint: Make, tmp_path: Path)
     assert (about["name"], about["license"], about["source"]) == ("toy", "mit", "toy.gguf")
     text = (folder / "README.md").read_text()
     assert "from toy.gguf (SHA-256" in text
-    assert f"Its {matrices + vectors:,} parameters were stored there as 99.59% Q8_0, 0.41% F32." in text
+    assert (
+        f"Its {matrices + vectors:,} parameters were stored there as 99.59% Q8_0 (8 bits), 0.41% F32 (32 bits)." in text
+    )
 
 
 @pytest.mark.parametrize(

