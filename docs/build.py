@@ -362,11 +362,12 @@ def costs() -> str:
 def chaos(file: Path) -> str:
     """Faults that were tried and survived."""
     found = json.loads(file.read_text("utf-8"))
-    lines = ["| fault | tried | survived |", "|---|---:|---:|"]
+    lines = ["| fault | tried | survived | date |", "|---|---:|---:|---|"]
     for fault in sorted(found["faults"]):
         parts = found["faults"][fault].values()
-        lines.append(f"| {fault} | {sum(tried for tried, _ in parts):,} | {sum(fine for _, fine in parts):,} |")
-    machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+        tried, survived = sum(tried for tried, _ in parts), sum(fine for _, fine in parts)
+        lines.append(f"| {fault} | {tried:,} | {survived:,} | {found['dates'][fault]} |")
+    machine = ", ".join(f"{key} {value}" for key, value in found["machine"].items() if key != "date")
     return "\n".join([*lines, "", f"{machine}.", ""])
 
 

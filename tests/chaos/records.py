@@ -52,4 +52,5 @@ def _write(file: Path, test: str, record: Record) -> None:
     }
     for fault, count in record.counts.items():
         found["faults"].setdefault(fault, {})[test] = count
+        found.setdefault("dates", {})[fault] = found["machine"]["date"]
     file.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
