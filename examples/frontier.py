@@ -10,7 +10,7 @@
 #
 # A recommender is chosen twice: by how often it is right, and by how evenly it shares out attention. This notebook
 # makes a dataset, trains a small language model on it, lets the model play against itself, and draws both qualities
-# against each other. It needs no GPU and no download, and takes about five minutes on two cores.
+# against each other. It needs no GPU and no download, and takes some minutes on two cores.
 #
 # `pip install 'sprec[report]'` is all that it needs. To open it as a notebook: `jupytext --to ipynb frontier.py`.
 
@@ -118,6 +118,8 @@ for kind, marker in {"self-play": "o", "decoding": "s", "baseline": "^"}.items()
     x, y = ([own[metric] for own in named.values()] for metric in ("ORRatio@5", "NDCG@5"))
     axes.plot(x, y, marker, label=kind)
     for label, own in named.items():
+        if kind == "self-play" and label not in ("sft 0", f"prefer {results[-1].iteration}"):
+            continue  # the steps between the first and the last model
         axes.annotate(label, (own["ORRatio@5"], own["NDCG@5"]), fontsize=7, xytext=(3, 3), textcoords="offset points")
 axes.plot([points[n]["ORRatio@5"] for n in frontier], [points[n]["NDCG@5"] for n in frontier], ":", color="grey")
 axes.set(xlabel="ORRatio@5, less is better", ylabel="NDCG@5, more is better")
@@ -125,9 +127,10 @@ axes.legend()
 figure.savefig(work / "frontier.png", dpi=150, bbox_inches="tight")
 
 # %% [markdown]
-# With 400 test cases the differences between neighbouring points are within noise: `sprec compare` gives them
-# intervals, and a second seed (`--set seed=1`) moves them. What is robust is the shape. Which point to take is your
-# decision, and the last line of it is a list that you would want to get yourself:
+# With 400 test cases, differences between neighbouring points are within noise: `sprec compare` gives them
+# intervals, and a second seed (`--set seed=1`) moves them. What lasts is the shape: how a model recommends moves it
+# as far as how it was trained, and nothing is best at both ends. Which point to take is your decision. Look at lists,
+# too, before you take it:
 
 # %%
 recommender = Recommender.load(work / "sprec")
