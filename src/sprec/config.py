@@ -196,7 +196,7 @@ class HuggingFace(Section):
     @model_validator(mode="after")
     def _trainable(self) -> "HuggingFace":
         if self.quantize and not self.lora:
-            raise ValueError("weights of 4 bits cannot be trained: keep backbone.lora, or drop backbone.quantize")
+            raise ValueError("4-bit weights cannot be trained: keep backbone.lora, or drop backbone.quantize")
         return self
 
 

@@ -112,7 +112,7 @@ def test_every_option_of_a_log_reaches_the_dataset(tmp_path: Path) -> None:
     [
         (["--shares", "8:2"], "--shares takes train:valid:test like 8:1:1, got '8:2'"),
         (["--split", "leave-one-out", "--shares", "8:1:1"], "--shares does not apply to --split leave-one-out"),
-        (["--core", "2", "--unseen"], "a core has no items that nobody chose"),
+        (["--core", "2", "--unseen"], "--core leaves no items without interactions"),
         (["--columns", "buyer=customer"], "--columns takes detail, genres, item, key, .* got buyer=customer"),
         (["--columns", "user=buyer,item=sku,time=at"], 'has no column "buyer"; columns: customer, sku, at, stars'),
     ],

@@ -122,7 +122,7 @@ def test_what_the_protocol_drops_is_counted(shop: Callable[..., Dataset]) -> Non
     assert dataset.catalog.titles == ("Tea", "Pot")
     assert dataset.warnings == {"interactions_dropped_outside_core": 5, "interactions_dropped_repeated": 2}
     assert dataset.meta["log"]["users"] == 2
-    with pytest.raises(UserError, match="a core has no items that nobody chose; leave out --unseen or --core"):
+    with pytest.raises(UserError, match="--core leaves no items without interactions; leave out --unseen or --core"):
         shop(rows, ITEMS, protocol, unseen_items=True)
 
 

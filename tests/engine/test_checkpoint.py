@@ -151,7 +151,7 @@ def test_weights_that_are_no_numbers_are_not_saved(checkpoint: Callable[[str], P
         kept = objectives.sft(log_probs)
         return kept + (kept - kept.detach()).sqrt()  # a number whose gradient is infinite
 
-    with pytest.raises(UserError, match=r"the weights are no numbers any more after step 1"):
+    with pytest.raises(UserError, match=r"the weights are no longer finite after step 1"):
         train(policy, ragged_groups(1, 8, 1), Objective(loss), Training(lr=1e-3, batch=4), seed=0,
               checkpoints=Checkpoints(tmp_path / "steps", 1))  # fmt: skip
     assert not list((tmp_path / "steps").glob("*"))

@@ -207,7 +207,7 @@ def test_a_gradient_that_is_no_number_stops_and_names_the_batch(
 def test_weights_that_are_no_numbers_stop_a_stage_at_its_end(checkpoint: Callable[[str], Path]) -> None:
     policy, groups = load(checkpoint("llama")), ragged_groups(3, 6, 1)
     settings = Training(batch=8, lr=1.0, warmup_steps=0, weight_decay=1e39)  # a finite loss, an infinite step
-    with pytest.raises(UserError, match=r"the weights are no numbers any more after step 1; lower the learning rate"):
+    with pytest.raises(UserError, match=r"the weights are no longer finite after step 1; lower the learning rate"):
         train(policy, groups, SFT, settings, seed=0)
     with pytest.raises(UserError, match=r"the validation loss is (nan|inf) after step 1; lower the learning rate"):
         train(load(checkpoint("llama")), groups, SFT, settings, seed=0, valid=groups)

@@ -423,7 +423,7 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
             {"recommend__top_k": items, "recommend__exclude_history": True},
             f"cannot find {items} different items",
         ),
-        (no_valid, "sasrec", {}, "SASRec stops by validation, and the valid split of no-valid is empty"),
+        (no_valid, "sasrec", {}, "SASRec needs a validation split to stop, and that of no-valid is empty"),
         (no_valid, "d3", {}, "SASRec stops by validation"),
         (
             no_valid,

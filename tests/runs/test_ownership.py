@@ -36,7 +36,7 @@ def test_a_folder_of_somebody_else_is_refused_untouched(name: str, cli: Cli, toy
     file.parent.mkdir(parents=True)
     file.write_text('{"title": "a cookbook"}')
     done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "mine", *toy_changes(), code=2)
-    assert "is not empty and no run" in done.stderr
+    assert "is not empty and not a run" in done.stderr
     assert content(tmp_path / "mine") == {name: b'{"title": "a cookbook"}'}
 
 
@@ -47,7 +47,7 @@ def test_our_lock_and_temporary_names_are_nobody_s(tmp_path: Path) -> None:
     with Store(tmp_path).lock():
         assert (tmp_path / ".lock").read_text() == f"pid {os.getpid()} on {os.uname().nodename}\n"
     (tmp_path / ".lock").write_text("the combination of my bicycle is 1234")
-    with pytest.raises(UserError, match="not empty and no run"), Store(tmp_path).lock():
+    with pytest.raises(UserError, match="not empty and not a run"), Store(tmp_path).lock():
         pass
     assert "1234" in (tmp_path / ".lock").read_text()
 

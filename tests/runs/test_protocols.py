@@ -76,7 +76,9 @@ def test_what_does_not_go_together_is_refused(toy_dataset: Dataset, tmp_path: Pa
     with pytest.raises(UserError, match=r"method popularity has no language model: recommend.protocol=exact"):
         run(resolve("demo", ["method=popularity", "recommend.protocol=exact"]), toy_dataset, tmp_path / "run")
     run(resolve("demo", ["method=popularity"]), toy_dataset, tmp_path / "run")
-    with pytest.raises(UserError, match=r"recommend.protocol=exact needs a language model, which popularity has not"):
+    with pytest.raises(
+        UserError, match=r"recommend.protocol=exact needs a language model, which popularity does not have"
+    ):
         evaluate_run(tmp_path / "run", ["recommend.protocol=exact"])
 
 

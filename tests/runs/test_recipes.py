@@ -68,7 +68,7 @@ def test_a_resolved_recipe_survives_json() -> None:
         ),
         (
             ["backbone={kind: huggingface, path: x, lora: null, quantize: nf4}"],
-            "weights of 4 bits cannot be trained: keep backbone.lora, or drop backbone.quantize",
+            "4-bit weights cannot be trained: keep backbone.lora, or drop backbone.quantize",
         ),
         (["backbone.heads=5"], "hidden (128) must be an even multiple of heads (5)"),
         (["sasrec.heads=5"], "sasrec: hidden (64) must be a multiple of heads (5)"),

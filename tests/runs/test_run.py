@@ -310,7 +310,7 @@ def test_mistakes_end_in_one_line_and_exit_code_2(cli: Cli, toy_run: Path, toy_d
         (("run", "demo", "--data", one_item, "-o", run, *changes), "recommend.top_k=5, but the catalog of one has 1"),
         (
             ("run", "demo", "--data", one_item, "-o", run, *alone),
-            "SASRec learns to tell items apart, and the catalog of one has 1",
+            "SASRec needs at least two items, and the catalog of one has 1",
         ),
         (("run", "demo", "--data", toy_data, "-o", run, "--set", "prefer.betta=1"), "prefer.betta: unknown key"),
         (("run", "demo", "--data", toy_data, "-o", run, *hub), f"no tokenizer could be loaded from {no_tokenizer}"),

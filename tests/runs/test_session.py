@@ -68,7 +68,7 @@ def test_data_in_memory_only_are_refused(toy_dataset: Dataset, tmp_path: Path) -
     """Runs know data by their hash: two datasets without one would share stages."""
     for dataset in (demo(0, train=20, valid=4, test=4, extra=0), replace(toy_dataset, genres=())):
         assert dataset.hash == ""
-        with pytest.raises(UserError, match=r"is not on the disk.*dataset\.save"):
+        with pytest.raises(UserError, match=r"is in memory only; save it first: .*dataset\.save"):
             run(resolve("demo"), dataset, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert toy_dataset.hash

@@ -175,7 +175,7 @@ def test_what_fits_no_dataset_is_refused_before_the_first_run(toy_dataset: Datas
     no_genres = replace(toy_dataset, name="C", genres=())
     many = len(toy_dataset.catalog) + 1
     for other, variant, changes, message in (
-        (no_valid, "RosePO", ["sft.valid=0"], "SASRec stops by validation, and the valid split of B is empty"),
+        (no_valid, "RosePO", ["sft.valid=0"], "SASRec needs a validation split to stop, and that of B is empty"),
         (no_genres, "RW", [], "method rw weighs samples by genre, but C has no genres"),
         (no_genres, "BIGRec", [f"recommend.top_k={many}"], f"recommend.top_k={many}, but the catalog of"),
         (no_genres, "BIGRec", ["recommend.top_k=4"], "tables and figures measure lists of 5; recommend.top_k=4"),

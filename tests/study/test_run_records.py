@@ -78,7 +78,7 @@ def test_packed_records_are_found_like_files(tmp_path: Path) -> None:
     assert find(folder / f"{places[2]}.json", "new") is not None
     (folder / "C.parquet").write_bytes(b"PAR1")
     assert find(folder / f"{places[2]}.json", "new") is None
-    with pytest.raises(UserError, match=r"C\.parquet holds no records of runs"):
+    with pytest.raises(UserError, match=r"C\.parquet does not hold records of runs"):
         stored(folder)
 
 

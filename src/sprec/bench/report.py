@@ -154,8 +154,8 @@ def _check_steps(samples: int, batch: int) -> None:
     step = min(samples, batch)
     if samples % step or step % min(step, MICRO):
         raise UserError(
-            f"{samples} samples are no whole number of steps of {batch}, in micro-batches of {MICRO}; "
-            f"take --samples {max(1, samples // 64) * 64} --batch 32"
+            f"{samples} samples are not a multiple of {batch} prompts per step in micro-batches of {MICRO}; "
+            f"use --samples {max(1, samples // 64) * 64} --batch 32"
         )
 
 

@@ -159,11 +159,13 @@ def check_same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
         if not abs(one - two) <= limit:
             raise UserError(
                 f"{part.name}: the loss of step {step} is {one:.5f} here and {two:.5f} with {peer}; "
-                "the sides do not compute the same"
+                "the two sides disagree"
             )
     share = _share_alike(ours, theirs)
     if share is not None and share < ALIKE:
-        raise UserError(f"{part.name}: {1 - share:.0%} of the answers are others with {peer}; they should be the same")
+        raise UserError(
+            f"{part.name}: {1 - share:.0%} of the answers differ from those of {peer}; they should be the same"
+        )
 
 
 def _summary(answers: Sequence[Answer]) -> dict[str, Any]:

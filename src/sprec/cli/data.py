@@ -196,7 +196,7 @@ def export(
     format: Annotated[Literal["sprec", "recbole", "trl", "parquet"], typer.Option(help="Format to write.")],
     style: Annotated[Literal["unified", "official", "compact"], typer.Option(help="Style of trl prompts.")] = "unified",
 ) -> None:
-    """Write a dataset in the format of others."""
+    """Write a dataset in another program's format."""
     from sprec.data import Dataset
     from sprec.data.export import export as write
     from sprec.prompts import PromptBuilder
@@ -226,7 +226,7 @@ def fetch(
 @app.command()
 def demo(
     output: opt.Output,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed simulates other users.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated users.")] = 0,
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Write the demo dataset: real film titles, simulated users."""
@@ -240,7 +240,7 @@ def stats(
     dataset: Annotated[Path, typer.Argument(help="A dataset directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print what Table 1 of the paper prints, popularity skew, genre coverage, leakage and warnings."""
+    """Print the counts of the paper's Table 1, popularity skew, genre coverage, leakage and warnings."""
     from sprec.data import Dataset
     from sprec.data.stats import stats as describe
     from sprec.data.stats import table

@@ -15,17 +15,17 @@ _LOG, _SPLIT, _TITLES, _TABLE = "From log to windows", "Splits", "Titles and gen
 Formats = Literal["sprec", "movielens", "goodreads", "amazon", "steam", "recbole", "table"]
 """Of raw files and logs. The command takes any text: a wrong one ends in one line of ours."""
 Output = Annotated[Path, Option("-o", "--output", help="Where the dataset directory is written.")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace a dataset that is there.")]
-Name = Annotated[str | None, Option(help="Name of the dataset; for sprec, which of several.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace an existing dataset.")]
+Name = Annotated[str | None, Option(help="Name of the dataset; for the format sprec, which one to import.")]
 
 History = Annotated[int, _option(panel=_LOG, help="Longest history.")]
 MinHistory = Annotated[int | None, _option(panel=_LOG, help="Shortest history of a window (default: --history).")]
 MinLength = Annotated[int, _option(panel=_LOG, help="Leave out users with fewer interactions.")]
 MinRating = Annotated[float | None, _option(panel=_LOG, help="Leave out interactions rated lower.")]
-Core = Annotated[int, _option(panel=_LOG, help="Keep users and items with this many interactions each; 0 for all.")]
+Core = Annotated[int, _option(panel=_LOG, help="Keep users and items with at least this many interactions; 0 for all.")]
 Repeats = Annotated[
     Literal["keep", "consecutive", "first"],
-    _option(panel=_LOG, help="Keep repeated items, drop those that follow themselves, or keep only the first."),
+    _option(panel=_LOG, help="Keep repeated items, drop immediate repeats, or keep only the first."),
 ]
 Ties = Annotated[
     Literal["file", "shuffle"],
@@ -37,7 +37,7 @@ DropSeenTargets = Annotated[
 Windows = Annotated[Literal["sliding", "last"], _option(panel=_LOG, help="One window per position, or per user.")]
 
 SplitBy = Annotated[
-    Literal["time", "leave-one-out", "user"], _option("--split", panel=_SPLIT, help="What the splits are cut by.")
+    Literal["time", "leave-one-out", "user"], _option("--split", panel=_SPLIT, help="How the splits are made.")
 ]
 Shares = Annotated[str, _option(panel=_SPLIT, help="train:valid:test, for splits by time or user.")]
 Train = Annotated[int, _option(panel=_SPLIT, help="Training examples to draw.")]
@@ -46,15 +46,15 @@ Test = Annotated[int, _option(panel=_SPLIT, help="Test cases to draw.")]
 Extra = Annotated[int, _option(panel=_SPLIT, help="Further training examples, for pre-training and SASRec.")]
 Seed = Annotated[int, Option(min=0, help="Seed of the draws.", rich_help_panel=_SPLIT)]
 
-Genre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre of the fairness metrics; repeat it.")]
-TopGenres = Annotated[
-    int, Option(min=0, help="How many genres to select where none are given.", rich_help_panel=_TITLES)
-]
-ExcludeGenre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre never to select; repeat it.")]
+Genre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre for the fairness metrics; repeatable.")]
+TopGenres = Annotated[int, Option(min=0, help="How many genres to select if none are given.", rich_help_panel=_TITLES)]
+ExcludeGenre = Annotated[list[str] | None, _option(panel=_TITLES, help="A genre never to select; repeatable.")]
 Parents = Annotated[
-    bool, _option("--keep-parents/--drop-parents", panel=_TITLES, help="Select genres that only contain others, too.")
+    bool, _option("--keep-parents/--drop-parents", panel=_TITLES, help="Also select genres that only contain others.")
 ]
-MaxTitle = Annotated[int, _option(panel=_TITLES, help="Cut longer titles, in characters (10 or more); 0 for no limit.")]
+MaxTitle = Annotated[
+    int, _option(panel=_TITLES, help="Cut titles to this many characters (at least 10); 0 for no limit.")
+]
 Distinguish = Annotated[
     Literal["no", "detail", "id"],
     _option(
@@ -68,7 +68,9 @@ DropUntitled = Annotated[
 Unseen = Annotated[
     bool | None,
     _option(
-        "--unseen/--no-unseen", panel=_TITLES, help="Items that nobody chose stay in the catalog (default: by format)."
+        "--unseen/--no-unseen",
+        panel=_TITLES,
+        help="Keep items without interactions in the catalog (default: by format).",
     ),
 ]
 Noun = Annotated[
@@ -87,7 +89,7 @@ ColumnNames = Annotated[
         "the item differently; item=product.id for a field.",
     ),
 ]
-GenreSeparator = Annotated[str, _option(panel=_TABLE, help="What stands between genres in one text.")]
+GenreSeparator = Annotated[str, _option(panel=_TABLE, help="Separator of several genres in one field.")]
 Where = Annotated[
     list[str] | None,
     _option(panel=_TABLE, help="Keep only events like type=purchase; repeat it for more values or columns."),

@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="table1 to 3, figure2 to 6, variants, tradeoff, claims, or rates (search them).")
+        str,
+        typer.Argument(help="table1 to table3, figure2 to figure6, variants, tradeoff, claims, or rates (a search)."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
-    datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeat it.")] = None,
+    datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeatable.")] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seeds", help="A seed; repeat it. Default 0 1 2; rates: 0.")
+        list[int] | None, typer.Option("--seeds", help="A seed; repeatable (default: 0, 1 and 2; rates: 0).")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Recipe for all datasets; default: NAME-scratch.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Recipe for all datasets (default: NAME-scratch).")] = None,
     protocols: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,19 +33,21 @@ def reproduce(
             help="paper, exact or consensus; repeat it. Default: all for tables 2, 3 and tradeoff, else paper.",
         ),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Only these rows of a table; repeat it.")] = None,
-    marks: Annotated[str, typer.Option(help="Mark real differences (real) or as the paper does (paper).")] = "real",
+    only: Annotated[list[str] | None, typer.Option("--only", help="Only this row of a table; repeatable.")] = None,
+    marks: Annotated[
+        str, typer.Option(help="Mark significant differences (real), or as the paper does (paper).")
+    ] = "real",
     metrics: Metrics = None,
     set: Annotated[list[str] | None, typer.Option("--set", help="Change a setting of all runs.")] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", min=1, help="Processes that divide the runs, the cores and the GPUs among them.")
+        int, typer.Option("--jobs", min=1, help="Number of processes that share the runs, cores and GPUs.")
     ] = 1,
     recorded: Annotated[
-        bool, typer.Option("--recorded", help="Run nothing: only what is on record in the output folder.")
+        bool, typer.Option("--recorded", help="Run nothing; use only the records in the output folder.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
 ) -> None:
-    """Rebuild a table or figure of the paper: plans all runs, shares their stages, resumes."""
+    """Rebuild a table or figure of the paper: plan all runs, share their stages, resume."""
     from sprec.cli.runs import quiet
 
     _check_options(what, marks, metrics, protocols, recorded)

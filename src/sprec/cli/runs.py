@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sprec.evaluation import Table
     from sprec.runs import Result
 
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value; repeat it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.key=value; repeatable.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Metrics = Annotated[
     str | None,
@@ -31,11 +31,13 @@ def run(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run directory.")] = None,
     set: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
-    shared: Annotated[Path | None, typer.Option(help="Folder where runs share the stages they have in common.")] = None,
+    shared: Annotated[Path | None, typer.Option(help="Folder in which runs share common stages.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace a run of other data; its model stays until then."),
+        typer.Option(
+            "--overwrite", help="Replace a run on other data; its model is kept until the new one is complete."
+        ),
     ] = False,
 ) -> None:
     """Run a recipe on a dataset, from backbone to metrics; the same command again resumes."""
@@ -88,7 +90,7 @@ def evaluate(
     metrics: Metrics = None,
     json: Json = False,
 ) -> None:
-    """Evaluate the last model of a run, under other settings if you like: --set recommend.protocol=consensus."""
+    """Evaluate the last model of a run, optionally with other settings: --set recommend.protocol=consensus."""
     from sprec.evaluation import cutoffs
     from sprec.recommend.protocols import words_of
     from sprec.runs.recipes import changed
@@ -102,7 +104,7 @@ def evaluate(
 def score(
     recommendations: Annotated[Path, typer.Argument(help='JSON lines: {"case": row of the split, "items": [...]}.')],
     data: Data,
-    split: Annotated[str, typer.Option(help="Split that the cases are rows of.")] = "test",
+    split: Annotated[str, typer.Option(help="Split whose rows the cases are.")] = "test",
     metrics: Metrics = None,
     json: Json = False,
 ) -> None:
@@ -145,12 +147,12 @@ def compare(
 
 def recommend(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    history: Annotated[list[str], typer.Option("--history", help="A title of the history, oldest first; repeat it.")],
+    history: Annotated[list[str], typer.Option("--history", help="A title of the history, oldest first; repeatable.")],
     k: Annotated[int, typer.Option("-k", help="Number of recommendations.")] = 5,
     set: Set = None,
     json: Json = False,
 ) -> None:
-    """Recommend items to somebody with this history; --set recommend.protocol=exact gives log-probabilities in JSON."""
+    """Recommend items for a history; --set recommend.protocol=exact --json adds log-probabilities."""
     from json import dumps
 
     from sprec.runs import Recommender
@@ -170,7 +172,7 @@ def recommend(
 
 
 def doctor() -> None:
-    """Show versions, devices and what is missing."""
+    """Show versions, devices and missing extras."""
     from sprec.system.doctor import report
 
     for name, value in report().items():
@@ -196,7 +198,7 @@ COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend,
 
 @recipes.command("ls")
 def list_recipes() -> None:
-    """List the shipped recipes, and the configurations of accelerate launch, with what they are for."""
+    """List the shipped recipes and configurations of accelerate launch."""
     import yaml
 
     from sprec.runs.recipes import launchers, names, text
@@ -209,9 +211,11 @@ def list_recipes() -> None:
 
 @recipes.command("settings")
 def list_settings(
-    part: Annotated[str, typer.Argument(help="Only what begins so: sft, backbone.lora, recommend.protocol.")] = "",
+    part: Annotated[
+        str, typer.Argument(help="Only settings that begin with this: sft, backbone.lora, recommend.protocol.")
+    ] = "",
 ) -> None:
-    """List what a recipe can say and --set can change: keys, defaults, values, and what they do."""
+    """List all settings of a recipe: keys, defaults, values, and what they do."""
     from sprec.runs.settings import settings
     from sprec.system.errors import UserError
 
@@ -232,7 +236,7 @@ def copy_recipe(
     name: Annotated[str, typer.Argument(help="A shipped recipe.")],
     target: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
-    """Copy a shipped recipe, or a configuration of accelerate launch (accelerate/ddp), to a file of your own."""
+    """Copy a shipped recipe, or a configuration of accelerate launch (accelerate/ddp), to a file."""
     from sprec.runs.recipes import launchers, text
     from sprec.system.errors import UserError
     from sprec.system.storage import writing

@@ -14,7 +14,7 @@ def theory(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for Figure 2 and theory.json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Check the theory by computation: tables, largest deviations, and Figure 2 with --out."""
+    """Check the theory by computation: print tables and largest deviations, draw Figure 2 with --out."""
     from sprec.system.progress import bar, say
     from sprec.system.storage import write_text, writing
     from sprec.theory.findings import CHECKS, draw

@@ -88,7 +88,7 @@ def collect(
 
 def _rated(batch: pl.DataFrame, lowest: float, faults: Faults) -> pl.DataFrame:
     if "rating" not in batch.columns:
-        raise UserError("a minimum rating is asked for, but the log has no ratings")
+        raise UserError("--min-rating was given, but the log has no ratings")
     kept = batch.filter(pl.col("rating") >= lowest)
     unrated = batch["rating"].null_count()
     faults.add("interactions_dropped_without_rating", count=unrated)

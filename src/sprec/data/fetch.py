@@ -130,7 +130,7 @@ def files_of(name: str) -> Sequence[File]:
         if part:
             return [File.at(url.format(part[1])) for url in urls]
     known = ", ".join([*SOURCES, *(pattern.format("NAME") for pattern in PATTERNS), "sprec"])
-    raise UserError(f'nothing is known to fetch as "{name}"; names: {known}')
+    raise UserError(f'unknown source "{name}"; sources: {known}')
 
 
 def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
@@ -156,7 +156,7 @@ def _fetch_file(wanted: Sequence[File], folder: Path) -> Path:
         found = _digest(part, "md5")
         if file.md5 and found != file.md5:
             part.unlink()
-            raise UserError(f"{file.url} is not what it should be (MD5 {found}, expected {file.md5}); try again")
+            raise UserError(f"checksum mismatch for {file.url} (MD5 {found}, expected {file.md5}); try again")
         _record(part, target)
         part.replace(target)
     return target
@@ -181,7 +181,7 @@ def _digest(path: Path, kind: str) -> str:
 def _is_there(target: Path, file: File) -> bool:
     there = target.exists() and _is_whole(target, file)
     if there:
-        say(f"{target} is there already")
+        say(f"{target} already exists")
     return there
 
 

@@ -141,7 +141,7 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
             settings do not fit together or to the log.
     """
     if protocol.core and cleaning.unseen_items:
-        raise UserError("a core has no items that nobody chose; leave out --unseen or --core")
+        raise UserError("--core leaves no items without interactions; leave out --unseen or --core")
     if protocol.split == "time" and not log.timed:
         raise UserError(f"{name} has no times, only an order per user; use --split leave-one-out or --split user")
     events, rows = collect(log.events, protocol.min_rating, protocol.ties, protocol.seed, faults)

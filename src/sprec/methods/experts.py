@@ -39,7 +39,7 @@ def of_titles(found: np.ndarray, log_probs: np.ndarray, sharing: np.ndarray) -> 
     """
     known = found >= 0
     if not known.any(1).all():
-        raise ValueError("an expert needs one item at least for each example")
+        raise ValueError("an expert needs at least one item for each example")
     p = np.where(known, np.exp(log_probs - np.log(sharing[found])), 0.0)
     left = np.maximum(1 - p.sum(1), np.finfo(np.float64).tiny)
     others = len(sharing) - known.sum(1)

