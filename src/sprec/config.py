@@ -144,7 +144,7 @@ class Lora(Section):
     """The adapters' product is scaled by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the linear layers that get an adapter; ["all-linear"] for models that name them differently."""
+    """Names of the linear layers that get an adapter; ["all-linear"] for models with other names."""
 
 
 class Training(Section):
@@ -156,7 +156,7 @@ class Training(Section):
     batch: Count = 64
     """Prompt groups per optimiser step, whatever the token budget of the device."""
     warmup_steps: Annotated[int, Field(ge=0)] = 20
-    """Steps of linear warm-up; a stage with no more steps than that warms up in half of them."""
+    """Steps of linear warm-up; a stage with fewer steps warms up over half of them."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -175,7 +175,7 @@ class Adapt(Training):
 
 
 class HuggingFace(Section):
-    """Any causal language model of the Hugging Face hub, of a local folder, or that sprec backbone ls names."""
+    """Any causal language model: from the Hugging Face hub, a local folder, or sprec backbone ls."""
 
     kind: Literal["huggingface"] = "huggingface"
     path: Annotated[str, Affects(Part.NOTHING)]
@@ -187,11 +187,11 @@ class HuggingFace(Section):
     quantize: Annotated[Literal["nf4"] | None, Affects(Part.MODEL)] = None
     """4-bit base weights (QLoRA); needs a CUDA device and the extra sprec[qlora]."""
     adapt: Adapt | None = None
-    """Adapt the model to the catalog's titles before the SFT; null does not."""
+    """Adapt the model to the catalog's titles before the SFT; null skips it."""
     trust_remote_code: Annotated[bool, Affects(Part.NOTHING)] = False
-    """Run code that comes with the model. Off unless you read that code."""
+    """Run code that comes with the model. Turn it on only after reading that code."""
     allow_pickle: Annotated[bool, Affects(Part.NOTHING)] = False
-    """Accept weights that are not safetensors."""
+    """Accept weights that are pickles instead of safetensors."""
 
     @model_validator(mode="after")
     def _trainable(self) -> "HuggingFace":
@@ -206,9 +206,9 @@ class Prompt(Section):
     style: Literal["unified", "official", "compact"] = "unified"
     """unified: one template for all stages; official: the research code, stage by stage; compact: titles only."""
     history: Annotated[Count, Affects(Part.MODEL | Part.SASREC)] = 10
-    """Items of the history that the prompt shows: the most recent ones."""
+    """Number of history items that the prompt shows, the most recent ones."""
     max_tokens: Annotated[int, Field(ge=16)] = 512
-    """Prompts longer than this lose their oldest items, never their response."""
+    """Maximum length of a prompt in tokens; a longer one loses its oldest items, never the response."""
 
 
 class Sft(Training):
@@ -217,7 +217,7 @@ class Sft(Training):
     samples: Count = 4096
     """Training examples used, drawn by seed when the dataset has more."""
     valid: Annotated[int, Field(ge=0)] = 512
-    """Validation examples that choose the epoch, the first ones of the split; 0 keeps the last epoch."""
+    """Validation examples that choose the epoch (the first of the split); 0 keeps the last epoch."""
     epochs: Annotated[int, Field(ge=0)] = 4
     weights: Literal["none", "correct", "ifairlrs", "official", "equal"] = "none"
     """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
@@ -243,25 +243,25 @@ class Negatives(Section):
     """Where the rejected answers come from."""
 
     source: str = "self-play"
-    """Where they come from: self-play, what the model answers, or a row of the table of samplers."""
+    """Where they come from: self-play (the model's own answers) or a row of the table of samplers."""
     count: Count = 1
     """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
     decode: Literal["greedy", "sample", "beam"] = "greedy"
-    """How self-play answers: the mode (official code), samples (the theory), or the best N of 2N beams."""
+    """How self-play answers: greedily (official code), by sampling (the theory), or the best N of 2N beams."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of negatives.decode=sample."""
     max_new_tokens: Answer = 32
-    """Tokens of a generated negative at most."""
+    """Maximum number of tokens of a generated negative."""
     random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the cases whose negatives are replaced by uniform items (Figure 5)."""
+    """Share of the examples whose negatives are replaced by uniform items (Figure 5)."""
     drop_equal: Annotated[bool, Affects(Part.PREFER)] = False
-    """Leave out pairs whose rejected answer is the target (their gradient is zero)."""
+    """Leave out pairs whose rejected answer is the target (the gradient is zero)."""
     ground: bool = False
     """Replace each generated negative by the nearest item of the catalog."""
     exclude_history: bool = True
     """Never draw items of the history as uniform or popular negatives."""
     least_similar: bool = False
-    """Semantic negatives as in the research code of SPRec: the least similar item of the catalog."""
+    """Semantic negatives as in SPRec's research code: the least similar items of the catalog."""
     top: Count | None = None
     """Draw the semantic negatives from this many most similar items; null takes the most similar ones."""
     redraw_equal: bool = False
@@ -278,11 +278,11 @@ class Prefer(Training):
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull to the reference."""
     reference: Literal["post-sft", "iteration-start"] = "post-sft"
-    """The frozen model of the ratios: after this iteration's SFT (official code) or before it (Eq. 7)."""
+    """The frozen reference model: after this iteration's SFT (official code) or before it (Eq. 7)."""
     reduction: Literal["mean", "sum"] = "mean"
     """DMPO over its negatives: the paper's mean or the research code's sum."""
     smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Difference of the oracle's logits that counts as one."""
+    """Temperature of the oracle's smoothing: the logit difference that counts as one."""
     robust: bool = False
     """Smooth in the unbiased form of rDPO (Chowdhury et al. 2024) instead of the conservative one."""
 
@@ -302,15 +302,15 @@ class Recommend(Section):
     top_k: Count = 5
     """Items per list."""
     max_new_tokens: Answer = 32
-    """Tokens of a generated title at most."""
+    """Maximum number of tokens of a generated title."""
     exclude_history: bool = False
-    """Never recommend an item that the history shows, or another one of the same title."""
+    """Never recommend an item of the history, or another one with the same title."""
     samples: Count = 24
     """Samples per user of the consensus protocol."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of the consensus protocol."""
     beams: Count = 10
-    """Hypotheses that the exact and d3 protocols read at once, per user; never fewer than items are looked for."""
+    """Beams of the exact and d3 protocols, per user; raised to the length of the list if smaller."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
     """d3: weight of the language model against the SASRec assistant."""
 
@@ -329,17 +329,17 @@ class Sasrec(Section):
     negatives: Annotated[int, Field(ge=2)] = 1024
     """Items that a batch shares as negatives of sampled-softmax."""
     epochs: Count = 200
-    """Epochs at most."""
+    """Maximum number of epochs."""
     patience: Count = 20
     """Epochs without a better validation NDCG before training stops."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Epochs in which the rate rises to lr; patience waits for their end."""
     augment: bool = True
-    """Learn to predict every item of a history, as the original does, not the target alone."""
+    """Learn to predict every item of a history, as the original does, not only the target."""
     blocks: Count = 1
     """Attention blocks."""
     heads: Count = 1
-    """Attention heads; they divide hidden."""
+    """Attention heads; must divide hidden."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
 
     @model_validator(mode="after")
@@ -364,24 +364,24 @@ class Server(Section):
     """A server with the OpenAI completions API that makes the rollouts: vLLM, SGLang, transformers serve."""
 
     url: Annotated[str, Field(pattern="^https?://."), Affects(Part.NOTHING)]
-    """Where it listens, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
+    """Its address, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
     concurrency: Annotated[Count, Affects(Part.NOTHING)] = 32
-    """Requests under way at once, of each process."""
+    """Concurrent requests of each process."""
     timeout: Annotated[float, Field(gt=0), Affects(Part.NOTHING)] = 600.0
-    """Seconds that an answer may take, loading the weights included."""
+    """Timeout of an answer in seconds, including the loading of weights."""
 
 
 class Recipe(Section):
     """All settings of a run."""
 
     description: Annotated[str, Affects(Part.NOTHING)] = ""
-    """One line for sprec recipes ls."""
+    """A line for sprec recipes ls."""
     method: Annotated[MethodName, Affects(Part.PLAN)] = "sprec"
-    """The row of the method table that lies over the recipe: it says what the method is."""
+    """The row of the method table that is applied over the recipe."""
     seed: Annotated[Seed, Affects(~(Part.PLAN | Part.BACKBONE), afterwards=True, same_method=True)] = 0
     """Seed of everything but the scratch backbone: examples drawn, order, negatives, samples."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Affects(Part.NOTHING, afterwards=True)] = "auto"
-    """auto: the GPU where there is one."""
+    """auto: the GPU if there is one."""
     precision: Annotated[Literal["auto", "fp32", "bf16"], Affects(Part.MODEL, afterwards=True)] = "auto"
     """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256), Affects(Part.NOTHING, afterwards=True)] = 8192
@@ -406,17 +406,17 @@ class Recipe(Section):
     sasrec: Annotated[Sasrec, Affects(Part.SASREC, afterwards=True)] = Sasrec()
     knn: Annotated[Knn, Affects(Part.EVALUATE, afterwards=True)] = Knn()
     cases: Annotated[Count, Affects(Part.EVALUATE, afterwards=True)] = 1000
-    """Cases evaluated: the first ones of the split (DivRatio depends on their number)."""
+    """Number of cases evaluated, the first of the split (DivRatio depends on it)."""
     split: Annotated[Literal["test", "valid"], Affects(Part.EVALUATE, afterwards=True)] = "test"
-    """Split that is evaluated; choose hyper-parameters on valid."""
+    """Split to evaluate; choose hyper-parameters on valid."""
     evaluate: Annotated[Literal["stages", "last"], Affects(Part.PLAN, same_method=True)] = "stages"
     """Evaluate after every stage, or only the first and the last model."""
     track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...], Affects(Part.NOTHING)] = ()
-    """Experiment trackers that get the training logs."""
+    """Experiment trackers that receive the training logs."""
     checkpoint_steps: Annotated[Count, Affects(Part.NOTHING)] = 200
     """Optimiser steps between two checkpoints inside a training stage."""
     stop_below_exact_share: Annotated[float, Field(ge=0, le=1), Affects(Part.NOTHING)] = 0.0
-    """Stop the run when the share of generated titles that exist falls below this."""
+    """Stop the run if the share of generated titles that exist falls below this."""
 
     @model_validator(mode="after")
     def _negatives_fit_source(self) -> "Recipe":
