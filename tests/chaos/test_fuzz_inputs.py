@@ -25,7 +25,7 @@ from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.engine.batches import Journal
 from sprec.runs.recipes import names, resolve, text
-from sprec.study.compare import score_lists
+from sprec.study.lists import score_lists
 from sprec.system import storage
 
 EXAMPLES = int(os.environ.get("SPREC_FUZZ", "1000")) // 7 + 1  # of each of the seven properties

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -14,9 +16,10 @@ from sprec.cli import app
 from sprec.data import Catalog, Dataset, Split
 from sprec.evaluation import METRICS
 from sprec.recommend.protocols import Recommendations
-from sprec.runs import load_results
+from sprec.runs import evaluate_run, load_results
 from sprec.runs.stages import write_recommendations
-from sprec.study.compare import compare_runs, score_lists
+from sprec.study.compare import compare_runs
+from sprec.study.lists import score_lists
 from sprec.system import storage
 from sprec.system.errors import UserError
 from toy_runs import toy_changes
@@ -136,7 +139,7 @@ def test_lists_longer_than_the_catalog_are_measured_as_far_as_it_goes(
     assert found["HR@1"] == 0.5
     assert "HR@5" not in found
     told = capsys.readouterr().err.splitlines()
-    assert told[0] == "! 1 lists name an item more than once; each time counts as a recommendation"
+    assert told[0] == "! lists.jsonl: 1 of 2 lists name an item more than once; each time counts as a recommendation"
     assert told[1] == "! MGU and DGU are undefined (NaN): no selected genre on one side"
     assert len(told) == 2
 
@@ -259,3 +262,97 @@ def test_samples_tell_which_titles_exist(run: Run, tmp_path: Path) -> None:
     assert (cell.low, cell.high) == pytest.approx(
         (cell.value - 1.96 * deviation / np.sqrt(20), cell.value + 1.96 * deviation / np.sqrt(20)), abs=0.03
     )
+
+
+def lists(file: Path, items: Callable[[int], list[int]], cases: range = range(20), **more: Any) -> Path:
+    """A file of lists, one JSON line per case."""
+    file.write_text("".join(json.dumps({"case": case, "items": items(case), **more}) + "\n" for case in cases))
+    return file
+
+
+def test_lists_from_elsewhere_get_the_same_statistics(toy_data: Path, tmp_path: Path) -> None:
+    """A names 20 items, B one of them, in all cases but the last: 19 different ones, against a single one."""
+    a, b = lists(tmp_path / "a.jsonl", lambda case: [case]), tmp_path / "b.parquet"
+    pl.DataFrame({"case": range(19), "items": [[7]] * 19}).write_parquet(b)
+    done = CliRunner().invoke(
+        app, ["compare", str(b), str(a), "--data", str(toy_data), "--json", "--metrics", "DivRatio@1,HR@1,Coverage@1"]
+    )
+    assert "19 cases are in all lists, 20 in the longest ones; these 19 are compared" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["metrics"]["title"] == "mean and 95% interval (19 cases)"
+    assert found["differences"]["title"] == "difference to b, over the same cases"
+    rows = {(row["method"], row["metric"]): row["metrics"] for row in found["differences"]["rows"]}
+    assert rows["a", "DivRatio@1 ↑"]["value"]["value"] == 1
+    assert rows["a", "DivRatio@1 ↑"]["difference"]["value"] == pytest.approx(1 - 1 / 19)
+    assert rows["a", "DivRatio@1 ↑"]["difference"]["mark"] == "better"
+    targets = Dataset.load(toy_data).test.targets[:19]
+    hits = (targets == range(19)).mean() - (targets == 7).mean()
+    assert rows["a", "HR@1 ↑"]["difference"]["value"] == pytest.approx(hits)
+    assert set(rows["b", "HR@1 ↑"]) == {"value"}
+
+
+def test_lists_in_a_file_are_paired_with_every_seed_of_a_run(run: Run, tmp_path: Path) -> None:
+    """Item 0 for all: its difference to chance is the mean over the three seeds of chance."""
+    fixed = lists(tmp_path / "fixed.jsonl", lambda _: [0, 1, 2, 3, 4])
+    metrics, differences = compare_runs([*(run("random", seed) for seed in (2, 0, 1)), fixed], 200)
+    chance = sum(metric(run("random", seed), "DivRatio@5") for seed in (0, 1, 2)) / 3
+    found = dict(differences.rows)["fixed", "random", "DivRatio@5 ↑"]["difference"]
+    assert found.value == pytest.approx(5 / 100 - chance)
+    assert found.mark == "worse"
+    assert metrics.title == "ranks items; mean and 95% interval (seeds of random 0, 1, 2)"
+    same = lists(tmp_path / "random.jsonl", lambda _: [0, 1, 2, 3, 4])
+    assert [labels[0] for labels, _ in compare_runs([run("random", 0), same], 100)[0].rows] == ["random", str(same)]
+
+
+def test_lists_that_cannot_be_compared(run: Run, toy_data: Path, tmp_path: Path) -> None:
+    a, b = lists(tmp_path / "a.jsonl", lambda _: [0], range(3)), lists(tmp_path / "b.jsonl", lambda _: [0], range(3, 5))
+    with pytest.raises(UserError, match=r"^lists in files are about the cases of a dataset: name it, --data DATASET$"):
+        compare_runs([a], 100)
+    with pytest.raises(UserError, match=r"^no case is in all of the lists$"):
+        compare_runs([a, b], 100, dataset=Dataset.load(toy_data))
+    other = replace(Dataset.load(toy_data), name="other").save(tmp_path / "other")
+    with pytest.raises(UserError, match=r"random-0 is of other data than other; leave out --data$"):
+        compare_runs([run("random", 0), a], 100, dataset=other)
+    with pytest.raises(UserError, match=r"none\.jsonl is not a run"):
+        compare_runs([tmp_path / "none.jsonl"], 100)
+
+
+def test_protocols_of_one_run_are_paired(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evaluations keep their lists, each with its settings; a second time they are read."""
+    own = tmp_path / "run"
+    shutil.copytree(run("bigrec", 0), own)
+    values = {name: evaluate_run(own, [f"recommend.protocol={name}"]) for name in ("paper", "exact")}
+    folders = {folder.name.partition("-")[0]: folder for folder in (own / "evaluations").iterdir()}
+    assert set(folders) == {"paper", "exact"}
+    assert f"lists kept in {folders['exact']}" in capsys.readouterr().err
+    assert evaluate_run(own, ["recommend.protocol=exact"]) == values["exact"]
+    assert capsys.readouterr().err == f"lists read from {folders['exact']}\n"
+    assert evaluate_run(own, ["recommend.protocol=exact"], ks=[3])["HR@3"] >= values["exact"]["HR@1"]
+    metrics, differences = compare_runs([folders["paper"], folders["exact"]], 200, "HR@5,DivRatio@5")
+    rows = dict(metrics.rows)
+    for name, words in (("paper", "bigrec, paper's protocol"), ("exact", "bigrec, exact")):
+        for one in ("HR@5", "DivRatio@5"):
+            assert rows[words,][one].value == pytest.approx(values[name][one])
+    assert compare_runs([own, folders["paper"]], 100) == compare_runs([own], 100), "the run's own lists, once more"
+    text = differences.markdown()
+    assert "| bigrec, exact |" in text
+
+
+def test_what_was_kept_of_another_model_is_not_compared(run: Run, tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(run("bigrec", 0), own)
+    evaluate_run(own)
+    (folder,) = (own / "evaluations").iterdir()
+    manifest = storage.read_manifest(folder)
+    (folder / storage.MANIFEST).unlink()
+    stale = {"policy": "of before"}
+    storage.seal(
+        folder, {name: manifest[name] for name in ("key", "recipe")} | {"depends": manifest["depends"] | stale}
+    )
+    with pytest.raises(UserError, match=r"is of a model or of data that .*run had before; evaluate it again"):
+        compare_runs([folder], 100)
+    (folder / "recommendations.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match="sprec evaluate makes it again"):
+        compare_runs([folder], 100)
+    assert evaluate_run(own)["HR@1"] == metric(own, "HR@1")
+    compare_runs([folder], 100)

@@ -93,8 +93,9 @@ def evaluate(
     """Evaluate the last model of a run, optionally with other settings: --set recommend.protocol=consensus."""
     from sprec.evaluation import cutoffs
     from sprec.recommend.protocols import words_of
+    from sprec.runs.evaluations import evaluate_run
     from sprec.runs.recipes import changed
-    from sprec.runs.recommender import evaluate_run, read_run
+    from sprec.runs.recommender import read_run
 
     quiet()
     found = evaluate_run(run, set or [], cutoffs(metrics))
@@ -102,7 +103,9 @@ def evaluate(
 
 
 def score(
-    recommendations: Annotated[Path, typer.Argument(help='JSON lines: {"case": row of the split, "items": [...]}.')],
+    recommendations: Annotated[
+        Path, typer.Argument(help='JSON lines or Parquet: {"case": row of the split, "items": [...]}.')
+    ],
     data: Data,
     split: Annotated[str, typer.Option(help="Split whose rows the cases are.")] = "test",
     metrics: Metrics = None,
@@ -111,14 +114,23 @@ def score(
     """Compute the metrics of anyone's top-k lists."""
     from sprec.data import Dataset
     from sprec.evaluation import cutoffs
-    from sprec.study.compare import score_lists
+    from sprec.study.lists import score_lists
 
     found = score_lists(recommendations, Dataset.load(data), split, cutoffs(metrics))
     _print_metrics(found, metrics, str(recommendations), json)
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories; seeds of one method and protocol are pooled.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN|LISTS...",
+            help="Run directories (seeds of one method and protocol are pooled), folders of RUN/evaluations, or lists "
+            "in files (.jsonl, .parquet) as sprec score takes them.",
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option("--data", help="Dataset of lists in files; runs bring theirs.")] = None,
+    split: Annotated[str, typer.Option(help="Split that the cases of these files are rows of.")] = "test",
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples.")] = 2000,
     metrics: Metrics = None,
     output: Annotated[
@@ -129,10 +141,13 @@ def compare(
     """Compare runs over the same test cases: 95% intervals, differences paired by case and seed."""
     from json import dumps
 
+    from sprec.data import Dataset
     from sprec.study.compare import compare_runs
     from sprec.study.tables import write_table
 
-    tables = dict(zip(("metrics", "differences"), compare_runs(runs, resamples, metrics), strict=True))
+    dataset = None if data is None else Dataset.load(data)
+    found = compare_runs(runs, resamples, metrics, dataset, split)
+    tables = dict(zip(("metrics", "differences"), found, strict=True))
     written = [file for name, table in tables.items() if output for file in write_table(table, output / name)]
     if json:
         typer.echo(dumps({name: table.record() for name, table in tables.items()}, indent=2))

@@ -8,14 +8,13 @@ from typing import Any
 
 from sprec.config import Recipe, makes_backbone
 from sprec.data import Catalog, Dataset, Split
-from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols
-from sprec.runs.checks import check_beams, check_fit, check_installed
+from sprec.runs.checks import check_beams
 from sprec.runs.keys import afterwards
 from sprec.runs.recipes import changed, validate
 from sprec.runs.session import Session
-from sprec.runs.stages import given, metrics_of
+from sprec.runs.stages import given
 from sprec.runs.store import Stage, Store
 from sprec.system import storage
 from sprec.system.errors import UserError
@@ -106,25 +105,6 @@ class Recommender:
         if not 0 <= entry < len(self.catalog):
             raise UserError(f"there is no item {entry}; ids go from 0 to {len(self.catalog) - 1}")
         return entry
-
-
-def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """Metrics of the last model of a run, with other settings of recommending or evaluating.
-
-    Args:
-        run: a finished run.
-        changes: ``section.key=value`` strings as in ``sprec run --set``.
-        ks: cut-offs, as far as the lists go.
-
-    Raises:
-        UserError: there is no finished run, a setting does not exist, would need another run or does not fit the data.
-    """
-    session = open_run(Path(run), changes)
-    check_fit(session.recipe, session.dataset)
-    check_installed(session.recipe)
-    settings, final = session.recipe.recommend, Stage(Path(run), "model")
-    found = protocols.recommend(session, settings, final, backbone_of(session), session.cases)
-    return metrics_of(session, found, ks)
 
 
 def open_run(root: Path, changes: Sequence[str] = ()) -> Session:

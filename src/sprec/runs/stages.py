@@ -298,11 +298,16 @@ def preference(settings: Prefer) -> Objective:
     return Objective(loss)
 
 
-def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
-    """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
-    recipe = session.recipe
-    needs = needs_of(recipe.recommend)
-    depends = {
+def evaluation_depends(session: Session, policy: Stage, start: Stage) -> dict[str, Any]:
+    """What decides the lists and metrics of an evaluation.
+
+    Args:
+        session: the run, with the settings of the evaluation.
+        policy: the model.
+        start: what grounds titles.
+    """
+    needs = needs_of(session.recipe.recommend)
+    return {
         "policy": policy.key if Need.MODEL in needs else None,
         "backbone": start.key if Need.GROUNDER in needs else None,
         "encoder": session.encoder_content if Need.GROUNDER in needs else None,
@@ -310,6 +315,11 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         "genres": list(session.dataset.genres),
         **session.depends(Part.EVALUATE),
     }
+
+
+def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
+    """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
+    recipe = session.recipe
 
     def make(folder: Path) -> str:
         examples = session.cases
@@ -322,7 +332,7 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
         shown = ("HR@5", "DivRatio@1", "ORRatio@1", "MGU@1", "ExactTitles")
         return "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
 
-    stage = session.store.stage(f"evaluate-{name}", depends, make)
+    stage = session.store.stage(f"evaluate-{name}", evaluation_depends(session, policy, start), make)
     if session.store.dry:
         return {}
     metrics: dict[str, float] = json.loads((stage.folder / "metrics.json").read_text("utf-8"))

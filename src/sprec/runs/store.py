@@ -22,7 +22,8 @@ from sprec.system.errors import UserError
 from sprec.system.progress import say
 
 RECIPE = "recipe.json"
-_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", "model", "backbone", "sasrec")
+EVALUATIONS = "evaluations"
+_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", "model", "backbone", "sasrec", EVALUATIONS)
 """What a run writes into."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""

@@ -1,17 +1,16 @@
-"""Finished runs side by side, with intervals: which differences are real."""
+"""Finished runs, and lists from anywhere, side by side, with intervals: which differences are real."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sprec.config import Part, Recipe
-from sprec.data import Catalog, Dataset
+from sprec.data import Dataset
 from sprec.evaluation import (
-    CUTOFFS,
     Bootstrap,
     Cases,
     Table,
@@ -24,15 +23,19 @@ from sprec.evaluation import (
     table_of_methods,
 )
 from sprec.recommend.protocols import words_of
-from sprec.runs.cases import cases_of
+from sprec.runs.evaluations import folder_of, is_kept, kept
 from sprec.runs.health import EXACT
 from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import load_results
 from sprec.runs.recommender import read_run
-from sprec.runs.stages import RECOMMENDATIONS, measured, read_recommendations
+from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
+from sprec.study.lists import Lists, read_lists
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
+
+Key = tuple[str, str]
+"""A method, and how it recommends in words; of lists from a file their name and nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +43,51 @@ class Evaluation:
     """One evaluation of a run.
 
     Attributes:
-        run: the run directory.
+        place: the run, or the folder of the evaluation.
         recipe: its settings.
+        dataset: its data.
         method: what was evaluated: the run's method, or the model that it started from.
         key: of all that decides the lists.
-        cases: the measured cases.
+        lists: for the first cases of the split.
     """
 
-    run: Path
+    place: Path
     recipe: Recipe
+    dataset: Dataset
     method: str
     key: str
-    cases: Cases
+    lists: Lists
 
     @property
     def how(self) -> str:
         """How it recommends, in words."""
         return words_of(self.recipe.recommend)
 
+    @property
+    def test(self) -> tuple[str, str, int]:
+        """What the lists are for: data, split, number of cases."""
+        return self.dataset.hash, self.recipe.split, len(self.lists.rows)
 
-def compare_runs(runs: Sequence[Path], resamples: int = 2000, metrics: str | None = None) -> tuple[Table, Table]:
+
+def compare_runs(
+    paths: Sequence[Path],
+    resamples: int = 2000,
+    metrics: str | None = None,
+    dataset: Dataset | None = None,
+    split: str = "test",
+) -> tuple[Table, Table]:
     """Compare runs over the same test cases: the seeds of one method and protocol together, paired by seed.
 
     The SFT model that the runs start from is compared too, as ``bigrec``; it is the reference of the differences, by
-    the same protocol where it was evaluated by that.
+    the same protocol where it was evaluated by that. Without it the first one is. Lists from a file, which have no
+    seeds, are paired with every seed of the others; then the cases that all have count.
 
     Args:
-        runs: finished runs.
+        paths: finished runs, folders in which ``evaluate_run`` kept lists, files of lists (:func:`read_lists`).
         resamples: bootstrap replicates.
         metrics: names with commas, or ``all`` (:func:`selected`); by default the paper's and ExactTitles.
+        dataset: of files; that of the runs where there are any.
+        split: of files, likewise.
 
     Returns:
         The metrics with 95% intervals, and the paired differences over the seeds that both methods have. Both have a
@@ -76,14 +95,19 @@ def compare_runs(runs: Sequence[Path], resamples: int = 2000, metrics: str | Non
 
     Raises:
         UserError: a run is not finished, runs differ in data or cases, runs of one method differ in more than the
-            seed, a method shares no seed with its reference, or a metric cannot be measured.
+            seed, a method shares no seed with its reference, a file does not fit the data or has no case that all
+            have, or a metric cannot be measured.
     """
-    if len({_test_of(run) for run in runs}) > 1:
-        raise UserError("the runs differ in data, split or number of cases; compare runs over the same test cases")
-    groups = _grouped(runs, cutoffs(metrics))
-    one = len({how for _, how in groups}) == 1
-    names = {key: key[0] if one else ", ".join(key) for key in groups}
-    cases = {names[key]: {seed: found.cases for seed, found in own.items()} for key, own in groups.items()}
+    evaluations = {path: evaluations_of(path) for path in paths if not path.is_file()}
+    data, split = _data([one for own in evaluations.values() for one in own], dataset, split)
+    lists = _lists(paths, evaluations, data, split)
+    rows = _common([own for seeds in lists.values() for own in seeds.values()])
+    ways = list(dict.fromkeys(how for _, how in lists if how))
+    names = {key: key[0] if len(ways) < 2 or not key[1] else ", ".join(key) for key in lists}
+    cases = {
+        names[key]: {seed: own.cases(data, split, rows, cutoffs(metrics)) for seed, own in seeds.items()}
+        for key, seeds in lists.items()
+    }
     wanted = selected(
         metrics, dict.fromkeys(name for own in cases.values() for c in own.values() for name in measurable(c))
     )
@@ -93,18 +117,68 @@ def compare_runs(runs: Sequence[Path], resamples: int = 2000, metrics: str | Non
     }
     references = _references(names)
     _require_common_seeds(sampled, references)
-    how = f"{next(iter(groups))[1]}; " if one else ""
-    seeds = "; ".join(f"{name} {', '.join(map(str, own.training_seeds))}" for name, own in sampled.items())
-    against = " and ".join(dict.fromkeys(references.values()))
-    titles = (
-        f"{how}mean and 95% interval (seeds of {seeds})",
-        f"{how}difference to {against}, over the seeds that both have",
-    )
     unsound = _unsound(cases)
     judged: dict[str, Any] = {"metrics": wanted, "unsound": unsound, "note": _not_fair(unsound)}
+    titles = _titles(names, sampled, references, len(rows))
     return (
         table_of_methods(sampled, titles[0], **judged),
         table_of_differences(sampled, references, titles[1], **judged),
+    )
+
+
+def _data(found: Sequence[Evaluation], dataset: Dataset | None, split: str) -> tuple[Dataset, str]:
+    """The data and the split that everything is about."""
+    if len({one.test for one in found}) > 1:
+        raise UserError("the runs differ in data, split or number of cases; compare runs over the same test cases")
+    if found and dataset is not None and dataset.hash != found[0].dataset.hash:
+        raise UserError(f"{found[0].place} is of other data than {dataset.name}; leave out --data")
+    if found:
+        return found[0].dataset, found[0].recipe.split
+    if dataset is None:
+        raise UserError("lists in files are about the cases of a dataset: name it, --data DATASET")
+    return dataset, split
+
+
+def _lists(
+    paths: Sequence[Path], evaluations: Mapping[Path, Sequence[Evaluation]], data: Dataset, split: str
+) -> dict[Key, dict[int, Lists]]:
+    """(method, how it recommends) to lists by seed, in the order of the paths."""
+    groups = _grouped([one for own in evaluations.values() for one in own])
+    seeds = sorted({seed for group in groups.values() for seed in group}) or [0]
+    taken = [key[0] for key in groups] + [path.stem for path in paths]
+    found: dict[Key, dict[int, Lists]] = {}
+    for path in paths:
+        if path in evaluations:
+            found |= {(e.method, e.how): groups[e.method, e.how] for e in evaluations[path]}
+        else:
+            name = path.stem if taken.count(path.stem) == 1 else str(path)
+            found[name, ""] = dict.fromkeys(seeds, read_lists(path, data, split))
+    return found
+
+
+def _common(lists: Sequence[Lists]) -> np.ndarray:
+    """The rows that all lists have."""
+    rows = reduce(np.intersect1d, [own.rows for own in lists])
+    if not len(rows):
+        raise UserError("no case is in all of the lists")
+    most = max(len(own.rows) for own in lists)
+    if len(rows) < most:
+        say(f"{len(rows):,} cases are in all lists, {most:,} in the longest ones; these {len(rows):,} are compared")
+    return rows
+
+
+def _titles(
+    names: Mapping[Key, str], sampled: Mapping[str, Bootstrap], references: Mapping[str, str], cases: int
+) -> tuple[str, str]:
+    """Titles of the two tables: how all recommend where that is one way, who is compared with whom over what."""
+    ways = list(dict.fromkeys(how for _, how in names if how))
+    how = f"{ways[0]}; " if len(ways) == 1 else ""
+    trained = [name for (_, way), name in names.items() if way]
+    seeds = "; ".join(f"{name} {', '.join(map(str, sampled[name].training_seeds))}" for name in trained)
+    against = " and ".join(dict.fromkeys(references.values()))
+    return (
+        f"{how}mean and 95% interval ({f'seeds of {seeds}' if seeds else f'{cases:,} cases'})",
+        f"{how}difference to {against}, over {'the seeds that both have' if seeds else 'the same cases'}",
     )
 
 
@@ -127,21 +201,19 @@ def _not_fair(unsound: Mapping[str, float]) -> str:
     )
 
 
-def _grouped(runs: Sequence[Path], ks: Sequence[int]) -> dict[tuple[str, str], dict[int, Evaluation]]:
-    """(method, how it recommends) to its first and last evaluations by seed, in the order of the seeds.
+def _grouped(found: Sequence[Evaluation]) -> dict[Key, dict[int, Lists]]:
+    """(method, how it recommends) to its lists by seed, in the order of the seeds.
 
     Raises:
         UserError: two runs of one group differ in more than the seed.
     """
-    groups: dict[tuple[str, str], dict[int, Evaluation]] = {}
-    for run in runs:
-        for index in dict.fromkeys((0, len(load_results(run)) - 1)):
-            found = evaluation_of(run, index, ks)
-            own = groups.setdefault((found.method, found.how), {})
-            for other in own.values():
-                _require_same_settings(found, other)
-            own.setdefault(found.recipe.seed, found)
-    return {key: dict(sorted(own.items())) for key, own in groups.items()}
+    groups: dict[Key, dict[int, Evaluation]] = {}
+    for one in found:
+        own = groups.setdefault((one.method, one.how), {})
+        for other in own.values():
+            _require_same_settings(one, other)
+        own.setdefault(one.recipe.seed, one)
+    return {key: {seed: own[seed].lists for seed in sorted(own)} for key, own in groups.items()}
 
 
 def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
@@ -159,19 +231,19 @@ def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
         what = f"with the same seed {one.recipe.seed}"
     if what:
         raise UserError(
-            f"{other.run} and {one.run} have {one.method} ({one.how}) in common but differ {what}; "
+            f"{other.place} and {one.place} have {one.method} ({one.how}) in common but differ {what}; "
             "runs of one method are pooled as its seeds: compare these apart"
         )
 
 
-def _references(names: Mapping[tuple[str, str], str]) -> dict[str, str]:
-    """Name of each method to the name of its reference: bigrec by the same protocol, else the first bigrec."""
+def _references(names: Mapping[Key, str]) -> dict[str, str]:
+    """Name of each method to the name of its reference: bigrec by the same protocol, else the first bigrec.
+
+    The first of all where there is no bigrec.
+    """
     first = next((key for key in names if key[0] == "bigrec"), next(iter(names)))
-    found = {}
-    for key, name in names.items():
-        same = (first[0], key[1])
-        found[name] = names[first if same not in names else same]
-    return found
+    alike = {key[1]: name for key, name in names.items() if key[0] == "bigrec"}
+    return {name: alike.get(key[1], names[first]) for key, name in names.items()}
 
 
 def _require_common_seeds(sampled: Mapping[str, Bootstrap], references: Mapping[str, str]) -> None:
@@ -183,117 +255,27 @@ def _require_common_seeds(sampled: Mapping[str, Bootstrap], references: Mapping[
             )
 
 
-def _test_of(run: Path) -> tuple[str, int, str]:
-    recipe, dataset = read_run(run)
-    return dataset.hash, recipe.cases, recipe.split
-
-
-def evaluation_of(run: Path, index: int, ks: Sequence[int]) -> Evaluation:
-    """One evaluation of a run.
+def evaluations_of(folder: Path) -> list[Evaluation]:
+    """The first and the last evaluation of a run, or the one that was kept in a folder.
 
     Args:
-        run: the run directory.
-        index: place of the evaluation in ``metrics.json``.
-        ks: cut-offs of the metrics.
+        folder: the run directory, or a folder of its ``evaluations``.
 
     Raises:
-        UserError: the run is not finished.
+        UserError: the run is not finished, or something is damaged or outdated.
     """
-    recipe, dataset = read_run(run)
-    result = load_results(run)[index]
-    folders = sorted((run / "stages").glob(f"*-evaluate-{result.stage}-{result.iteration}"))
-    if not folders:
-        raise UserError(f"{run} has no evaluation of {result.stage} {result.iteration}; run it again")
-    problem = storage.verify(folders[-1])
-    if problem:
-        raise UserError(f"{problem}; the same sprec run command repairs it")
-    found = read_recommendations(folders[-1] / RECOMMENDATIONS)
-    test = dataset.splits[recipe.split][: recipe.cases]
-    cases = cases_of(found.items, test, dataset, ks, found.titles or found.samples)
-    return Evaluation(run, recipe, result.method, str(storage.read_manifest(folders[-1])["key"]), cases)
+    if is_kept(folder):
+        recipe, dataset, key = kept(folder)
+        return [Evaluation(folder, recipe, dataset, recipe.method, key, _read(folder))]
+    recipe, dataset = read_run(folder)
+    results, found = load_results(folder), []
+    for index in dict.fromkeys((0, len(results) - 1)):
+        stage = folder_of(folder, results[index])
+        key = str(storage.read_manifest(stage)["key"])
+        found.append(Evaluation(folder, recipe, dataset, results[index].method, key, _read(stage)))
+    return found
 
 
-def score_lists(file: Path, dataset: Dataset, split: str = "test", ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """The metrics of the lists in a file (:func:`read_lists`), over the cases that it covers.
-
-    Args:
-        file: the lists.
-        dataset: its catalogue and cases.
-        split: the cases are rows of it.
-        ks: cut-offs, as far as the lists go.
-
-    Raises:
-        UserError: the file does not fit the split, or there is no such split.
-    """
-    if split not in dataset.splits or not len(dataset.splits[split]):
-        raise UserError(f"{dataset.name} has no examples in a split {split!r}")
-    catalog, rows = dataset.catalog, dataset.splits[split]
-    cases, lists = read_lists(file, catalog, len(rows), split)
-    if len(cases) < len(rows):
-        say(
-            f"{len(cases):,} of the {len(rows):,} cases of {split} are covered; DivRatio and ORRatio depend on how many"
-        )
-    _say_repeats(lists)
-    return measured(lists, rows.take(cases), dataset, ks)
-
-
-def _say_repeats(lists: np.ndarray) -> None:
-    ordered = np.sort(lists, axis=1)
-    repeats = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
-    if repeats.any():
-        say(f"! {repeats.sum():,} lists name an item more than once; each time counts as a recommendation")
-
-
-def read_lists(file: Path, catalog: Catalog, cases: int, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
-    """Anyone's top-k lists: JSON lines with ``case`` (row of the split) and ``items`` (ids or titles).
-
-    Returns:
-        The cases that the file covers, ascending, (n,), and their lists, (n, k), filled with -1.
-
-    Raises:
-        UserError: an unreadable line, an unknown case or item; the message names the line.
-    """
-    lists: dict[int, list[int]] = {}
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            case, items = _read_line(line, f"{file}, line {number}", catalog, cases, split)
-            if case in lists:
-                raise UserError(f"{file}, line {number}: case {case} occurs twice")
-            lists[case] = items
-    if not lists:
-        raise UserError(f"{file} has no recommendations")
-    width = max(map(len, lists.values()))
-    rows = np.array(sorted(lists))
-    return rows, np.array([lists[row] + [-1] * (width - len(lists[row])) for row in rows.tolist()])
-
-
-def _read_line(line: str, where: str, catalog: Catalog, cases: int, split: str) -> tuple[int, list[int]]:
-    try:
-        entry = json.loads(line)
-        case, items = entry["case"], entry["items"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f'{where}: not a JSON object with "case" and "items"') from error
-    if type(case) is not int or not 0 <= case < cases:
-        raise UserError(f"{where}: case {case!r} is not a row of the {split} split (0 to {cases - 1})")
-    if not isinstance(items, list) or not items:
-        raise UserError(f'{where}: "items" must be a list of ids or titles')
-    found = []
-    for item in items:
-        if isinstance(item, str):
-            found.append(_find(item, catalog, where))
-        elif type(item) is int and 0 <= item < len(catalog):
-            found.append(item)
-        else:
-            raise UserError(f"{where}: there is no item {item!r}")
-    return case, found
-
-
-def _find(title: str, catalog: Catalog, where: str) -> int:
-    try:
-        return catalog.find(title)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+def _read(folder: Path) -> Lists:
+    found = read_recommendations(folder / RECOMMENDATIONS)
+    return Lists(np.arange(len(found.items)), found.items, found.titles or found.samples)

@@ -22,6 +22,7 @@ from sprec.config import SCHEMA, HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.evaluation import CUTOFFS, Cases
 from sprec.runs.cases import cases_of
+from sprec.runs.evaluations import folder_of
 from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
@@ -221,12 +222,7 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
         UserError: the run is not finished, or its last lists are damaged.
     """
     results = load_results(run)
-    last = results[-1]
-    folders = sorted((run / "stages").glob(f"*-evaluate-{last.stage}-{last.iteration}"))
-    problem = storage.verify(folders[-1]) if folders else f"{run} has no evaluation of {last.stage} {last.iteration}"
-    if problem:
-        raise UserError(f"{problem}; the same command repairs it")
-    lists = read_recommendations(folders[-1] / RECOMMENDATIONS).items
+    lists = read_recommendations(folder_of(run, results[-1]) / RECOMMENDATIONS).items
     return Record(key, lists, results, seconds, precision, weights_of(run))
 
 
