@@ -11,7 +11,7 @@ from test_scoring import load
 from torch import Tensor
 
 from sprec.engine.decode.constrained import Adjust, Leaves, Search, best_leaves
-from sprec.engine.decode.trie import Children, Trie
+from sprec.engine.decode.trie import Children, Closed, Trie
 from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.model.policy import Policy
 from sprec.engine.train.scoring import score
@@ -173,15 +173,18 @@ def test_every_search_ends_even_when_the_model_knows_nothing(checkpoint: Callabl
     assert not found.certain.any()
 
 
-def test_banned_leaves_make_room_for_the_next(checkpoint: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("width", [5, 8])
+def test_closed_leaves_make_room_for_the_next(checkpoint: Callable[[str], Path], width: int) -> None:
     policy = sharpened(load(checkpoint("gpt2")))
     sequences, asked = titles(policy), prompts(4, 4)
     trie, scores = Trie.of(sequences), brute_force(policy, asked, sequences)
     gone = np.argsort(-scores, axis=1)[:, [0, 2, 3]]
-    banned = torch.full((4, 4), -1)
-    banned[:, 1:] = trie.leaf[torch.from_numpy(gone)]
-    found = best_leaves(policy, asked, trie, Search(5, 8, EXACT), banned=banned, budget=1)
+    barred = np.isin(np.arange(len(sequences)), np.argsort(-scores[0])[4:9])
+    own = np.sort(np.where(barred[gone], len(sequences), gone), axis=1)
+    closed = Closed.of(trie, torch.from_numpy(own), torch.from_numpy(barred))
+    found = best_leaves(policy, asked, trie, Search(5, width, EXACT), closed=closed, budget=1)
     np.put_along_axis(scores, gone, -np.inf, axis=1)
+    scores[:, barred] = -np.inf
     check(found, trie, scores, 5)
 
 

@@ -1,6 +1,6 @@
 """What lists leave out: the history and, with an item, all that carry its title."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,4 +32,7 @@ def test_protocols_leave_out_the_film_just_seen_under_its_other_id() -> None:
     unasked: dict[str, Any] = {field.name: None for field in fields(Context)}
     given = {"examples": cases, "settings": Recommend(exclude_history=True), "items": 3, "twins": catalog.twins}
     context = Context(**unasked | given)
-    assert [[item for item in row if item < 3] for row in context.excluded.tolist()] == [[0, 2], [1]]
+    assert [[item for item in row if item < 3] for row in context.excluded.own.tolist()] == [[0, 2], [1]]
+    filtered = replace(context, barred=np.array([False, True, False]), blocked=np.array([[2, 0], [2, 3]]))
+    assert [sorted({*row} - {3}) for row in filtered.excluded.own.tolist()] == [[0, 2], [2]]
+    assert filtered.excluded.room.tolist() == [0, 1]

@@ -6,11 +6,10 @@ import pytest
 
 from sprec.data import Split
 from sprec.data.readers.sprec import read
-from sprec.methods.exclusion import excluded_items, nothing_excluded
+from sprec.methods.exclusion import Excluded, excluded_items, nothing_excluded
 from sprec.methods.histories import item_counts
 from sprec.methods.knn import ItemKnn, Settings
 from sprec.methods.trivial import popular_top_k
-from sprec.system.errors import UserError
 
 RANDOM = np.random.default_rng(0)
 
@@ -82,18 +81,19 @@ def test_beats_popularity_on_movielens(shared_data: Path) -> None:
     items = len(data.catalog)
     knn = ItemKnn.count(data.train, items, Settings())
     found = np.argsort(-knn.log_probs(data.valid), axis=1, kind="stable")[:, :5]
-    popular = popular_top_k(item_counts(data.train, items), nothing_excluded(len(data.valid), items), 5)
+    popular = popular_top_k(
+        item_counts(data.train, items), Excluded.of(nothing_excluded(len(data.valid), items), items), 5
+    )
     hits = [(top == data.valid.targets[:, None]).any(1).mean() for top in (found, popular)]
     assert hits[0] > 2 * hits[1]
 
 
 def test_top_k_equals_a_stable_sort_with_and_without_history() -> None:
     knn, asked = ItemKnn.count(random_split(20, 60), 20, Settings()), random_split(20, 300)
-    plain = knn.top_k(asked, 4, excluded_items(asked, 20, history=False, target=False))
-    unseen = knn.top_k(asked, 4, excluded_items(asked, 20, history=True, target=False))
+    plain, log_probs = knn.top_k(asked, 4, Excluded.of(excluded_items(asked, 20, history=False, target=False), 20))
+    unseen, _ = knn.top_k(asked, 4, Excluded.of(excluded_items(asked, 20, history=True, target=False), 20))
     for row, (p, (history, _)) in enumerate(zip(knn.log_probs(asked), asked, strict=True)):
         order = np.argsort(-p, kind="stable").tolist()
         assert plain[row].tolist() == order[:4]
+        assert log_probs[row].tolist() == p[order[:4]].tolist()
         assert unseen[row].tolist() == [item for item in order if item not in history][:4]
-    with pytest.raises(UserError, match="cannot find 21 different items"):
-        knn.top_k(asked, 21, excluded_items(asked, 20, history=False, target=False))

@@ -12,7 +12,7 @@ from sprec.config import HuggingFace, Recommend
 from sprec.data import Catalog, Split, Wording
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy, load_huggingface
-from sprec.methods.exclusion import excluded_items
+from sprec.methods.exclusion import Excluded, excluded_items
 from sprec.prompts import PromptBuilder, parse_title
 from sprec.recommend.consensus import rank_votes, recommend_by_consensus
 from sprec.recommend.encoders import tfidf
@@ -36,19 +36,28 @@ def asked(policy: Policy, cases: Split) -> list[list[int]]:
     return policy.encode_prompts([builder.prompt(example.history) for example in cases])
 
 
-def consensus(policy: Policy, cases: Split, k: int, *, exclude: bool = False) -> Recommendations:
+def consensus(
+    policy: Policy, cases: Split, k: int, *, exclude: bool = False, barred: np.ndarray | None = None
+) -> Recommendations:
     settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=k, max_new_tokens=6, temperature=0.7)
-    excluded = excluded_items(cases, len(TITLES), history=exclude, target=False)
+    own = excluded_items(cases, len(TITLES), history=exclude, target=False)
+    excluded = Excluded.of(own, len(TITLES), barred)
     return recommend_by_consensus(policy, asked(policy, cases), excluded, GROUNDER, settings, 8192, SEED)
 
 
-def votes(policy: Policy, cases: Split) -> list[list[tuple[int, float, str]]]:
+def near(title: str) -> list[int]:
+    """All items, nearest first."""
+    ranked: list[int] = GROUNDER.top_k([title], len(TITLES))[0].tolist()
+    return ranked
+
+
+def votes(policy: Policy, cases: Split, bars: set[int]) -> list[list[tuple[int, float, str]]]:
     """Item, log-probability and title of every sample of each case."""
     decoding = Decoding("sample", max_new_tokens=6, count=SAMPLES, temperature=0.7, seed=SEED)
     found = []
     for answer in generate(policy, asked(policy, cases), decoding):
         titles = [parse_title(text) for text in policy.decode([completion.tokens for completion in answer])]
-        items = [int(GROUNDER.top_k([title], 1)[0, 0]) for title in titles]
+        items = [next(item for item in near(title) if item not in bars) for title in titles]
         found.append(list(zip(items, [completion.log_prob for completion in answer], titles, strict=True)))
     return found
 
@@ -58,8 +67,7 @@ def by_hand(sampled: list[tuple[int, float, str]], banned: set[int], k: int) -> 
     best = {item: max(value for other, value, _ in sampled if other == item) for item in count}
     ranked = [item for item in sorted(count, key=lambda i: (-count[i], -best[i], i)) if item not in banned][:k]
     first = ranked[0] if ranked else sampled[0][0]
-    nearest = GROUNDER.top_k([TITLES[first]], len(TITLES))[0].tolist()
-    return (ranked + [item for item in nearest if item not in banned and item not in ranked])[:k]
+    return (ranked + [item for item in near(TITLES[first]) if item not in banned and item not in ranked])[:k]
 
 
 def test_votes_first_then_the_most_probable_sample_then_the_id() -> None:
@@ -70,26 +78,32 @@ def test_votes_first_then_the_most_probable_sample_then_the_id() -> None:
 
 
 @pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("bars", [set(), {0, 3, 4, 7, 10}])
 @pytest.mark.parametrize("k", [1, 3, 8])
-def test_lists_equal_a_naive_count(policy: Policy, k: int, exclude: bool) -> None:
+def test_lists_equal_a_naive_count(policy: Policy, k: int, bars: set[int], exclude: bool) -> None:
     """At k = 8 no case has enough different votes: the rest is near the first one."""
-    found = consensus(policy, CASES, k, exclude=exclude)
-    sampled = votes(policy, CASES)
+    found = consensus(policy, CASES, k, exclude=exclude, barred=np.isin(np.arange(len(TITLES)), sorted(bars)))
+    sampled = votes(policy, CASES, bars)
     assert max(len({item for item, _, _ in own}) for own in sampled) < 8
     expected = [
-        by_hand(own, set(example.history) if exclude else set(), k) for own, example in zip(sampled, CASES, strict=True)
+        by_hand(own, bars | set(example.history if exclude else ()), k)
+        for own, example in zip(sampled, CASES, strict=True)
     ]
-    assert found.items.tolist() == expected
+    assert found.items.tolist() == [(own + [-1] * k)[:k] for own in expected]
+    shares = [[sum(item == voted for voted, _, _ in own) / SAMPLES for item in best] for own, best in
+              zip(sampled, expected, strict=True)]  # fmt: skip
+    assert found.scores is not None
+    assert found.scores.tolist() == [(own + [-np.inf] * k)[:k] for own in shares]
     assert found.samples == [title for own in sampled for _, _, title in own]
     assert found.titles == []
 
 
 def test_a_case_whose_votes_are_all_of_the_history_gets_what_is_near_them(policy: Policy) -> None:
     cases = Split.of([([1, 2], 5)])
-    (sampled,) = votes(policy, cases)
+    (sampled,) = votes(policy, cases, set())
     voted = {item for item, _, _ in sampled}
     settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=3, max_new_tokens=6, temperature=0.7)
-    all_banned = np.array([[*sorted(voted), len(TITLES)]])
+    all_banned = Excluded.of(np.array([[*sorted(voted), len(TITLES)]]), len(TITLES))
     prompt = asked(policy, cases)
     found = recommend_by_consensus(policy, prompt, all_banned, GROUNDER, settings, 8192, SEED)
     assert found.items.tolist() == [by_hand(sampled, voted, 3)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sprec.data import Catalog, Split
-from sprec.methods.exclusion import excluded_items
+from sprec.methods.exclusion import Excluded, excluded_items
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.grounding import Grounder
 from sprec.system.errors import UserError
@@ -43,16 +43,17 @@ def test_items_that_share_a_title_are_all_found() -> None:
 
 def test_excluded_items_are_skipped_case_by_case() -> None:
     grounder = Grounder(NUMBERS, Catalog.of(["1", "2", "3", "4", "5"]))
-    exclude = np.array([[0, 5], [5, 5], [1, 2]])
+    exclude = Excluded.of(np.array([[0, 5], [5, 5], [1, 2]]), 5)
     assert grounder.top_k(["1", "1", "1"], 2, exclude).tolist() == [[1, 2], [0, 1], [0, 3]]
 
 
-def test_more_items_than_the_catalog_has_is_one_clear_line() -> None:
+def test_lists_end_where_no_more_is_left() -> None:
     grounder = Grounder(NUMBERS, Catalog.of(["1", "2", "3"]))
-    with pytest.raises(UserError, match="cannot find 4 different items: of the catalog's 3 only 3 are left"):
-        grounder.top_k(["1"], 4)
-    with pytest.raises(UserError, match="cannot find 2 different items: of the catalog's 3 only 1 are left"):
-        grounder.top_k(["1"], 2, np.array([[0, 1, 3]]))
+    assert grounder.top_k(["1"], 4).tolist() == [[0, 1, 2, -1]]
+    items, distances = grounder.nearest(["1", "3"], 2, Excluded.of(np.array([[0, 3], [1, 3]]), 3, np.arange(3) == 1))
+    assert items.tolist() == [[2, -1], [2, 0]]
+    assert distances.tolist() == [[2, np.inf], [0, 2]]
+    assert grounder.top_k(["2"], 1, Excluded.of(np.full((1, 1), 3), 3, np.ones(3, dtype=bool))).tolist() == [[-1]]
     assert grounder.top_k(["2"], 3).tolist() == [[1, 0, 2]]
 
 
@@ -81,19 +82,19 @@ def test_equal_texts_are_encoded_once() -> None:
 @given(
     st.lists(st.integers(0, 9), min_size=6, max_size=30),
     st.lists(st.tuples(st.integers(0, 9), st.sets(st.integers(0, 5), max_size=3)), min_size=1, max_size=6),
+    st.sets(st.integers(0, 29)),
 )
 def test_equals_brute_force_with_duplicates_and_exclusions(
-    titles: list[int], cases: list[tuple[int, set[int]]]
+    titles: list[int], cases: list[tuple[int, set[int]]], bars: set[int]
 ) -> None:
     grounder = Grounder(NUMBERS, Catalog.of(map(str, titles)))
-    exclude = excluded_items(
-        Split.of((sorted(banned), 0) for _, banned in cases), len(titles), history=True, target=False
-    )
-    found = grounder.top_k([str(query) for query, _ in cases], 3, exclude)
+    own = excluded_items(Split.of((sorted(banned), 0) for _, banned in cases), len(titles), history=True, target=False)
+    barred = np.isin(np.arange(len(titles)), sorted(bars))
+    found = grounder.top_k([str(query) for query, _ in cases], 3, Excluded.of(own, len(titles), barred))
     for row, (query, banned) in zip(found.tolist(), cases, strict=True):
         distances = np.abs(np.array(titles) - query)
-        ranking = [item for item in np.argsort(distances, kind="stable").tolist() if item not in banned]
-        assert row == ranking[:3]
+        ranking = [item for item in np.argsort(distances, kind="stable").tolist() if item not in banned | bars]
+        assert row == (ranking + [-1] * 3)[:3]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import typer
 
 from sprec.cli import backbone, data, runs
 from sprec.cli.bench import bench
+from sprec.cli.recommend import recommend
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
 from sprec.system import threads
@@ -25,6 +26,7 @@ app.add_typer(runs.recipes, name="recipes")
 app.add_typer(backbone.app, name="backbone")
 for command in runs.COMMANDS:
     app.command()(command)
+app.command()(recommend)
 app.command()(reproduce)
 app.command()(theory)
 app.command()(bench)

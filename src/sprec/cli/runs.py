@@ -1,4 +1,4 @@
-"""``sprec run`` and what is done with runs: evaluate, score, compare, recommend; recipes and doctor."""
+"""``sprec run`` and what is done with runs: evaluate, score, compare; recipes and doctor."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -160,32 +160,6 @@ def compare(
         typer.echo(f"wrote {file}")
 
 
-def recommend(
-    run: Annotated[Path, typer.Argument(help="Run directory.")],
-    history: Annotated[list[str], typer.Option("--history", help="A title of the history, oldest first; repeatable.")],
-    k: Annotated[int, typer.Option("-k", help="Number of recommendations.")] = 5,
-    set: Set = None,
-    json: Json = False,
-) -> None:
-    """Recommend items for a history; --set recommend.protocol=exact --json adds log-probabilities."""
-    from json import dumps
-
-    from sprec.runs import Recommender
-
-    quiet()
-    recommender = Recommender.load(run, set or [])
-    found = recommender.recommendations([list(history)], k)
-    items = [item for item in found.items[0].tolist() if item >= 0]  # -1: there is no further one
-    entries = [{"item": item, "title": recommender.catalog.titles[item]} for item in items]
-    if found.log_probs is not None:
-        entries = [e | {"log_prob": value} for e, value in zip(entries, found.log_probs[0].tolist(), strict=False)]
-    if json:
-        typer.echo(dumps(entries))
-        return
-    for rank, entry in enumerate(entries, start=1):
-        typer.echo(f"{rank:>3}. {entry['title']}")
-
-
 def doctor() -> None:
     """Show versions, devices and missing extras."""
     from sprec.system.doctor import report
@@ -208,7 +182,7 @@ def _print_metrics(found: dict[str, float], asked: str | None, name: str, as_jso
     print_table(table_of_values({name: found}, title, shown, mark=False))
 
 
-COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, recommend, doctor]
+COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, doctor]
 
 
 @recipes.command("ls")

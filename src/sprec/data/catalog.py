@@ -61,6 +61,20 @@ class Catalog:
         return ids
 
     @cached_property
+    def by_source_id(self) -> dict[str, int]:
+        """The id that an item had where it came from, to its id here."""
+        return {source: item for item, source in reversed(list(enumerate(self.source_ids)))}
+
+    def locate(self, name: str) -> int | None:
+        """The item with this source id, or else with this title; None if there is neither.
+
+        Args:
+            name: a source id, or a title as :meth:`lookup` takes it.
+        """
+        found = self.by_source_id.get(name)
+        return self.lookup(name) if found is None else found
+
+    @cached_property
     def items_of_title(self) -> dict[str, tuple[int, ...]]:
         """Title to the ids of all items that carry it, ascending."""
         ids: dict[str, list[int]] = {}

@@ -1,6 +1,7 @@
-"""Items that a list or a draw must not contain, row by row."""
+"""Items that a list or a draw must not contain, row by row, and those that no list may contain."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,16 +63,62 @@ def nothing_excluded(rows: int, items: int) -> np.ndarray:
     return np.full((rows, 1), items)
 
 
-def is_excluded(rows: np.ndarray, ids: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """Whether each item is excluded in its row; what pads ``excluded`` is.
+@dataclass(frozen=True)
+class Excluded:
+    """What the lists of n cases leave out. To all methods a barred item is as if the catalog did not have it.
 
-    Args:
-        rows: row of each item, any shape that broadcasts to that of ``ids``.
-        ids: the items, any shape.
-        excluded: of :func:`excluded_items`.
+    Attributes:
+        own: what each case leaves out beside the barred items, in the form of :func:`excluded_items`, shape (n, width).
+        barred: which items no list may contain, shape (items,), bool.
     """
-    span = int(max(ids.max(initial=0), excluded.max(initial=0))) + 1
-    return np.isin(ids + span * rows, excluded + span * np.arange(len(excluded))[:, None])
+
+    own: np.ndarray
+    barred: np.ndarray
+
+    @classmethod
+    def of(cls, own: np.ndarray, items: int, barred: np.ndarray | None = None) -> "Excluded":
+        """Both parts, each item in one of them.
+
+        Args:
+            own: of :func:`excluded_items`, or such rows beside each other.
+            items: size of the catalog.
+            barred: items that no list may contain, shape (items,), bool; none by default.
+        """
+        if barred is None:
+            barred = np.zeros(items, dtype=bool)
+        return cls(_distinct(np.where(np.append(barred, False)[own], items, own), items), barred)
+
+    @property
+    def items(self) -> int:
+        """Size of the catalog."""
+        return len(self.barred)
+
+    @property
+    def most(self) -> int:
+        """The largest number of items that one case leaves out beside the barred ones."""
+        return int((self.own < self.items).sum(1).max(initial=0))
+
+    @property
+    def room(self) -> np.ndarray:
+        """How many items are left for each case, shape (n,)."""
+        left: np.ndarray = self.items - self.barred.sum() - (self.own < self.items).sum(1)
+        return left
+
+    def contains(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """Whether each item is excluded in its row.
+
+        Args:
+            rows: row of each item, any shape that broadcasts to that of ``ids``.
+            ids: the items, any shape.
+        """
+        span = self.items + 1
+        hit: np.ndarray = np.isin(ids + span * rows, self.own + span * np.arange(len(self.own))[:, None])
+        found: np.ndarray = hit | self.barred[ids]
+        return found
+
+    def take(self, rows: slice | list[int]) -> "Excluded":
+        """The same for some of the cases."""
+        return Excluded(self.own[rows], self.barred)
 
 
 def require_room(excluded: np.ndarray, items: int, k: int) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from sprec.data import Split
-from sprec.methods.exclusion import require_room
+from sprec.methods.exclusion import Excluded
 from sprec.methods.histories import item_counts, longest, padded
-from sprec.methods.ranking import top_columns
+from sprec.methods.ranking import at_places, top_columns
 
 _ROWS = 256  # examples scored at once
 
@@ -105,22 +105,23 @@ class ItemKnn:
         """Log-probabilities of all items for each example, shape (n, items)."""
         return np.concatenate([np.zeros((0, len(self.pop))), *self.batches(split)])
 
-    def top_k(self, split: Split, k: int, excluded: np.ndarray) -> np.ndarray:
-        """The ``k`` most probable items, ties by item id, shape (n, k).
+    def top_k(self, split: Split, k: int, excluded: Excluded) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` most probable items, ties by item id, and their log-probabilities.
 
         Args:
             split: the examples.
-            k: items per example.
-            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+            k: items per example, no more than the catalog has.
+            excluded: what each list leaves out.
 
-        Raises:
-            UserError: the catalog has fewer than ``k`` items left for some example.
+        Returns:
+            Items, -1 behind the last one, and log-probabilities, -inf there; both of shape (n, k).
         """
-        require_room(excluded, len(self.pop), k)
-        best = [np.zeros((0, k), dtype=np.int64)]
+        best, values = [np.zeros((0, k), dtype=np.int64)], [np.zeros((0, k))]
         for number, block in enumerate(self.batches(split)):
-            best.append(top_columns(block, k, excluded[number * _ROWS :][: len(block)]))
-        return np.concatenate(best)
+            rows = slice(number * _ROWS, number * _ROWS + len(block))
+            best.append(top_columns(block, k, excluded.take(rows)))
+            values.append(at_places(block, best[-1], -np.inf))
+        return np.concatenate(best), np.concatenate(values)
 
     def save(self, folder: Path) -> None:
         """Write ``knn.safetensors`` and ``knn.json`` into a folder."""

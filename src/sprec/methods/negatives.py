@@ -12,7 +12,7 @@ import numpy as np
 
 from sprec.config import Negatives, Recipe
 from sprec.data import Dataset, Split
-from sprec.methods.exclusion import excluded_items, require_room
+from sprec.methods.exclusion import Excluded, excluded_items, require_room
 from sprec.methods.histories import longest
 from sprec.methods.ranking import top_columns
 from sprec.methods.sampling import draw
@@ -95,7 +95,7 @@ def semantic(
     for start in range(0, len(split), step):
         rows = slice(start, start + step)
         scores = _mean_history(split[rows], unit) @ (-unit.T if least else unit.T)
-        best[rows] = top_columns(scores, pool, excluded[rows])
+        best[rows] = top_columns(scores, pool, Excluded.of(excluded[rows], items))
     if top is None:
         return best
     if rng is None or top < k:

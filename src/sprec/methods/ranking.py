@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from sprec.methods.exclusion import is_excluded
+from sprec.methods.exclusion import Excluded
 
 
-def top_columns(scores: np.ndarray, k: int, excluded: np.ndarray | None = None) -> np.ndarray:
+def top_columns(scores: np.ndarray, k: int, excluded: Excluded | None = None) -> np.ndarray:
     """Columns of the ``k`` highest scores of each row, best first, ties by column, shape (n, k).
 
     Args:
         scores: shape (n, columns).
-        k: columns per row.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`: columns to leave out of each row, at least ``k``
-            are left.
+        k: columns per row, no more than there are.
+        excluded: columns to leave out of each row; where fewer than ``k`` are left, -1 fills the row.
     """
     if excluded is not None:
         scores = without(scores, excluded)
@@ -21,18 +20,21 @@ def top_columns(scores: np.ndarray, k: int, excluded: np.ndarray | None = None) 
     order = np.lexsort((columns, -scores[rows, columns], rows))
     first = np.searchsorted(rows, np.arange(len(scores)))
     kept: np.ndarray = columns[order[first[:, None] + np.arange(k)]]
+    if excluded is not None:
+        kept[np.arange(k) >= excluded.room[:, None]] = -1
     return kept
 
 
-def without(scores: np.ndarray, excluded: np.ndarray) -> np.ndarray:
-    """The scores (n, columns) with -inf for what is excluded, a copy.
+def without(scores: np.ndarray, excluded: Excluded) -> np.ndarray:
+    """The scores with -inf for what is excluded, a copy, shape (n, columns).
 
     Args:
         scores: shape (n, columns).
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        excluded: columns to leave out of each row.
     """
-    padded = np.pad(scores, ((0, 0), (0, 1)))  # a column for what pads `excluded`
-    np.put_along_axis(padded, excluded, -np.inf, axis=1)
+    padded = np.pad(scores, ((0, 0), (0, 1)))  # a column for what pads the rows
+    np.put_along_axis(padded, excluded.own, -np.inf, axis=1)
+    padded[:, :-1][:, excluded.barred] = -np.inf
     return padded[:, :-1]
 
 
@@ -51,14 +53,38 @@ def sampled_columns(rng: np.random.Generator, log_probs: np.ndarray, k: int, tem
     return top_columns(log_probs / temperature + rng.gumbel(size=log_probs.shape), k)
 
 
-def first_allowed(ranked: np.ndarray, excluded: np.ndarray, k: int) -> np.ndarray:
-    """The first ``k`` items of each row that are not excluded there, shape (n, k).
+def first_allowed(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
+    """The first ``k`` items of each row that are not excluded there, -1 behind the last one, shape (n, k).
 
     Args:
-        ranked: items, best first, shape (n, m) with at least ``k`` allowed ones in each row.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        ranked: items, best first, shape (n, m).
+        excluded: what each row leaves out.
         k: items per row.
     """
-    hit = is_excluded(np.arange(len(ranked))[:, None], ranked, excluded)
+    return at_places(ranked, allowed_places(ranked, excluded, k), -1)
+
+
+def allowed_places(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
+    """Where the items of :func:`first_allowed` stand in their rows, -1 behind the last one, shape (n, k).
+
+    Args:
+        ranked: items, best first, shape (n, m).
+        excluded: what each row leaves out.
+        k: items per row.
+    """
+    hit = excluded.contains(np.arange(len(ranked))[:, None], ranked)
     order = np.argsort(hit, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(ranked, order, axis=1)
+    places = np.where(np.take_along_axis(hit, order, axis=1), -1, order)
+    return np.pad(places, ((0, 0), (0, k - places.shape[1])), constant_values=-1)
+
+
+def at_places(values: np.ndarray, places: np.ndarray, missing: float) -> np.ndarray:
+    """Values of each row at some places, shape (n, k).
+
+    Args:
+        values: shape (n, m).
+        places: of :func:`allowed_places`, shape (n, k).
+        missing: what stands where the place is -1.
+    """
+    padded = np.pad(values, ((0, 0), (0, 1)), constant_values=missing)
+    return np.take_along_axis(padded, places, axis=1)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sprec.data import Split
-from sprec.methods.exclusion import nothing_excluded, require_room
+from sprec.methods.exclusion import Excluded, nothing_excluded
 from sprec.methods.histories import padded
 from sprec.methods.ranking import top_columns
 from sprec.system.errors import UserError
@@ -153,22 +153,19 @@ class SASRec(nn.Module):
         """Logits of items (B, K) at states (B, d), shape (B, K)."""
         return torch.einsum("bd,bkd->bk", states, self.head.weight[items]) + self.head.bias[items]
 
-    def top_k(self, split: Split, k: int, excluded: np.ndarray | None = None) -> np.ndarray:
-        """The ``k`` items with the highest logits, ties by item id, shape (n, k).
+    def top_k(self, split: Split, k: int, excluded: Excluded | None = None) -> np.ndarray:
+        """The ``k`` items with the highest logits, ties by item id, -1 behind the last one, shape (n, k).
 
         Args:
             split: the examples.
-            k: items per example.
-            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
-
-        Raises:
-            UserError: the catalog has fewer than ``k`` items left for some example.
+            k: items per example, no more than the catalog has.
+            excluded: what each list leaves out; nothing by default.
         """
-        without = nothing_excluded(len(split), self.items) if excluded is None else excluded
-        require_room(without, self.items, k)
+        without = excluded or Excluded.of(nothing_excluded(len(split), self.items), self.items)
         best = [np.zeros((0, k), dtype=np.int64)]
         for number, block in enumerate(self.batches(split)):
-            best.append(top_columns(block.cpu().numpy(), k, without[number * _ROWS :][: len(block)]))
+            rows = slice(number * _ROWS, number * _ROWS + len(block))
+            best.append(top_columns(block.cpu().numpy(), k, without.take(rows)))
         return np.concatenate(best)
 
     def save(self, folder: Path) -> None:

@@ -2,39 +2,30 @@
 
 import numpy as np
 
-from sprec.methods.exclusion import require_room
+from sprec.methods.exclusion import Excluded
 from sprec.methods.ranking import first_allowed, top_columns
 from sprec.methods.sampling import draw
 
 
-def popular_top_k(counts: np.ndarray, excluded: np.ndarray, k: int) -> np.ndarray:
-    """The ``k`` most frequent items for every example, ties by item id, shape (n, k).
+def popular_top_k(counts: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
+    """The ``k`` most frequent items for every example, ties by item id, -1 behind the last one, shape (n, k).
 
     Args:
         counts: occurrences of each item in the training data, shape (items,).
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        excluded: what each list leaves out.
         k: items per example.
-
-    Raises:
-        UserError: the catalog has fewer than ``k`` items left for some example.
     """
-    require_room(excluded, len(counts), k)
-    enough = min(k + excluded.shape[1], len(counts))
-    best = np.broadcast_to(top_columns(counts[None], enough), (len(excluded), enough))
-    return first_allowed(best, excluded, k)
+    enough = min(k + excluded.most, len(counts))
+    best = top_columns(np.where(excluded.barred, -1, counts)[None], enough)
+    return first_allowed(np.broadcast_to(best, (len(excluded.own), enough)), excluded, k)
 
 
-def random_top_k(rng: np.random.Generator, excluded: np.ndarray, items: int, k: int) -> np.ndarray:
-    """``k`` different random items for every example, shape (n, k).
+def random_top_k(rng: np.random.Generator, excluded: Excluded, k: int) -> np.ndarray:
+    """``k`` different random items for every example, -1 behind the last one, shape (n, k).
 
     Args:
         rng: source of randomness.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
-        items: size of the catalog.
+        excluded: what each list leaves out.
         k: items per example.
-
-    Raises:
-        UserError: the catalog has fewer than ``k`` items left for some example.
     """
-    require_room(excluded, items, k)
-    return draw(rng, excluded, np.ones(items, dtype=np.int64), k)
+    return draw(rng, excluded.own, np.where(excluded.barred, 0, 1), k)

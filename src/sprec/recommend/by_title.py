@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from sprec.config import Recommend
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy
+from sprec.methods.exclusion import Excluded
 from sprec.prompts import parse_title
 from sprec.recommend.grounding import Grounder
 from sprec.recommend.protocols import Recommendations
@@ -16,7 +15,7 @@ from sprec.recommend.protocols import Recommendations
 def recommend_by_title(
     policy: Policy,
     asked: Sequence[Sequence[int]],
-    excluded: np.ndarray,
+    excluded: Excluded,
     grounder: Grounder,
     settings: Recommend,
     budget: int,
@@ -27,7 +26,7 @@ def recommend_by_title(
     Args:
         policy: the model.
         asked: token ids of the prompts.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        excluded: what each list leaves out.
         grounder: titles to items.
         settings: length of titles and lists.
         budget: tokens per batch.
@@ -37,4 +36,5 @@ def recommend_by_title(
     answers = generate(policy, asked, decoding, budget=budget, description="recommend", journal=journal)
     known = grounder.catalog.by_title
     titles = [parse_title(text, known) for text in policy.decode([answer[0].tokens for answer in answers])]
-    return Recommendations(grounder.top_k(titles, settings.top_k, excluded), titles)
+    items, distances = grounder.nearest(titles, settings.top_k, excluded)
+    return Recommendations(items, titles, scores=-distances)

@@ -8,7 +8,7 @@ import numpy as np
 from sprec.config import Recommend
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy
-from sprec.methods.exclusion import is_excluded
+from sprec.methods.exclusion import Excluded, nothing_excluded
 from sprec.prompts import parse_title
 from sprec.recommend.grounding import Grounder
 from sprec.recommend.protocols import Recommendations
@@ -17,7 +17,7 @@ from sprec.recommend.protocols import Recommendations
 def recommend_by_consensus(
     policy: Policy,
     asked: Sequence[Sequence[int]],
-    excluded: np.ndarray,
+    excluded: Excluded,
     grounder: Grounder,
     settings: Recommend,
     budget: int,
@@ -26,13 +26,14 @@ def recommend_by_consensus(
 ) -> Recommendations:
     """S samples per user at temperature T, the prompt read once; mapped to items, ranked by votes.
 
-    A sample votes for the item whose title is nearest to it. Ties go to the item whose samples were more probable
+    A sample votes for the item whose title is nearest to it, barred items apart; votes for what else a list leaves out
+    do not count. Ties go to the item whose samples were more probable
     under the model. Cases with fewer than k different items are filled with the nearest items of their first one.
 
     Args:
         policy: the model.
         asked: token ids of the prompts.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`, shape (n, width).
+        excluded: what each list leaves out.
         grounder: titles to items.
         settings: samples, temperature, length of titles and lists.
         budget: tokens per batch.
@@ -40,7 +41,7 @@ def recommend_by_consensus(
         journal: a folder that remembers finished batches.
 
     Returns:
-        Lists of shape (n, k) and the n S sampled titles.
+        Lists of shape (n, k), the share of the votes of each item, and the n S sampled titles.
     """
     decoding = Decoding(
         mode="sample",
@@ -53,14 +54,17 @@ def recommend_by_consensus(
     flat = [completion for answer in answers for completion in answer]
     known = grounder.catalog.by_title
     titles = [parse_title(text, known) for text in policy.decode([completion.tokens for completion in flat])]
-    voted = grounder.top_k(titles, 1)[:, 0].reshape(len(asked), settings.samples)
+    open_to_all = Excluded(nothing_excluded(len(titles), excluded.items), excluded.barred)
+    voted = grounder.top_k(titles, 1, open_to_all)[:, 0].reshape(len(asked), settings.samples)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
-    allowed = ~is_excluded(np.arange(len(voted))[:, None], voted, excluded)
+    allowed = ~excluded.contains(np.arange(len(voted))[:, None], voted)
     ranked = [
         rank_votes(items[kept], scores[kept])[: settings.top_k]
         for items, scores, kept in zip(voted, log_probs, allowed, strict=True)
     ]
-    return Recommendations(_filled(ranked, voted, grounder, settings.top_k, excluded), [], samples=titles)
+    lists = _filled(ranked, voted, grounder, settings.top_k, excluded)
+    shares = np.where(lists < 0, -np.inf, (voted[:, None] == lists[..., None]).mean(2))
+    return Recommendations(lists, [], samples=titles, scores=shares)
 
 
 def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
@@ -77,12 +81,13 @@ def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
     return ranked
 
 
-def _filled(ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, excluded: np.ndarray) -> np.ndarray:
-    """Lists of exactly k items: short ones go on with the items nearest to their first vote."""
+def _filled(ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, excluded: Excluded) -> np.ndarray:
+    """Lists of k items: short ones go on with the items nearest to their first vote, and end in -1 without any."""
     short = [row for row, items in enumerate(ranked) if len(items) < k]
     if short:
         first = [grounder.title_of(ranked[row][0] if ranked[row] else int(voted[row, 0])) for row in short]
-        nearest = grounder.top_k(first, k, excluded[short])
+        nearest = grounder.top_k(first, k, excluded.take(short))
         for row, items in zip(short, nearest.tolist(), strict=True):
-            ranked[row] = list(dict.fromkeys(ranked[row] + items))[:k]  # of k items, enough have no votes
+            further = dict.fromkeys(ranked[row] + [item for item in items if item >= 0])  # of k, enough have no votes
+            ranked[row] = (list(further) + [-1] * k)[:k]
     return np.array(ranked, dtype=np.int64).reshape(len(ranked), k)

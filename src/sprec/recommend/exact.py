@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sprec.engine.decode.constrained import Guide, Leaves, Search, best_leaves
-from sprec.engine.decode.trie import Trie
+from sprec.engine.decode.trie import Closed, Trie
 from sprec.engine.model.policy import Policy
-from sprec.methods.exclusion import is_excluded, require_room
+from sprec.methods.exclusion import Excluded
 from sprec.prompts import PromptBuilder
 
 _POOL = 32
@@ -26,7 +25,7 @@ class RankedItems:
     """Top-k items of n cases with their scores.
 
     Attributes:
-        items: different item ids, best first, ties by id, (n, k); -1 where the model gives the rest no probability.
+        items: different item ids, best first, ties by id, (n, k); -1 where none is left, or none with a probability.
         log_probs: log-probability of each one's title, or its score where something guided the search, (n, k).
         certain: whether it is proven that no other item is better, (n,).
     """
@@ -45,7 +44,7 @@ def catalog_trie(policy: Policy, builder: PromptBuilder) -> Trie:
 def rank_items(
     policy: Policy,
     asked: Sequence[Sequence[int]],
-    excluded: np.ndarray,
+    excluded: Excluded,
     trie: Trie,
     k: int,
     beams: int,
@@ -59,40 +58,24 @@ def rank_items(
     Args:
         policy: the model.
         asked: token ids of the prompts.
-        excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+        excluded: what each list leaves out.
         trie: of :func:`catalog_trie`.
         k: items per case.
         beams: hypotheses read at once, never fewer than items are looked for.
         guide: changes the scores (D3).
         best_first: go back to hypotheses that fell behind, until the result is proven; off is plain beam search.
         budget: tokens per batch.
-
-    Raises:
-        UserError: the catalog has fewer than ``k`` items that may be recommended.
     """
-    items = len(trie.ids)
-    require_room(excluded, items, k)
-    most = int((excluded < items).sum(1).max(initial=0))
-    beams = max(beams, k + most)
+    beams = max(beams, k)
     search = Search(k, beams, pool=_POOL * beams if best_first else 0)
-    banned = _banned(trie, excluded) if most else None
-    found = best_leaves(policy, asked, trie, search, banned=banned, guide=guide, budget=budget)
+    closed = None
+    if excluded.most or excluded.barred.any():
+        closed = Closed.of(trie, torch.from_numpy(excluded.own), torch.from_numpy(excluded.barred))
+    found = best_leaves(policy, asked, trie, search, closed=closed, guide=guide, budget=budget)
     return _items_of(found, trie, excluded, k)
 
 
-def _banned(trie: Trie, excluded: np.ndarray) -> Tensor:
-    """Leaves whose items are all excluded, (n, X), -1 elsewhere; ``excluded`` as of ``excluded_items``."""
-    items, nodes = len(trie.ids), len(trie)
-    leaf = np.append(trie.leaf.cpu().numpy(), nodes)[excluded]  # nodes: the leaf of the padding
-    carriers = np.append(np.bincount(trie.leaf.cpu().numpy(), minlength=nodes), items + 1)
-    _, which, counts = np.unique(
-        leaf + (nodes + 1) * np.arange(len(leaf))[:, None], return_inverse=True, return_counts=True
-    )
-    full = counts[which.reshape(leaf.shape)] == carriers[leaf]
-    return torch.from_numpy(np.where(full, leaf, -1))
-
-
-def _items_of(found: Leaves, trie: Trie, excluded: np.ndarray, k: int) -> RankedItems:
+def _items_of(found: Leaves, trie: Trie, excluded: Excluded, k: int) -> RankedItems:
     """The first ``k`` items of the leaves, best first, ties by id, without the excluded ones."""
     n, ids = len(found.nodes), trie.ids.cpu().numpy()
     leaf = found.nodes.numpy().ravel()
@@ -102,7 +85,7 @@ def _items_of(found: Leaves, trie: Trie, excluded: np.ndarray, k: int) -> Ranked
     item = ids[np.repeat(start, count) + np.arange(count.sum()) - own]
     row = np.repeat(np.repeat(np.arange(n), found.nodes.shape[1]), count)
     value = np.repeat(found.scores.numpy().ravel(), count)
-    allowed = ~is_excluded(row, item, excluded)
+    allowed = ~excluded.contains(row, item)
     item, row, value = item[allowed], row[allowed], value[allowed]
     order = np.lexsort((item, -value, row))
     item, row, value = item[order], row[order], value[order]

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sprec.data import Catalog
-from sprec.methods.exclusion import nothing_excluded, require_room
-from sprec.methods.ranking import first_allowed
+from sprec.methods.exclusion import Excluded, nothing_excluded
+from sprec.methods.ranking import allowed_places, at_places
 from sprec.prompts import EMPTY_TITLE
 from sprec.recommend.encoders import Encoder
 from sprec.recommend.nearest import FlatIndex
@@ -21,6 +21,44 @@ from sprec.system.errors import UserError
 from sprec.system.progress import bar, say
 
 _BATCH = 4096
+_CHOICES = 4
+"""Sets of barred items for which an index of the others is kept."""
+
+
+class _Titles:
+    """Titles to search, and the items that carry them.
+
+    The k nearest titles suffice for the k nearest items: titles are numbered by their lowest item, so every title that
+    is ranked before another one has an item before all items of the other.
+
+    Args:
+        embeddings: of all titles of the catalog, float32, shape (titles, d).
+        title_of_item: which of them each item carries, shape (items,).
+        allowed: the items to find, ascending.
+    """
+
+    def __init__(self, embeddings: Tensor, title_of_item: np.ndarray, allowed: np.ndarray) -> None:
+        titles, first, which = np.unique(title_of_item[allowed], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        number = np.argsort(order)[which]
+        chosen = titles[order]
+        whole = np.array_equal(chosen, np.arange(len(embeddings)))
+        self.index = FlatIndex(embeddings if whole else embeddings[torch.from_numpy(chosen)])
+        self._items = allowed[np.argsort(number, kind="stable")]
+        self._carriers = np.bincount(number, minlength=len(titles))
+
+    def search(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` nearest items by (distance, item id), and squared distances, both (n, k); k of them exist."""
+        found, distances = (part.cpu().numpy() for part in self.index.search(queries, min(k, len(self._carriers))))
+        count = self._carriers[found].ravel()
+        ends = np.cumsum(count)
+        place = np.arange(ends[-1]) - np.repeat(ends - count, count)
+        start = np.repeat((np.cumsum(self._carriers) - self._carriers)[found].ravel(), count)
+        items, far = self._items[start + place], np.repeat(distances.ravel(), count)
+        rows = np.repeat(np.arange(len(found)), count.reshape(found.shape).sum(1))
+        order = np.lexsort((items, far, rows))
+        best = order[np.searchsorted(rows, np.arange(len(found)))[:, None] + np.arange(k)]
+        return items[best], far[best]
 
 
 class Grounder:
@@ -38,64 +76,60 @@ class Grounder:
     def __init__(self, encoder: Encoder, catalog: Catalog, cache: Path | None = None) -> None:
         self.encoder, self.catalog = encoder, catalog
         titles, self._title_of_item = _distinct(catalog.titles)
-        self._items_by_title = np.argsort(self._title_of_item, kind="stable")
-        self._carriers = np.bincount(self._title_of_item, minlength=len(titles))
-        self._titles = FlatIndex(_title_embeddings(encoder, titles, cache))
+        self._embeddings = _title_embeddings(encoder, titles, cache)
+        self._known: dict[bytes, _Titles] = {}
 
     @property
     def item_embeddings(self) -> np.ndarray:
         """Embedding of each item's title, float32, shape (items, d)."""
-        embeddings: np.ndarray = self._titles.rows.cpu().numpy()[self._title_of_item]
+        embeddings: np.ndarray = self._embeddings.cpu().numpy()[self._title_of_item]
         return embeddings
 
     def title_of(self, item: int) -> str:
         """The title of an item of this catalog."""
         return self.catalog.titles[item]
 
-    def top_k(self, texts: Sequence[str], k: int, excluded: np.ndarray | None = None) -> np.ndarray:
-        """The ``k`` items nearest to each text, nearest first, ties by item id, shape (n, k).
+    def top_k(self, texts: Sequence[str], k: int, excluded: Excluded | None = None) -> np.ndarray:
+        """The items of :meth:`nearest`, shape (n, k); takes what it does."""
+        return self.nearest(texts, k, excluded)[0]
+
+    def nearest(self, texts: Sequence[str], k: int, excluded: Excluded | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` items nearest to each text, nearest first, ties by item id, and how far they are.
 
         Args:
             texts: generated titles; an empty one stands for the word NAN. Equal texts are encoded once.
             k: items per text.
-            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+            excluded: items to leave out; nothing by default.
 
-        Raises:
-            UserError: the catalog has fewer than ``k`` items that are not excluded.
+        Returns:
+            Items, -1 where fewer are left, and L2 distances, inf where there is no item; both of shape (n, k).
         """
         items = len(self._title_of_item)
-        without = nothing_excluded(len(texts), items) if excluded is None else excluded
-        require_room(without, items, k)
+        without = excluded or Excluded.of(nothing_excluded(len(texts), items), items)
+        enough = min(k + without.most, items - int(without.barred.sum()))
         distinct, row = _distinct([text.strip() or EMPTY_TITLE for text in texts])
-        most = int((without < items).sum(1).max(initial=0))
-        return first_allowed(self._ranked(distinct, k + most)[row], without, k)
+        ranked, far = self._ranked(distinct, enough, without.barred)
+        places = allowed_places(ranked[row], without, k)
+        return at_places(ranked[row], places, -1), np.sqrt(at_places(far[row], places, np.inf))
 
-    def _ranked(self, texts: Sequence[str], k: int) -> np.ndarray:
-        """The ``k`` nearest items of distinct texts, shape (n, k)."""
-        if not texts:
-            return np.zeros((0, k), dtype=np.int64)
+    def _ranked(self, texts: Sequence[str], k: int, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` nearest items of distinct texts that are not barred, and squared distances, shape (n, k)."""
+        if not texts or not k:
+            return np.zeros((len(texts), k), dtype=np.int64), np.zeros((len(texts), k))
         queries = self.encoder.encode(texts).float()
-        if self._titles.rows.device != queries.device:
-            self._titles = FlatIndex(self._titles.rows.to(queries.device))
-        titles, distances = self._titles.search(queries, min(k, len(self._titles.rows)))
-        return self._carriers_of(titles.cpu().numpy(), distances.cpu().numpy(), k)
+        if self._embeddings.device != queries.device:
+            self._embeddings, self._known = self._embeddings.to(queries.device), {}
+        return self._titles(barred).search(queries, k)
 
-    def _carriers_of(self, titles: np.ndarray, distances: np.ndarray, k: int) -> np.ndarray:
-        """The first ``k`` items that carry the ranked titles, ordered by (distance, item id), shape (n, k).
-
-        The k nearest titles suffice: titles are numbered by their lowest item, so every title that is ranked
-        before another one has an item before all items of the other.
-        """
-        count = self._carriers[titles].ravel()
-        ends = np.cumsum(count)
-        place = np.arange(ends[-1]) - np.repeat(ends - count, count)
-        start = np.repeat((np.cumsum(self._carriers) - self._carriers)[titles].ravel(), count)
-        items = self._items_by_title[start + place]
-        rows = np.repeat(np.arange(len(titles)), count.reshape(titles.shape).sum(1))
-        order = np.lexsort((items, np.repeat(distances.ravel(), count), rows))
-        first = np.searchsorted(rows, np.arange(len(titles)))
-        ranked: np.ndarray = items[order[first[:, None] + np.arange(k)]]
-        return ranked
+    def _titles(self, barred: np.ndarray) -> _Titles:
+        """What is not barred, ready to search; the last few choices are kept."""
+        key = barred.tobytes() if barred.any() else b""
+        if key not in self._known:
+            others = [name for name in self._known if name]
+            for name in others[: len(others) + 1 - _CHOICES]:
+                del self._known[name]
+            self._known[key] = _Titles(self._embeddings, self._title_of_item, np.flatnonzero(~barred))
+        return self._known[key]
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -15,8 +15,7 @@ import numpy as np
 
 from sprec.config import Recipe, Recommend
 from sprec.data import Split
-from sprec.methods.exclusion import excluded_items, with_twins
-from sprec.system.progress import say
+from sprec.methods.exclusion import Excluded, excluded_items, with_twins
 
 if TYPE_CHECKING:
     from sprec.engine.decode.trie import Trie
@@ -38,6 +37,9 @@ class Recommendations:
             item; None for protocols that know none.
         samples: all sampled titles, case by case, of protocols that ask for several per case.
         proven: whether it is proven that no better list exists, shape (n,); None for protocols without a search.
+        scores: what the items are ranked by, higher is better, shape (n, k), -inf where there is no item; None for
+            protocols without a ranking of their own.
+        popular: which lists are by popularity because there is no history, shape (n,), bool; None where nobody looked.
     """
 
     items: np.ndarray
@@ -45,6 +47,8 @@ class Recommendations:
     log_probs: np.ndarray | None = None
     samples: list[str] = field(default_factory=list)
     proven: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    popular: np.ndarray | None = None
 
 
 class Need(Flag):
@@ -85,6 +89,8 @@ class Context:
         counts: occurrences of each item in the training data, shape (items,).
         twins: each item that shares its title to all items that carry it.
         journal: a folder that remembers finished batches, for protocols that generate titles.
+        barred: items that no list may contain, shape (items,), bool; None for none.
+        blocked: further items that each list leaves out, padded with the size of the catalog, shape (n, width).
     """
 
     examples: Split
@@ -101,15 +107,20 @@ class Context:
     counts: Callable[[], np.ndarray]
     twins: Mapping[int, Sequence[int]] = field(default_factory=dict)
     journal: Path | None = None
+    barred: np.ndarray | None = None
+    blocked: np.ndarray | None = None
 
     @cached_property
-    def excluded(self) -> np.ndarray:
-        """The items that each list leaves out, padded with the size of the catalog, shape (n, width).
+    def excluded(self) -> Excluded:
+        """The items that each list leaves out.
 
         A seen title leaves out every item that carries it: no list can tell them apart.
         """
         seen = excluded_items(self.examples, self.items, history=self.settings.exclude_history, target=False)
-        return with_twins(seen, self.items, self.twins)
+        own = with_twins(seen, self.items, self.twins)
+        if self.blocked is not None:
+            own = np.concatenate([own, self.blocked], axis=1)
+        return Excluded.of(own, self.items, self.barred)
 
 
 @dataclass(frozen=True)
@@ -177,12 +188,12 @@ def _exact(context: Context) -> Recommendations:
         settings.beams,
         budget=context.budget,
     )
-    if not found.certain.all():
-        say(f"! {1 - found.certain.mean():.1%} of the lists may miss a better item; raise recommend.beams")
-    return Recommendations(found.items, log_probs=found.log_probs, proven=found.certain)
+    return Recommendations(found.items, log_probs=found.log_probs, proven=found.certain, scores=found.log_probs)
 
 
 def _guided(context: Context, k: int) -> "RankedItems":
+    import torch
+
     from sprec.methods.d3 import guidance
     from sprec.recommend.exact import rank_items
 
@@ -190,7 +201,12 @@ def _guided(context: Context, k: int) -> "RankedItems":
     guide = None
     if Need.SASREC in needs_of(settings):
         assistant = context.sasrec()
-        guide = guidance(trie, lambda numbers: assistant.scores(examples.take(list(numbers))), settings.alpha)
+        barred = torch.from_numpy(context.excluded.barred)
+
+        def logits(numbers: Sequence[int]) -> torch.Tensor:
+            return assistant.scores(examples.take(list(numbers))).masked_fill(barred, -torch.inf)
+
+        guide = guidance(trie, logits, settings.alpha)
     return rank_items(
         context.policy(),
         context.asked(),
@@ -205,34 +221,43 @@ def _guided(context: Context, k: int) -> "RankedItems":
 
 
 def _d3(context: Context) -> Recommendations:
-    return Recommendations(_guided(context, context.settings.top_k).items)  # its scores are no log-probabilities
+    found = _guided(context, context.settings.top_k)
+    return Recommendations(found.items, scores=found.log_probs)  # these are no log-probabilities
 
 
 def _d3_grounded(context: Context) -> Recommendations:
     grounder = context.grounder()
-    titles = [grounder.title_of(item) for item in _guided(context, 1).items[:, 0].tolist()]
-    return Recommendations(grounder.top_k(titles, context.settings.top_k, context.excluded), titles)
+    best = _guided(context, 1).items[:, 0].tolist()
+    titles = [grounder.title_of(item) if item >= 0 else "" for item in best]
+    items, distances = grounder.nearest(titles, context.settings.top_k, context.excluded)
+    return Recommendations(items, titles, scores=-distances)
 
 
 def _sasrec(context: Context) -> Recommendations:
-    return Recommendations(context.sasrec().top_k(context.examples, context.settings.top_k, context.excluded))
+    sasrec, examples = context.sasrec(), context.examples
+    items = sasrec.top_k(examples, context.settings.top_k, context.excluded)
+    logits = sasrec.scores_of(examples, np.maximum(items, 0)).numpy()
+    return Recommendations(items, scores=np.where(items < 0, -np.inf, logits))
 
 
 def _knn(context: Context) -> Recommendations:
-    return Recommendations(context.knn().top_k(context.examples, context.settings.top_k, context.excluded))
+    items, log_probs = context.knn().top_k(context.examples, context.settings.top_k, context.excluded)
+    return Recommendations(items, scores=log_probs)
 
 
 def _popularity(context: Context) -> Recommendations:
     from sprec.methods.trivial import popular_top_k
 
-    return Recommendations(popular_top_k(context.counts(), context.excluded, context.settings.top_k))
+    counts = context.counts()
+    items = popular_top_k(counts, context.excluded, context.settings.top_k)
+    return Recommendations(items, scores=np.where(items < 0, -np.inf, counts[items]))
 
 
 def _random(context: Context) -> Recommendations:
     from sprec.methods.trivial import random_top_k
 
     rng = np.random.default_rng(context.seed)
-    return Recommendations(random_top_k(rng, context.excluded, context.items, context.settings.top_k))
+    return Recommendations(random_top_k(rng, context.excluded, context.settings.top_k))
 
 
 PROTOCOLS: dict[str, Protocol] = {

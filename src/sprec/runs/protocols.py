@@ -7,12 +7,10 @@ import numpy as np
 
 from sprec.config import Recipe, Recommend
 from sprec.data import Split
-from sprec.methods.histories import item_counts
-from sprec.methods.knn import ItemKnn, Settings
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import PROTOCOLS, Context, Need, Recommendations, needs_of
-from sprec.runs.examples import pretraining_examples, prompts
-from sprec.runs.sasrec_stage import load_sasrec
+from sprec.runs.examples import prompts
+from sprec.runs.sasrec_stage import has_sasrec, load_sasrec
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
 from sprec.runs.streams import Stream, seed_of
@@ -29,6 +27,22 @@ def trains_model(recipe: Recipe) -> bool:
     return Need.MODEL in PROTOCOLS[row.get("protocol", Recommend().protocol)].needs
 
 
+def offered(session: Session) -> tuple[str, ...]:
+    """The protocols that a run can use without training anything.
+
+    Args:
+        session: the run.
+    """
+    missing = Need.NOTHING if trains_model(session.recipe) else Need.MODEL
+    if not has_sasrec(session):
+        missing |= Need.SASREC
+    return tuple(
+        name
+        for name in PROTOCOLS
+        if not needs_of(session.recipe.recommend.model_copy(update={"protocol": name})) & missing
+    )
+
+
 def recommend(
     session: Session,
     settings: Recommend,
@@ -37,6 +51,8 @@ def recommend(
     examples: Split,
     *,
     journal: Path | None = None,
+    barred: np.ndarray | None = None,
+    blocked: np.ndarray | None = None,
 ) -> Recommendations:
     """Top-k items for each example, by the protocol of the settings, with the policy of a stage.
 
@@ -47,9 +63,11 @@ def recommend(
         backbone: what grounds titles.
         examples: the cases; their targets are not read.
         journal: a folder that remembers finished batches of these examples, for protocols that generate titles.
+        barred: items that no list may contain, shape (items,), bool; none by default.
+        blocked: further items that each list leaves out, padded with the size of the catalog, shape (n, width).
 
     Raises:
-        UserError: the run has no model and the protocol needs one, or the catalog has fewer items than are wanted.
+        UserError: the run has no model and the protocol needs one.
     """
     recipe = session.recipe
     if Need.MODEL in needs_of(settings) and not trains_model(recipe):
@@ -60,13 +78,6 @@ def recommend(
     @cache
     def asked() -> list[list[int]]:
         return prompts(session.policy(stage), session.builder, examples, "generate", recipe.prompt.max_tokens)
-
-    def counts() -> np.ndarray:
-        return item_counts(pretraining_examples(session.dataset), len(session.dataset.catalog))
-
-    def knn() -> ItemKnn:
-        asked_for = Settings(**recipe.knn.model_dump())
-        return ItemKnn.count(pretraining_examples(session.dataset), len(session.dataset.catalog), asked_for)
 
     context = Context(
         examples=examples,
@@ -79,9 +90,11 @@ def recommend(
         trie=lambda: session.trie(session.policy(stage)),
         grounder=lambda: session.grounder(backbone, settings.encoder),
         sasrec=lambda: load_sasrec(session),
-        knn=knn,
-        counts=counts,
+        knn=lambda: session.knn,
+        counts=lambda: session.counts,
         twins=session.dataset.catalog.twins,
         journal=journal,
+        barred=barred,
+        blocked=blocked,
     )
     return PROTOCOLS[settings.protocol].lists(context)

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
-from sprec.config import Recipe, makes_backbone
+import numpy as np
+
+from sprec.config import Recipe, Recommend, makes_backbone
 from sprec.data import Catalog, Dataset, Split
+from sprec.methods.histories import padded
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols
 from sprec.runs.checks import check_beams
@@ -18,6 +23,9 @@ from sprec.runs.stages import given
 from sprec.runs.store import Stage, Store
 from sprec.system import storage
 from sprec.system.errors import UserError
+
+Entry = int | str
+"""An item by its id (the row of the catalog), or by its title; a text that is no title may be its source id."""
 
 
 class Recommender:
@@ -56,38 +64,55 @@ class Recommender:
         check_beams(session.recipe, session.dataset)
         return cls(session, backbone_of(session), Stage(Path(run), "model"))
 
-    def recommend(self, histories: Sequence[Sequence[int | str]], k: int = 5, **settings: Any) -> list[list[int]]:
+    def recommend(self, histories: Sequence[Sequence[Entry]], k: int = 5, **options: Any) -> list[list[int]]:
         """The k best items for each history, best first; :meth:`recommendations` tells more of them.
 
         Takes and raises what :meth:`recommendations` does.
 
         Args:
-            histories: item ids or titles, oldest first; not empty.
+            histories: item ids or titles, oldest first.
             k: items per list.
-            settings: of recommending, where they differ from the run's.
+            options: who may be recommended, and settings of recommending.
         """
-        lists: list[list[int]] = self.recommendations(histories, k, **settings).items.tolist()
+        lists: list[list[int]] = self.recommendations(histories, k, **options).items.tolist()
         return lists
 
-    def recommendations(self, histories: Sequence[Sequence[int | str]], k: int = 5, **settings: Any) -> Recommendations:
-        """The k best items for each history.
+    def recommendations(
+        self,
+        histories: Sequence[Sequence[Entry]],
+        k: int = 5,
+        *,
+        allow: Sequence[Entry] | None = None,
+        block: Sequence[Entry] = (),
+        blocks: Sequence[Sequence[Entry]] | None = None,
+        genres: Sequence[str] = (),
+        unknown: Literal["raise", "skip"] = "raise",
+        **settings: Any,
+    ) -> Recommendations:
+        """The k best items for each history. Somebody without a history gets what is popular.
+
+        What may be recommended is decided before the search, not afterwards: a list has k items as long as there are k.
 
         Args:
-            histories: item ids or titles, oldest first; not empty.
+            histories: item ids or titles, oldest first.
             k: items per list.
+            allow: the items that may be recommended, by id or title; all by default.
+            block: items that must not be.
+            blocks: further items that must not be, of each history.
+            genres: recommend items with one of these genres only.
+            unknown: what happens to items that are not in the catalog: ``skip`` goes on without them.
             settings: of recommending, where they differ from the run's: ``protocol="exact"``,
                 ``exclude_history=True``.
 
         Returns:
-            The lists; with the protocol ``exact`` also the log-probability of each item.
+            The lists, with -1 where fewer items are left; with the protocol ``exact`` also the log-probability of each
+            item.
 
         Raises:
-            UserError: an unknown title (the closest ones are named), an unknown id, an empty history, k is larger than
-                the catalog, or a setting does not exist or does not fit.
+            UserError: an unknown title (the closest ones are named), an unknown id or genre, k is larger than the
+                catalog, nothing may be recommended, or a setting does not exist or does not fit.
         """
-        items = [[self._item(entry) for entry in history] for history in histories]
-        if not all(items):
-            raise UserError("a history is empty; name at least one item")
+        items = [self._items(history, unknown) for history in histories]
         if not 1 <= k <= len(self.catalog):
             raise UserError(f"k={k} is not between 1 and the {len(self.catalog)} items of the catalog")
         recipe = self.session.recipe
@@ -95,16 +120,120 @@ class Recommender:
             recipe = changed(recipe, [], {"recommend": settings})
             check_beams(recipe, self.session.dataset)
         wanted = recipe.recommend.model_copy(update={"top_k": k})
+        allowed = None if allow is None else self._items(allow, unknown)
+        barred = barred_items(self.catalog, allowed, self._items(block, unknown), genres)
+        own = None
+        if blocks is not None:
+            each = [self._items(entries, unknown) for entries in blocks]
+            own = self._padded(each, len(items))
         with self._turn:
-            examples = Split.of((history, 0) for history in items)
-            return protocols.recommend(self.session, wanted, self.final, self.backbone, examples)
+            return self._lists(items, wanted, barred, own)
 
-    def _item(self, entry: int | str) -> int:
+    def _lists(
+        self, histories: Sequence[Sequence[int]], settings: Recommend, barred: np.ndarray, blocked: np.ndarray | None
+    ) -> Recommendations:
+        """The lists by the protocol of the settings, for those without a history by popularity."""
+        popular = np.array([not history for history in histories], dtype=bool)
+
+        def part(rows: np.ndarray, settings: Recommend) -> tuple[np.ndarray, Recommendations]:
+            examples = Split.of((histories[row], 0) for row in rows)
+            also = None if blocked is None else blocked[rows]
+            return rows, protocols.recommend(
+                self.session, settings, self.final, self.backbone, examples, barred=barred, blocked=also
+            )
+
+        parts = []
+        if not popular.all() or not len(popular):
+            parts.append(part(np.flatnonzero(~popular), settings))
+        if popular.any():
+            rows, found = part(np.flatnonzero(popular), settings.model_copy(update={"protocol": "popularity"}))
+            parts.append((rows, replace(found, scores=None)))  # they are on another scale
+        return replace(joined(parts), popular=popular)
+
+    def _padded(self, rows: Sequence[Sequence[int]], count: int) -> np.ndarray:
+        """Items of each history as one array, padded with the size of the catalog."""
+        if len(rows) != count:
+            raise UserError(f"blocks has {len(rows)} entries for {count} histories; give one for each")
+        return padded(Split.of((row, 0) for row in rows), max(map(len, rows), default=0), len(self.catalog))
+
+    def _items(self, entries: Sequence[Entry], unknown: str) -> list[int]:
+        return [item for entry in entries if (item := self._item(entry, unknown)) is not None]
+
+    def _item(self, entry: Entry, unknown: str) -> int | None:
         if isinstance(entry, str):
-            return self.catalog.find(entry)
-        if not 0 <= entry < len(self.catalog):
+            found = self.catalog.lookup(entry)
+            found = self.catalog.by_source_id.get(entry) if found is None else found
+            return self.catalog.find(entry) if found is None and unknown == "raise" else found
+        if 0 <= entry < len(self.catalog):
+            return int(entry)
+        if unknown == "raise":
             raise UserError(f"there is no item {entry}; ids go from 0 to {len(self.catalog) - 1}")
-        return entry
+        return None
+
+
+def barred_items(
+    catalog: Catalog, allow: Sequence[int] | None, block: Sequence[int], genres: Sequence[str] = ()
+) -> np.ndarray:
+    """Which items no list may contain, shape (items,), bool.
+
+    Args:
+        catalog: the items.
+        allow: those that may be recommended; None for all.
+        block: those that must not be.
+        genres: only items with one of these genres may be.
+
+    Raises:
+        UserError: no item has a genre, or nothing is left.
+    """
+    barred = np.zeros(len(catalog), dtype=bool)
+    if allow is not None:
+        barred[:] = True
+        barred[list(allow)] = False
+    barred[list(block)] = True
+    if genres:
+        known = {genre for own in catalog.genres for genre in own}
+        for genre in genres:
+            if genre not in known:
+                close = ", ".join(get_close_matches(genre, known, n=3)) or ", ".join(sorted(known)[:10])
+                raise UserError(f'no item has the genre "{genre}"; there are {close}')
+        barred |= np.array([not set(genres) & set(own) for own in catalog.genres])
+    if barred.all():
+        raise UserError("no item of the catalog is left that may be recommended; allow more")
+    return barred
+
+
+def joined(parts: Sequence[tuple[np.ndarray, Recommendations]]) -> Recommendations:
+    """One answer of several: rows and the lists that they got, all of one length.
+
+    What only some of the protocols know is missing (empty, -inf, not proven) in the rows of the others.
+
+    Args:
+        parts: different rows that together are 0..n-1, and their lists.
+    """
+    count, k = sum(len(rows) for rows, _ in parts), parts[0][1].items.shape[1]
+
+    def whole(name: str, shape: tuple[int, ...], missing: float | bool) -> np.ndarray | None:
+        if all(getattr(found, name) is None for _, found in parts):
+            return None
+        values = np.full(shape, missing)
+        for rows, found in parts:
+            if getattr(found, name) is not None:
+                values[rows] = getattr(found, name)
+        return values
+
+    items = np.full((count, k), -1, dtype=np.int64)
+    titles = [""] * count if any(found.titles for _, found in parts) else []
+    for rows, found in parts:
+        items[rows] = found.items
+        for row, title in zip(rows.tolist(), found.titles, strict=False):
+            titles[row] = title
+    return Recommendations(
+        items,
+        titles,
+        whole("log_probs", (count, k), -np.inf),
+        proven=whole("proven", (count,), False),
+        scores=whole("scores", (count, k), -np.inf),
+    )
 
 
 def open_run(root: Path, changes: Sequence[str] = ()) -> Session:

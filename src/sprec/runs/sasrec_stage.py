@@ -53,6 +53,11 @@ def sasrec_key(session: Session) -> str:
     return session.store.key_of(_NAME, session.depends(Part.SASREC))
 
 
+def has_sasrec(session: Session) -> bool:
+    """Whether the SASRec of this recipe is there, so that nothing needs to be trained."""
+    return session.sasrec is not None or _find(session, sasrec_key(session)) is not None
+
+
 def load_sasrec(session: Session) -> SASRec:
     """The SASRec of this run; trained now where it has none (evaluating a run by another protocol than its own)."""
     key = sasrec_key(session)

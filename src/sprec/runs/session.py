@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,15 @@ from sprec.engine.decode.trie import Trie
 from sprec.engine.model.identity import origin
 from sprec.engine.model.policy import Policy, load_huggingface, load_saved
 from sprec.engine.model.sharding import sharded
+from sprec.methods import knn
+from sprec.methods.histories import item_counts
+from sprec.methods.knn import ItemKnn
 from sprec.methods.sasrec import SASRec
 from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
+from sprec.runs.examples import pretraining_examples
 from sprec.runs.keys import settings_of
 from sprec.runs.store import Stage, Store
 from sprec.runs.streams import Stream, seed_of
@@ -64,6 +69,17 @@ class Session:
         return self._trie
 
     _trie: Trie | None = field(default=None, init=False)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How often each item occurs in the sequences that are trained on, shape (items,)."""
+        return item_counts(pretraining_examples(self.dataset), len(self.dataset.catalog))
+
+    @cached_property
+    def knn(self) -> ItemKnn:
+        """The neighbours of the items in the sequences that are trained on."""
+        settings = knn.Settings(**self.recipe.knn.model_dump())
+        return ItemKnn.count(pretraining_examples(self.dataset), len(self.dataset.catalog), settings)
 
     @property
     def cases(self) -> Split:

@@ -341,6 +341,8 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
 
 def metrics_of(session: Session, found: Recommendations, ks: Iterable[int] = CUTOFFS) -> dict[str, float]:
     """All metrics of what was recommended to the cases of a session, as :func:`measured` gives them."""
+    if found.proven is not None and not found.proven.all():
+        say(f"! {1 - found.proven.mean():.1%} of the lists may miss a better item; raise recommend.beams")
     return measured(found.items, session.cases, session.dataset, ks, found.titles or found.samples)
 
 

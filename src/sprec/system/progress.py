@@ -1,8 +1,10 @@
-"""Progress for everything that can take over two seconds: a bar on a terminal, nothing in a pipe."""
+"""Progress for everything that can take over two seconds: a bar on a terminal, a line a minute elsewhere."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import (
@@ -16,23 +18,43 @@ from rich.progress import (
 )
 
 console = Console(stderr=True, highlight=False)
+EVERY = 60.0
+"""Seconds between two lines where there is no terminal."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bar:
     """A running progress bar: call :meth:`advance` as work is done."""
 
+    description: str
+    total: float | None
+    eta: bool
     progress: Progress
     task: TaskID
+    started: float = field(default_factory=time.monotonic)
+    done: float = 0.0
+    note: str = ""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         """Mark ``amount`` units as done and show ``note`` (a loss, say) behind the bar."""
+        self.done, self.note = self.done + amount, note or self.note
         self.progress.update(self.task, advance=amount, note=note)
+
+    def line(self) -> str:
+        """What is done, how far it is, and when it will be ready, in words."""
+        elapsed = time.monotonic() - self.started
+        parts = [f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f} of {self.total:,.0f}"]
+        parts.append(f"after {_duration(elapsed)}")
+        if self.eta and self.total and 0 < self.done < self.total:
+            parts.append(f"about {_duration(elapsed / self.done * (self.total - self.done))} left")
+        return f"  {self.description}: {', '.join([*parts, self.note] if self.note else parts)}"
 
 
 @contextmanager
 def bar(description: str, total: float | None, *, eta: bool = True) -> Iterator[Bar]:
-    """Show a bar with elapsed time and ETA while the block runs; silent when stderr is not a terminal.
+    """Show a bar with elapsed time and ETA while the block runs; a line a minute when stderr is not a terminal.
+
+    Of bars inside of each other the lines tell of the outer one.
 
     Args:
         description: what is done.
@@ -48,7 +70,49 @@ def bar(description: str, total: float | None, *, eta: bool = True) -> Iterator[
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Bar(progress, progress.add_task(description, total=total, note=""))
+        shown = Bar(description, total, eta, progress, progress.add_task(description, total=total, note=""))
+        if not console.is_terminal:
+            _watcher.watch(shown)
+        try:
+            yield shown
+        finally:
+            _watcher.forget(shown)
+
+
+class _Watcher:
+    """Prints a line of the outermost running bar now and then, from a thread that dies with the process."""
+
+    def __init__(self) -> None:
+        self._running: list[Bar] = []
+        self._thread = threading.Thread()
+
+    def watch(self, shown: Bar) -> None:
+        """Tell of this bar, too."""
+        self._running.append(shown)
+        if not self._thread.is_alive():  # never started, or lost in a fork
+            self._thread = threading.Thread(target=self._tell, daemon=True)
+            self._thread.start()
+
+    def forget(self, shown: Bar) -> None:
+        """The work is done."""
+        if shown in self._running:
+            self._running.remove(shown)
+
+    def _tell(self) -> None:
+        while True:
+            time.sleep(EVERY)
+            for shown in self._running[:1]:
+                say(shown.line())
+
+
+_watcher = _Watcher()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def say(message: str) -> None:

@@ -98,16 +98,30 @@ def read(
         UserError: a file is missing, empty or not a table, or a column is missing.
     """
     names, how = columns or Columns(), reading or Reading()
-    timed = how.order == "time"
     _refuse_useless(how.dialect, source, items)
-    if _is_json(source):
-        rows = _rows(source, names, how, faults)
-        events = event_batches(rows, source, faults, date_format=how.date_format, timed=timed)
-    else:
-        events = _events(source, names, how, faults)
+    events = read_events(source, faults, names, how)
     listed = items or source
     read_items = _items_of_objects if _is_json(listed) else _items
-    return Log(events, read_items(listed, names, how, faults, from_log=items is None), timed=timed)
+    listing = read_items(listed, names, how, faults, from_log=items is None)
+    return Log(events, listing, timed=how.order == "time")
+
+
+def read_events(source: Path, faults: Faults, names: Columns, how: Reading) -> Iterator[pl.DataFrame]:
+    """Open a log without its items: batches as in :class:`~sprec.data.readers.log.Log`.
+
+    Args:
+        source: the log.
+        faults: where rows that are left out are counted.
+        names: of the columns.
+        how: the table is read.
+
+    Raises:
+        UserError: the file is missing, empty or not a table, or a column is missing.
+    """
+    if _is_json(source):
+        rows = _rows(source, names, how, faults)
+        return event_batches(rows, source, faults, date_format=how.date_format, timed=how.order == "time")
+    return _events(source, names, how, faults)
 
 
 def _refuse_useless(dialect: Dialect, *paths: Path | None) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from sprec.engine.batches import in_batches, wider
 from sprec.engine.decode.generation import still_needed
 from sprec.engine.decode.prefill import Prefilled, own_tokens, prefill
-from sprec.engine.decode.trie import ROOT, Children, Trie
+from sprec.engine.decode.trie import ROOT, Children, Closed, Trie
 from sprec.engine.layout.groups import round_up, token_budget_batches
 from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import sharded
@@ -75,7 +75,7 @@ def best_leaves(
     trie: Trie,
     search: Search,
     *,
-    banned: Tensor | None = None,
+    closed: Closed | None = None,
     guide: Guide | None = None,
     budget: int = 8192,
     description: str = "search",
@@ -87,7 +87,7 @@ def best_leaves(
         prompts: token ids, at least one each.
         trie: the sequences that can be completed, each with its end token.
         search: how many, and how thoroughly.
-        banned: leaves that a prompt must not get, (n, X), filled with -1.
+        closed: ids that a prompt must not get; a leaf is found as long as one of its ids is open.
         guide: changes the score of every step.
         budget: tokens per batch: those of prompts that not all begin with, and those of the trie that a search
             usually reads; or more (:func:`wider`).
@@ -100,8 +100,8 @@ def best_leaves(
 
         def work(rows: list[int]) -> list[list[Any]]:
             state = prefill(model, [prompts[row] for row in rows], policy.device, usual)
-            bans = None if banned is None else banned[rows].to(policy.device)
-            found = _Batch(state, trie, search, bans, guide(rows) if guide else None).run()
+            shut = None if closed is None else closed.take(rows).to(policy.device)
+            found = _Batch(state, trie, search, shut, guide(rows) if guide else None).run()
             return [list(values) for values in zip(*(part.tolist() for part in found), strict=True)]
 
         batches = token_budget_batches(sizes, wider(budget, sizes, policy.device, _WIDER))
@@ -218,11 +218,10 @@ class _Batch:
     """
 
     def __init__(
-        self, state: Prefilled, trie: Trie, search: Search, banned: Tensor | None, adjust: Adjust | None
+        self, state: Prefilled, trie: Trie, search: Search, closed: Closed | None, adjust: Adjust | None
     ) -> None:
-        self.tree, self.trie, self.search, self.banned, self.adjust = _Tree(state), trie, search, banned, adjust
-        bans = 0 if banned is None else banned.shape[1]
-        self.steps, self.least = 0, max(search.width, search.count + bans)  # else there could be too few leaves
+        self.tree, self.trie, self.search, self.closed, self.adjust = _Tree(state), trie, search, closed, adjust
+        self.steps, self.least = 0, max(search.width, search.count)  # an open leaf lies below each hypothesis
         n, k, device = len(state.logits), search.count, state.logits.device
         self.found = Leaves(
             torch.full((n, k), -1, device=device),
@@ -299,9 +298,8 @@ class _Batch:
         if self.adjust is not None:
             log_p = self.adjust(self.rows, nodes, children, log_p)
         total = torch.where(children.mask, scores.gather(1, parents) + log_p, -torch.inf)
-        if self.banned is not None:
-            gone = (children.nodes[..., None] == self.banned[self.rows, None]).any(2)
-            total = total.masked_fill(gone, -torch.inf)
+        if self.closed is not None:
+            total = total.masked_fill(self.closed.shuts(self.trie, children.nodes, self.rows), -torch.inf)
         patient = self.steps * self.search.width < self.search.pool
         keep = max(self.least, self.search.pool if patient else 0)
         everyone = torch.cat([self.scores, total], 1)

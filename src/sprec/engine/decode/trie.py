@@ -116,6 +116,49 @@ class Trie:
         return self.ids[int(self.start[node]) : int(self.stop[node])]
 
 
+@dataclass(frozen=True)
+class Closed:
+    """Ids that must not be reached: some of them by nobody, others by single prompts. No id is in both parts.
+
+    Attributes:
+        before: how many of the first i entries of ``Trie.ids`` are closed to all (n+1,).
+        own: the places in ``Trie.ids`` that are closed to each prompt, ascending, filled with n, (N, X).
+    """
+
+    before: Tensor
+    own: Tensor
+
+    @classmethod
+    def of(cls, trie: Trie, own: Tensor, barred: Tensor) -> "Closed":
+        """What is closed, by ids.
+
+        Args:
+            trie: with n ids.
+            own: ids that are closed to each prompt, filled with n, (N, X).
+            barred: which ids are closed to all, bool (n,).
+        """
+        ids = trie.ids.cpu()
+        place = torch.full((len(ids) + 1,), len(ids)).scatter_(0, ids, torch.arange(len(ids)))
+        before = torch.nn.functional.pad(barred[ids].long().cumsum(0), (1, 0))
+        return cls(before, place[own].sort(1).values)
+
+    def take(self, rows: list[int]) -> "Closed":
+        """The same for some of the prompts."""
+        return Closed(self.before, self.own[rows])
+
+    def to(self, device: torch.device | str) -> "Closed":
+        """The same on another device."""
+        return Closed(self.before.to(device), self.own.to(device))
+
+    def shuts(self, trie: Trie, nodes: Tensor, rows: Tensor) -> Tensor:
+        """Whether all ids below nodes (B, T) are closed to the prompts ``rows`` (B,); shape (B, T)."""
+        start, stop = _taken(trie.start, nodes).long(), _taken(trie.stop, nodes).long()
+        own = self.own[rows]
+        gone = torch.searchsorted(own, stop) - torch.searchsorted(own, start)
+        gone = gone + _taken(self.before, stop) - _taken(self.before, start)
+        return gone == stop - start
+
+
 class Masses:
     """What values per id sum to below the nodes of a trie.
 
