@@ -1,16 +1,22 @@
 """Recipes resolve by the documented order; every shipped one loads; mistakes name the key."""
 
+import json
+import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sprec.config import Recipe
+from sprec.config import HuggingFace, Recipe
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import PROTOCOLS
 from sprec.runs.recipes import merge, names, resolve
+from sprec.runs.recommender import read_run
 from sprec.runs.settings import Setting, settings
+from sprec.system import storage
 from sprec.system.errors import UserError
+from toy_runs import Cli
 
 
 @pytest.mark.parametrize("name", names())
@@ -108,6 +114,48 @@ def test_broken_files_end_in_one_line(content: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         resolve(str(file))
     assert "\n" not in str(caught.value)
+
+
+def written(file: Path, recipe: Recipe, version: str, **more: Any) -> Path:
+    """A ``recipe.json`` as a run has it."""
+    content = recipe.model_dump(mode="json") | more
+    file.write_text(json.dumps({"recipe": content, "dataset": {"name": "x"}, "versions": {"sprec": version}}))
+    return file
+
+
+def test_the_recipe_of_a_run_is_a_recipe(tmp_path: Path) -> None:
+    """A setting that a row would change back stays, but for another method; trust is not handed on."""
+    recipe = resolve("demo", ["method=sdpo", "loop.iterations=3", "negatives.count=2", "seed=5"])
+    file = written(tmp_path / "recipe.json", recipe, "0.1.0")
+    assert resolve(str(file)) == recipe
+    assert resolve(str(file), ["sft.samples=9"]) == recipe.model_copy(
+        update={"sft": recipe.sft.model_copy(update={"samples": 9})}
+    )
+    other = resolve(str(file), ["method=dmpo"])
+    assert (other.loop.iterations, other.negatives.count, other.prefer.objective, other.seed) == (1, 3, "dmpo", 5)
+    trusting = resolve("demo", ["backbone={kind: huggingface, path: x, trust_remote_code: true, allow_pickle: true}"])
+    written(file, trusting, "0.1.0")
+    backbone = resolve(str(file)).backbone
+    assert isinstance(backbone, HuggingFace)
+    assert (backbone.path, backbone.trust_remote_code, backbone.allow_pickle) == ("x", False, False)
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [("0.0.9", ""), ("9.1.0", r"; it was written by sprec 9\.1\.0, this is 0")]
+)
+def test_what_a_newer_version_wrote_names_it(tmp_path: Path, version: str, told: str) -> None:
+    file = written(tmp_path / "recipe.json", resolve("demo"), version, later=1)
+    with pytest.raises(UserError, match=rf"later: unknown key{told}" + ("$" if not told else "")):
+        resolve(str(file))
+    with pytest.raises(UserError, match=rf"later: unknown key{told}" + ("$" if not told else "")):
+        read_run(tmp_path)
+    about = {"format": 2, "versions": {"sprec": version}, "files": {}}
+    storage.write_json(tmp_path / storage.MANIFEST, about | {"sha256": storage.digest(about)})
+    assert re.search(rf"has format 2, this version reads 1{told}", storage.verify(tmp_path))
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert cli("--version").stdout == f"sprec {metadata.version('sprec')}\n"
 
 
 def test_an_unknown_recipe_names_the_shipped_ones() -> None:

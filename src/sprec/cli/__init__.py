@@ -2,6 +2,8 @@
 
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
@@ -30,6 +32,21 @@ app.command()(recommend)
 app.command()(reproduce)
 app.command()(theory)
 app.command()(bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sprec {version('sprec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version_: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Language models as recommenders, aligned by self-play so that they stop recommending the same few items."""
 
 
 COMPUTING = frozenset({"run", "evaluate", "recommend", "reproduce", "theory", "bench"})

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sprec.methods.exclusion import Excluded
 from sprec.methods.ranking import top_columns, without
 from sprec.system.errors import UserError
 
@@ -49,13 +50,13 @@ class Scored:
         return len(self.items)
 
     @classmethod
-    def best(cls, scores: np.ndarray, k: int, excluded: np.ndarray | None = None) -> "Scored":
+    def best(cls, scores: np.ndarray, k: int, excluded: Excluded | None = None) -> "Scored":
         """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id.
 
         Args:
             scores: log-probabilities up to a constant of the row (n, items).
             k: candidates per row.
-            excluded: of :func:`~sprec.methods.exclusion.excluded_items`: items to leave out, shape (n, width).
+            excluded: what each list leaves out.
         """
         if excluded is not None:
             scores = without(scores, excluded)

@@ -13,8 +13,10 @@ from sprec.methods.negatives import check_source
 from sprec.methods.preferences import check_preference
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import check_protocol
+from sprec.system import storage
 from sprec.system.errors import UserError
 
+_TRUSTING = ("trust_remote_code", "allow_pickle")
 SHIPPED = files("sprec") / "recipes"
 
 
@@ -45,8 +47,11 @@ def text(name: str) -> str:
 def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
     """Load a recipe and fill it in: schema defaults < recipe < method row < the recipe's part for the method < changes.
 
+    The ``recipe.json`` of a run is filled in already: its settings count as they are, unless the changes name another
+    method. What it says of code and pickles that come with a model does not count: say that yourself.
+
     Args:
-        name: name of a shipped recipe or path of a file.
+        name: name of a shipped recipe or path of a file, a run's ``recipe.json`` among them.
         changes: ``section.key=value`` strings, the value in YAML.
 
     Raises:
@@ -62,10 +67,12 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
         sprec.system.errors.UserError: recipe demo: loop.iteration: unknown key
     """
     content = _mapping(text(name), name)
-    for_method = content.pop("methods", {})
     settings: dict[str, Any] = {}
     for change in changes:
         settings = merge(settings, _parse_change(change))
+    if {"recipe", "dataset", "versions"} <= content.keys() and isinstance(content["recipe"], dict):
+        return _of_run(content, settings, name)
+    for_method = content.pop("methods", {})
     method = settings.get("method", content.get("method", "sprec"))
     if not isinstance(method, str) or method not in METHODS:
         raise UserError(f'unknown method "{method}"; methods: {", ".join(get_args(MethodName))}')
@@ -74,6 +81,18 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
     resolved = merge(content, METHODS[method])
     resolved = merge(resolved, for_method.get(method) or {})
     return validate(merge(resolved, settings), name)
+
+
+def _of_run(about: Mapping[str, Any], settings: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe that a run had, with changes."""
+    content = dict(about["recipe"])
+    backbone = content.get("backbone")
+    if isinstance(backbone, dict):
+        content["backbone"] = {key: value for key, value in backbone.items() if key not in _TRUSTING}
+    method = settings.get("method")
+    if isinstance(method, str) and method in METHODS and method != content.get("method"):
+        content = merge(content, METHODS[method])
+    return validate(merge(content, dict(settings)), name, storage.newer(about))
 
 
 def changed(recipe: Recipe, changes: Sequence[str], settings: Mapping[str, Any] | None = None) -> Recipe:
@@ -93,8 +112,13 @@ def changed(recipe: Recipe, changes: Sequence[str], settings: Mapping[str, Any] 
     return validate(merge(content, dict(settings or {})), "with other settings")
 
 
-def validate(content: Mapping[str, Any], name: str) -> Recipe:
+def validate(content: Mapping[str, Any], name: str, writer: str = "") -> Recipe:
     """Check resolved settings against the schema.
+
+    Args:
+        content: all settings.
+        name: what messages call them.
+        writer: who wrote them, where that is a newer version (:func:`sprec.system.storage.newer`).
 
     Raises:
         UserError: the first thing that is wrong, by its dotted key.
@@ -106,7 +130,7 @@ def validate(content: Mapping[str, Any], name: str) -> Recipe:
         kinds = {"scratch", "huggingface"}  # the discriminator shows up in the location, it is no key
         key = ".".join(str(part) for part in first["loc"] if part not in kinds)
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
-        raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}") from error
+        raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}{writer}") from error
     try:
         for check in (check_source, check_preference, check_protocol):
             check(recipe)

@@ -265,10 +265,11 @@ def read_run(root: Path) -> tuple[Recipe, Dataset]:
         UserError: there is no run at this path.
     """
     try:
-        content = json.loads((root / "recipe.json").read_text("utf-8"))["recipe"]
+        about = json.loads((root / "recipe.json").read_text("utf-8"))
+        content = about["recipe"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
-    return validate(content, str(root / "recipe.json")), Dataset.load(root / "dataset")
+    return validate(content, str(root / "recipe.json"), storage.newer(about)), Dataset.load(root / "dataset")
 
 
 def backbone_of(session: Session) -> Stage:

@@ -287,6 +287,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
+def newer(about: Any) -> str:
+    """Who wrote something, as the end of a sentence, if that was a newer version than this one; else nothing.
+
+    Args:
+        about: content that names its ``versions``; anything else was written by nobody known.
+    """
+    written = about.get("versions") if isinstance(about, Mapping) else None
+    writer, own = written.get("sprec") if isinstance(written, Mapping) else None, version("sprec")
+    if not isinstance(writer, str) or _numbers(writer) <= _numbers(own):
+        return ""
+    return f"; it was written by sprec {writer:.20}, this is {own}"
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)[:6]]
+
+
 def verify(folder: Path, *names: str) -> str:
     """What is wrong with a sealed folder, in one line that names the file; empty if nothing is.
 
@@ -299,7 +316,7 @@ def verify(folder: Path, *names: str) -> str:
     except (OSError, ValueError):
         return f"{folder / MANIFEST} is missing or damaged"
     if manifest["format"] != FORMAT:
-        return f"{folder / MANIFEST} has format {manifest['format']!r}, this version reads {FORMAT}"
+        return f"{folder / MANIFEST} has format {manifest['format']!r}, this version reads {FORMAT}{newer(manifest)}"
     entries: dict[str, Any] = manifest["files"]
     for name in names or entries:
         path = PurePosixPath(name)
