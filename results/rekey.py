@@ -1,7 +1,8 @@
-"""Give the committed records the keys that today's code knows them by: after the schema of recipes got another number.
+"""Give the committed records the keys that today's code knows them by, and digests where they have none.
 
-A key only says which recipe and data a record belongs to. The record has to be that of its place: its lists must have
-the metrics that it says, on the data that are given. Records are packed: a Parquet file for each dataset.
+Keys change when the schema of recipes gets another number. A key only says which recipe and data a record belongs to.
+The record has to be that of its place: its lists must have the metrics that it says, on the data that are given.
+Records are packed: a Parquet file for each dataset.
 Usage: python results/rekey.py OUT DATASET [DATASET ...]
 """
 
@@ -41,7 +42,7 @@ def main() -> None:
     out, datasets = Path(sys.argv[1]), [Dataset.load(path) for path in sys.argv[2:]]
     named = {dataset.name: dataset for dataset in datasets}
     places = {job.place.as_posix(): job for job in jobs_of(datasets)}
-    records = stored(out / "records")
+    records = stored(out / "records", unsigned=True)  # their metrics are checked
     for place, job in places.items():
         if place in records:
             records[place] = rekeyed(records[place], job, named[job.dataset])

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Annotated, Any, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MethodName = Literal[
     "bigrec",
@@ -37,7 +38,7 @@ Answer = Annotated[int, Field(ge=1, le=128)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-SCHEMA = 2
+SCHEMA = 3
 """Goes into all keys. A changed default, or a stage that does something else with the same settings, must raise it."""
 
 
@@ -250,8 +251,8 @@ class Negatives(Section):
     """How self-play answers: greedily (official code), by sampling (the theory), or the best N of 2N beams."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of negatives.decode=sample."""
-    max_new_tokens: Answer = 32
-    """Maximum number of tokens of a generated negative."""
+    max_new_tokens: Answer | None = None
+    """Maximum number of tokens of a generated negative; null: chosen as for recommend.max_new_tokens."""
     random_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the examples whose negatives are replaced by uniform items (Figure 5)."""
     drop_equal: Annotated[bool, Affects(Part.PREFER)] = False
@@ -301,8 +302,8 @@ class Recommend(Section):
     """Text encoder of the grounding: lm, tfidf, or sentence-transformers:NAME_OR_PATH."""
     top_k: Count = 5
     """Items per list."""
-    max_new_tokens: Answer = 32
-    """Maximum number of tokens of a generated title."""
+    max_new_tokens: Answer | None = None
+    """Maximum number of tokens of a generated title; null: what the longest title needs, from 32 to 128."""
     exclude_history: bool = False
     """Never recommend an item of the history, or another one with the same title."""
     samples: Count = 24
@@ -360,10 +361,22 @@ class Knn(Section):
     """Share of the probability that goes by popularity, so that every item has some."""
 
 
+def _without_secrets(url: str) -> str:
+    """Refuse passwords and keys in an address: recipes are stored and shared, and messages name it.
+
+    Raises:
+        ValueError: there is one; it is not repeated.
+    """
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("an address without user, password and query: recipes are stored and shared")
+    return url
+
+
 class Server(Section):
     """A server with the OpenAI completions API that makes the rollouts: vLLM, SGLang, transformers serve."""
 
-    url: Annotated[str, Field(pattern="^https?://."), Affects(Part.NOTHING)]
+    url: Annotated[str, Field(pattern="^https?://."), AfterValidator(_without_secrets), Affects(Part.NOTHING)]
     """Its address, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
     concurrency: Annotated[Count, Affects(Part.NOTHING)] = 32
     """Concurrent requests of each process."""

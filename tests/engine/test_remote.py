@@ -293,9 +293,9 @@ def test_a_run_loads_the_adapters_of_each_stage(policy: Policy, tmp_path: Path) 
         settings |= {"sft.samples": 8, "sft.epochs": 1, "sft.valid": 4, "loop.iterations": 2, "loop.samples": 4}
         settings |= {"evaluate": "last", "recommend.max_new_tokens": 2, "prefer.lr": 0.01}
         changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-        run(resolve("llama-3.2-1b", changes), dataset, tmp_path)
+        run(resolve("llama-3.2-1b", changes), dataset, tmp_path / "run")
     assert len(set(loaded.values())) == 2, "new weights under a new name"
-    files = sorted((tmp_path / "stages").glob(f"*/{FILE}"))
+    files = sorted((tmp_path / "run/stages").glob(f"*/{FILE}"))
     titles = [{json.loads(line)["title"] for line in file.read_text().splitlines()} for file in files]
     assert titles == [{f"{number} {name}"} for number, name in enumerate(loaded, 1)]
 
@@ -305,3 +305,75 @@ def test_beams_are_not_asked_of_servers(policy: Policy) -> None:
         complete(policy, [[5]], Decoding(mode="beam"), Served(Server(url="http://127.0.0.1:1"), "m"))
     with pytest.raises(UserError, match="greedy and sampled"):
         resolve("demo", ["server={url: 'http://127.0.0.1:1'}", "negatives.decode=beam"])
+
+
+@contextlib.contextmanager
+def saying(*pieces: bytes, pause: float = 0.0) -> Iterator[Server]:
+    """A server that answers with these bytes, whatever they are, a pause before each; then it waits."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        ended = threading.Event()
+
+        def talk() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    connection.recv(65536)
+                    for piece in pieces:
+                        ended.wait(pause)
+                        connection.sendall(piece)
+
+        thread = threading.Thread(target=talk, daemon=True)
+        thread.start()
+        try:
+            yield Server(url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"])
+def test_an_answer_that_drips_has_a_deadline(head: bytes, policy: Policy) -> None:
+    """Each byte comes in time, and the answer never: in headers, and in the body."""
+    with saying(head, *[b"x"] * 400, pause=0.05) as server:
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"no answer in 0\.5 s; raise server\.timeout"):
+            complete(policy, [[5]], Decoding(), Served(server, "m"))
+        assert time.monotonic() - began < 5
+
+
+def test_an_endless_answer_is_not_read_to_its_end(policy: Policy) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"
+    with (
+        saying(head, *[b"x" * (1 << 18)] * 5) as server,
+        pytest.raises(UserError, match="answers with more than 1 MiB"),
+    ):
+        complete(policy, [[5]], Decoding(), Served(server.model_copy(update={"timeout": 20.0}), "m"))
+
+
+@pytest.mark.parametrize("text", [None, 3, ["Dune"], {"title": "Dune"}])
+def test_a_text_is_a_text(text: Any, policy: Policy) -> None:
+    content = {"model": "m", "choices": [{"text": text, "finish_reason": "stop"}]}
+    with answering(lambda *_: (200, content)) as server, pytest.raises(UserError, match="answers 200: "):
+        complete(policy, [[5]], Decoding(), Served(server, "m"))
+
+
+def test_half_of_a_character_is_no_title(policy: Policy) -> None:
+    with answering(lambda _, fields: spoken(fields, "Du\ud800ne")) as server:
+        found = complete(policy, [[5]], Decoding(), Served(server, "m"))
+    assert texts(policy, found) == [["Du?ne"]]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[]", b'{"choices": 3}', b"\xff\xfe"])
+def test_bodies_that_are_no_answers_are_one_line(body: bytes, policy: Policy) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with saying(head + body) as server, pytest.raises(UserError, match="answers 200"):
+        complete(policy, [[5]], Decoding(), Served(server, "m"))
+
+
+@pytest.mark.parametrize("url", ["http://me:s3cret@host:8000", "https://host/v1?api_key=s3cret", "http://host/#s3cret"])
+def test_no_recipe_holds_a_secret(url: str) -> None:
+    with pytest.raises(UserError, match=r"server.url: an address without user, password") as told:
+        resolve("demo", [f"server={{url: '{url}'}}"])
+    assert "s3cret" not in str(told.value)

@@ -52,7 +52,7 @@ def test_code_of_a_model_runs_only_when_asked(
     config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     settings = HuggingFace(path=str(folder), lora=None)
-    with pytest.raises(UserError, match=r"brings code of its own; read it, and .* --trust-remote-code"):
+    with pytest.raises(UserError, match=r"brings code of its own; .* --set backbone.trust_remote_code=true"):
         load_huggingface(settings, CPU, torch.float32)
     assert not marker.exists()
     asked = load_huggingface(settings.model_copy(update={"trust_remote_code": True}), CPU, torch.float32)

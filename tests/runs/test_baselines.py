@@ -23,7 +23,8 @@ from sprec.methods.sasrec import SASRec
 from sprec.methods.weights import Variant, reweighting
 from sprec.runs import Recommender, load_results
 from sprec.runs.examples import preference_groups, pretraining_examples, prompts, sft_groups
-from sprec.runs.recommender import backbone_of, open_run
+from sprec.runs.finished import backbone_of
+from sprec.runs.recommender import open_run
 from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.sasrec_stage import load_sasrec, smoothing
 from sprec.runs.stages import importance

@@ -86,12 +86,12 @@ def test_a_run_that_collapses_warns_and_stops_when_asked(
 ) -> None:
     shutil.copytree(toy_run, tmp_path / "a")
     steep = toy_changes(prefer__lr=0.5, prefer__batch=4)
-    done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "a", *steep)
+    done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "a", "--overwrite", *steep)
     assert "! 06-prefer-1: " in done.stderr
     assert "of the generated titles exist in the catalog; lower prefer.lr" in done.stderr
     health = json.loads((tmp_path / "a/stages/06-prefer-1/health.json").read_text())
     assert set(health) == {"steps", "loss_first", "loss", "loss_error", "chosen", "rejected", "margin"}
-    stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "a", *steep,
+    stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "a", "--overwrite", *steep,
                   "--set", "stop_below_exact_share=0.5", code=2)  # fmt: skip
     assert "sprec: stopped after prefer 1" in stopped.stderr
     assert "the recipe demands 50%; lower prefer.lr" in stopped.stderr
@@ -102,7 +102,7 @@ def test_a_run_whose_rollouts_name_nothing_stops_before_it_learns_from_them(
 ) -> None:
     shutil.copytree(toy_run, tmp_path / "run")
     short = toy_changes(negatives__max_new_tokens=1, stop_below_exact_share=0.01, evaluate="last")
-    stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *short, code=2)
+    stopped = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", "--overwrite", *short, code=2)
     assert stopped.stderr.splitlines()[-1] == (
         "sprec: stopped after rollout 1: 0% of the generated titles exist, the recipe demands 1%; "
         "train the SFT longer or at another rate (sft.epochs, sft.lr)"
@@ -114,7 +114,7 @@ def test_without_a_title_there_is_nothing_to_learn_from(
 ) -> None:
     shutil.copytree(toy_run, tmp_path / "run")
     short = toy_changes(negatives__max_new_tokens=1)
-    done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", *short)
+    done = cli("run", "demo", "--data", toy_data, "-o", tmp_path / "run", "--overwrite", *short)
     assert "! 03-rollout-1: 24 of 24 answers hold no title" in done.stderr
     (prefer,) = (line for line in done.stderr.splitlines() if line.startswith("✓ 06-prefer-1"))
     assert prefer.endswith("nothing to learn from: the model is as before")

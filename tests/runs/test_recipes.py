@@ -11,8 +11,8 @@ import pytest
 from sprec.config import HuggingFace, Recipe
 from sprec.methods.table import METHODS
 from sprec.recommend.protocols import PROTOCOLS
+from sprec.runs.finished import read_run
 from sprec.runs.recipes import merge, names, resolve
-from sprec.runs.recommender import read_run
 from sprec.runs.settings import Setting, settings
 from sprec.system import storage
 from sprec.system.errors import UserError

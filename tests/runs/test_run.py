@@ -102,7 +102,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(cli: Cli, toy_run: Path, to
     run = tmp_path / "run"
     shutil.copytree(toy_run, run)
     before = stage_times(run)
-    done = cli("run", "demo", "--data", toy_data, "-o", run, *toy_changes(prefer__beta=0.2))
+    done = cli("run", "demo", "--data", toy_data, "-o", run, "--overwrite", *toy_changes(prefer__beta=0.2))
     assert "06-prefer-1 was made with other settings" in done.stderr
     after = stage_times(run)
     changed = {name for name in STAGES if after[name] != before[name]}
@@ -115,7 +115,7 @@ def test_settings_that_a_stage_does_not_read_do_not_redo_it(
     run = tmp_path / "run"
     shutil.copytree(toy_run, run)
     before = stage_times(run)
-    cli("run", "demo", "--data", toy_data, "-o", run,
+    cli("run", "demo", "--data", toy_data, "-o", run, "--overwrite",
         *toy_changes(negatives__drop_equal=True, recommend__samples=3, recommend__beams=7))  # fmt: skip
     after = stage_times(run)
     assert {name for name in STAGES if after[name] != before[name]} == {"06-prefer-1", "07-evaluate-prefer-1"}

@@ -14,9 +14,9 @@ from sprec.data.demo import demo
 from sprec.recommend.exact import catalog_trie
 from sprec.runs import run
 from sprec.runs.recipes import resolve
-from sprec.runs.recommender import backbone_of
 from sprec.runs.sasrec_stage import load_sasrec
 from sprec.runs.session import Session
+from sprec.runs.stages import given
 from sprec.runs.store import Store
 from sprec.system.errors import UserError
 
@@ -37,15 +37,15 @@ def test_embeddings_in_another_style_or_precision_are_made_anew(make: Make) -> N
     names = []
     for changes in (["precision=fp32"], ["precision=bf16"], ["precision=fp32", "prompt.style=compact"]):
         session = make(*changes)
-        names.append(session.grounder(backbone_of(session)).encoder.name)
+        names.append(session.grounder(given(session.recipe)).encoder.name)
     assert len(set(names)) == 3
     again = make("precision=fp32", "prompt.style=official")  # reads titles as unified does
-    assert again.grounder(backbone_of(again)).encoder.name == names[0]
+    assert again.grounder(given(again.recipe)).encoder.name == names[0]
 
 
 def test_the_grounder_keeps_no_policy_alive(make: Make) -> None:
     session = make("precision=fp32")
-    backbone = backbone_of(session)
+    backbone = given(session.recipe)
     policy = weakref.ref(session.policy(backbone))
     grounder = session.grounder(backbone)
     before = grounder.top_k(["Alien", "Dune"], 3)
@@ -58,7 +58,7 @@ def test_the_grounder_keeps_no_policy_alive(make: Make) -> None:
 
 def test_the_trie_is_made_once(make: Make) -> None:
     session = make("precision=fp32")
-    policy = session.policy(backbone_of(session))
+    policy = session.policy(given(session.recipe))
     trie = session.trie(policy)
     assert trie.token.tolist() == catalog_trie(policy, session.builder).token.tolist()
     assert session.trie(policy) is trie

@@ -167,7 +167,7 @@ def test_a_run_costs_what_was_computed(toy_run: Path, toy_data: Path, tmp_path: 
         if not folder.name.endswith("backbone"):
             shutil.rmtree(folder)
     with counted() as flops, read() as tokens:
-        run(recipe, Dataset.load(toy_data), out)
+        run(recipe, Dataset.load(toy_data), out, overwrite=True)
     session = open_run(out)
     policy, builder = session.policy(Stage(out, "model")), session.builder
     examples = sft_groups(policy, builder, session.dataset.train, recipe.prompt.max_tokens)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from sprec.data import Dataset
@@ -12,7 +13,7 @@ from sprec.evaluation import accumulate, bootstrap
 from sprec.runs import Result, load_results
 from sprec.runs.recipes import resolve
 from sprec.study.rates import Try, chosen
-from sprec.study.records import Record, find, key_of, known, of_run, pack, stored
+from sprec.study.records import Record, at, find, key_of, of_run, pack, stored
 from sprec.system.errors import UserError
 from sprec.system.storage import digest, hash_of
 
@@ -47,7 +48,7 @@ def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset,
     assert find(tmp_path / "none.json", key) is None
     (tmp_path / "r.json").write_text("{")
     assert find(tmp_path / "r.json", key) is None
-    with pytest.raises(UserError, match=r"r\.json is not the record of a run; the same command makes it again"):
+    with pytest.raises(UserError, match=r"r\.json is not the record of a run; remove it to run this one again"):
         Record.read(tmp_path / "r.json")
 
 
@@ -67,7 +68,7 @@ def test_packed_records_are_found_like_files(tmp_path: Path) -> None:
     assert list(kept.results) == results
     assert (kept.seconds, kept.precision, kept.backbone) == (12.3, "bf16", "b" * 16)
     assert find(folder / f"{places[1]}.json", "k0") is None
-    assert [known(folder / f"{place}.json") for place in (*places, "C/sprec/exact/seed1", "D/x/y/seed0")] == [
+    assert [at(folder / f"{place}.json") is not None for place in (*places, "C/sprec/exact/seed1", "D/x/y/seed0")] == [
         True, True, True, False, False,
     ]  # fmt: skip
     replace(first, key="new").write(folder / f"{places[2]}.json")
@@ -80,6 +81,27 @@ def test_packed_records_are_found_like_files(tmp_path: Path) -> None:
     assert find(folder / f"{places[2]}.json", "new") is None
     with pytest.raises(UserError, match=r"C\.parquet does not hold records of runs"):
         stored(folder)
+
+
+def test_a_packed_record_that_was_edited_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "records"
+    Record("k", np.array([[3, 1], [2, -1]]), [Result("sft", 0, "bigrec", {"HR@5": 0.25})], 1.0, "bf16").write(
+        folder / "A/x/paper/seed0.json"
+    )
+    (file,) = pack(folder)
+    whole = pl.read_parquet(file)
+    edits = [
+        pl.Series("lists", [[[3, 1], [2, 3]]], dtype=pl.List(pl.List(pl.Int32))),
+        pl.Series("results", [whole["results"][0].replace("0.25", "0.75")]),
+    ]
+    for edit in edits:
+        whole.with_columns(edit).write_parquet(file)
+        with pytest.raises(UserError, match=r"A\.parquet: the record of x/paper/seed0 is damaged or was edited"):
+            stored(folder)
+    whole.drop("digest").write_parquet(file)
+    with pytest.raises(UserError, match="does not hold records of runs"):
+        stored(folder)
+    assert stored(folder, unsigned=True)["A/x/paper/seed0"].lists.tolist() == [[3, 1], [2, -1]]
 
 
 def test_packing_leaves_what_is_no_record(tmp_path: Path) -> None:

@@ -35,9 +35,7 @@ def run(
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite", help="Replace a run on other data; its model is kept until the new one is complete."
-        ),
+        typer.Option("--overwrite", help="Replace what a finished run, or one of other data, has computed."),
     ] = False,
 ) -> None:
     """Run a recipe on a dataset, from backbone to metrics; the same command again resumes."""
@@ -94,8 +92,8 @@ def evaluate(
     from sprec.evaluation import cutoffs
     from sprec.recommend.protocols import words_of
     from sprec.runs.evaluations import evaluate_run
+    from sprec.runs.finished import read_run
     from sprec.runs.recipes import changed
-    from sprec.runs.recommender import read_run
 
     quiet()
     found = evaluate_run(run, set or [], cutoffs(metrics))

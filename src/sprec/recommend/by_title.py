@@ -32,7 +32,7 @@ def recommend_by_title(
         budget: tokens per batch.
         journal: a folder that remembers finished batches.
     """
-    decoding = Decoding(max_new_tokens=settings.max_new_tokens)
+    decoding = Decoding(max_new_tokens=settings.max_new_tokens or Decoding.max_new_tokens)
     answers = generate(policy, asked, decoding, budget=budget, description="recommend", journal=journal)
     known = grounder.catalog.by_title
     titles = [parse_title(text, known) for text in policy.decode([answer[0].tokens for answer in answers])]

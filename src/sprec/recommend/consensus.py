@@ -47,7 +47,7 @@ def recommend_by_consensus(
         mode="sample",
         count=settings.samples,
         temperature=settings.temperature,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=settings.max_new_tokens or Decoding.max_new_tokens,
         seed=seed,
     )
     answers = generate(policy, asked, decoding, budget=budget, description="consensus", journal=journal)

@@ -147,13 +147,13 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
     for title in titles:
         key.update(b"\x00" + title.encode("utf-8", "surrogatepass"))
     file = cache / f"{key.hexdigest()[:32]}.safetensors"
-    embeddings = _read(file, len(titles))
+    embeddings = _read(file, len(titles), key.hexdigest())
     if embeddings is None:
         if file.exists():
-            say(f"! {file} is damaged; encoding the titles again")
+            say(f"! {file} is damaged, or of other titles; encoding the titles again")
         embeddings = _encode(encoder, titles)
         if processes.first():
-            _write(file, embeddings)
+            _write(file, embeddings, key.hexdigest())
     return embeddings
 
 
@@ -170,8 +170,8 @@ def _encode(encoder: Encoder, titles: Sequence[str]) -> Tensor:
     return embeddings
 
 
-def _read(file: Path, rows: int) -> Tensor | None:
-    """The cached embeddings, or None where they are absent or damaged."""
+def _read(file: Path, rows: int, key: str) -> Tensor | None:
+    """The cached embeddings, or None where they are absent, damaged or of other titles or another encoder."""
     if not file.is_file():
         return None
     try:
@@ -180,19 +180,22 @@ def _read(file: Path, rows: int) -> Tensor | None:
             metadata = content.metadata() or {}
     except (SafetensorError, OSError):
         return None
-    whole = len(embeddings) == rows and metadata.get("sha256") == _digest(embeddings)
+    whole = len(embeddings) == rows and metadata.get("sha256") == _digest(embeddings, key)
     return embeddings if whole else None
 
 
-def _write(file: Path, embeddings: Tensor) -> None:
+def _write(file: Path, embeddings: Tensor, key: str) -> None:
     """Write the cache file whole or not at all; several processes may do so at once, and find the same."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with storage.replacing_file(file) as scratch:
-            save_file({"embeddings": embeddings}, scratch, {"sha256": _digest(embeddings)})
+            save_file({"embeddings": embeddings}, scratch, {"sha256": _digest(embeddings, key)})
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the embedding cache {file}: {error}") from error
 
 
-def _digest(embeddings: Tensor) -> str:
-    return sha256(embeddings.contiguous().numpy().data).hexdigest()
+def _digest(embeddings: Tensor, key: str) -> str:
+    """The hash of embeddings and of what they are of: a whole file of other titles is none of these."""
+    content = sha256(key.encode())
+    content.update(embeddings.contiguous().numpy().data)
+    return content.hexdigest()

@@ -9,9 +9,10 @@ from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols
 from sprec.runs.checks import check_fit, check_installed
-from sprec.runs.pipeline import Result, load_results
+from sprec.runs.finished import backbone_of, read_run
+from sprec.runs.pipeline import load_results
 from sprec.runs.recipes import validate
-from sprec.runs.recommender import backbone_of, open_run, read_run
+from sprec.runs.recommender import open_run
 from sprec.runs.session import Session
 from sprec.runs.stages import (
     RECOMMENDATIONS,
@@ -24,21 +25,6 @@ from sprec.runs.store import EVALUATIONS, Stage, Store
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
-
-
-def folder_of(run: Path, result: Result) -> Path:
-    """The stage that made one of the results of a run.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
-    folders = sorted((run / "stages").glob(f"*-evaluate-{result.stage}-{result.iteration}"))
-    problem = f"{run} has no evaluation of {result.stage} {result.iteration}"
-    if folders:
-        problem = storage.verify(folders[-1])
-    if problem:
-        raise UserError(f"{problem}; the same sprec run command repairs it")
-    return folders[-1]
 
 
 def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUTOFFS) -> dict[str, float]:

@@ -11,7 +11,9 @@ from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.runs import health, stages
 from sprec.runs.checks import check_fit, check_installed, check_method
+from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.protocols import trains_model
+from sprec.runs.recipes import validate
 from sprec.runs.sasrec_stage import needs_sasrec, sasrec
 from sprec.runs.session import Session
 from sprec.runs.store import RECIPE, Stage, Store
@@ -85,7 +87,7 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> No
     """Put recipe and data into the run directory; what a finished run has stays until its successor is complete.
 
     Raises:
-        UserError: the run is of other data and ``overwrite`` is off.
+        UserError: ``overwrite`` is off, and the run is of other data, or finished and would lose stages.
     """
     root, problem = store.root, ""
     sealed = (root / storage.MANIFEST).exists()
@@ -97,11 +99,36 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> No
         raise UserError(
             f"{root} is a run on other data than {dataset.name}; choose another -o, or pass --overwrite to replace it"
         )
+    if sealed and not problem and not overwrite:
+        _require_same_stages(root, recipe, dataset)
     with storage.writing(root, "make room or choose another -o"):
         if not sealed or problem:
             _describe(root, recipe, dataset)
         if not sealed or problem or before == dataset.hash:
             _keep_data(store, dataset)
+
+
+def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse to replace what a finished run has computed, without being told to.
+
+    Raises:
+        UserError: names a stage that would not stay, and the settings that are others now.
+    """
+    before, now = storage.read_manifest(root).get("stages", {}), planned(recipe, dataset)
+    lost = [folder for folder, key in before.items() if now.get(folder.partition("-")[2]) != key]
+    if not lost:
+        return
+    try:
+        old = settings_of(validate(storage.read_json(root / RECIPE)["recipe"], RECIPE), EVERYTHING)
+    except UserError:  # of a version with other settings
+        old = {}
+    new = settings_of(recipe, EVERYTHING)
+    others = [name for name in {**old, **new} if old.get(name) != new.get(name)] if old else []
+    raise UserError(
+        f"{root} is finished, and {lost[0]} would be made again "
+        f"({'another ' + ', '.join(others[:3]) if others else 'it is of another version'}); choose another -o, or pass "
+        "--overwrite to replace the run"
+    )
 
 
 def _describe(root: Path, recipe: Recipe, dataset: Dataset) -> bool:
@@ -115,7 +142,9 @@ def _describe(root: Path, recipe: Recipe, dataset: Dataset) -> bool:
     return True
 
 
-def _close(store: Store, recipe: Recipe, dataset: Dataset, results: Sequence[Result], kept: Mapping[str, Path]) -> None:
+def _close(
+    store: Store, recipe: Recipe, dataset: Dataset, results: Sequence[Result], kept: Mapping[str, Stage]
+) -> None:
     """Put a complete run in place: recipe, data, metrics, :data:`KEPT`, and the manifest that says that it is one."""
     root = store.root
     with storage.writing(root, "the stages are intact, the same command finishes the run"):
@@ -123,12 +152,13 @@ def _close(store: Store, recipe: Recipe, dataset: Dataset, results: Sequence[Res
             _keep_data(store, dataset)
         storage.write_json(root / METRICS, [record(result) for result in results])
         for name in KEPT:
-            if name in kept:
-                storage.link_tree(kept[name], root / name)
+            if name in kept and kept[name].folder != Path():  # models of the hub stay there
+                storage.link_tree(kept[name].folder, root / name)
             else:
                 storage.discard(root / name)
         files = [file.relative_to(root).as_posix() for name in KEPT for file in sorted((root / name).rglob("*"))]
-        storage.seal(root, {"stages": store.keys}, [RECIPE, METRICS, *files])
+        keys = {"stages": store.keys, "backbone": kept["backbone"].key if "backbone" in kept else ""}
+        storage.seal(root, keys, [RECIPE, METRICS, *files])
     store.prune()
 
 
@@ -161,20 +191,20 @@ def planned(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
     return {folder.partition("-")[2]: key for folder, key in store.keys.items()}
 
 
-def _stages(session: Session) -> tuple[list[Result], dict[str, Path]]:
+def _stages(session: Session) -> tuple[list[Result], dict[str, Stage]]:
+    """All stages of a run: the evaluations, and what is :data:`KEPT`."""
     return _loop(session) if trains_model(session.recipe) else _without_model(session)
 
 
-def _without_model(session: Session) -> tuple[list[Result], dict[str, Path]]:
+def _without_model(session: Session) -> tuple[list[Result], dict[str, Stage]]:
     """The methods that rank items: one evaluation."""
     method, nothing = session.recipe.method, Stage(Path(), "")
     own = sasrec(session) if needs_sasrec(session.recipe) else nothing
     metrics = stages.evaluate(session, f"{method}-0", nothing, nothing)
-    return [Result(method, 0, method, metrics)], _kept(sasrec=own)
+    return [Result(method, 0, method, metrics)], {"sasrec": own}
 
 
-def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
-    """The methods with a language model: their evaluations, and the :data:`KEPT` folders."""
+def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
     recipe, loop = session.recipe, session.recipe.loop
     results: list[Result] = []
     start_from = "bigrec" if loop.iterations else recipe.method
@@ -203,12 +233,8 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Path]]:
             reference = policy if recipe.prefer.reference == "post-sft" else start
             policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
-    return results, _kept(backbone=backbone, sasrec=assistant) | {"model": policy.folder / "model"}
-
-
-def _kept(**made: Stage) -> dict[str, Path]:
-    """The folders of those stages that were made here: models of the hub have none."""
-    return {name: stage.folder for name, stage in made.items() if stage.folder != Path()}
+    final = Stage(policy.folder / "model", policy.key)
+    return results, {"model": final, "backbone": backbone, "sasrec": assistant}
 
 
 def record(result: Result) -> dict[str, Any]:

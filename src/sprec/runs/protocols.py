@@ -8,7 +8,7 @@ import numpy as np
 from sprec.config import Recipe, Recommend
 from sprec.data import Split
 from sprec.methods.table import METHODS
-from sprec.recommend.protocols import PROTOCOLS, Context, Need, Recommendations, needs_of
+from sprec.recommend.protocols import PROTOCOLS, Context, Need, Recommendations, is_read, needs_of
 from sprec.runs.examples import prompts
 from sprec.runs.sasrec_stage import has_sasrec, load_sasrec
 from sprec.runs.session import Session
@@ -74,6 +74,10 @@ def recommend(
         raise UserError(
             f"recommend.protocol={settings.protocol} needs a language model, which {recipe.method} does not have"
         )
+
+    if is_read("recommend.max_new_tokens", settings):
+        limit = session.answer_limit(session.policy(stage), settings.max_new_tokens, "recommend.max_new_tokens")
+        settings = settings.model_copy(update={"max_new_tokens": limit})
 
     @cache
     def asked() -> list[list[int]]:

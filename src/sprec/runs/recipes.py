@@ -18,6 +18,8 @@ from sprec.system.errors import UserError
 
 _TRUSTING = ("trust_remote_code", "allow_pickle")
 SHIPPED = files("sprec") / "recipes"
+PERMISSIONS = ("backbone.trust_remote_code", "backbone.allow_pickle")
+"""What no file can permit, only whoever gives the command: code of a model, and pickles, which are code."""
 
 
 def names() -> list[str]:
@@ -80,6 +82,10 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{name}: methods: must map method names to settings")
     resolved = merge(content, METHODS[method])
     resolved = merge(resolved, for_method.get(method) or {})
+    backbone = resolved.get("backbone")
+    for permission in PERMISSIONS:
+        if isinstance(backbone, dict) and backbone.get(permission.removeprefix("backbone.")):
+            raise UserError(f"recipe {name}: a file cannot permit {permission}; pass --set {permission}=true")
     return validate(merge(resolved, settings), name)
 
 

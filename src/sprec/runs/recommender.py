@@ -1,6 +1,5 @@
 """A finished run as a recommender."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -10,16 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sprec.config import Recipe, Recommend, makes_backbone
-from sprec.data import Catalog, Dataset, Split
+from sprec.config import Recommend
+from sprec.data import Catalog, Split
 from sprec.methods.histories import padded
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols
 from sprec.runs.checks import check_beams
+from sprec.runs.finished import backbone_of, read_run
 from sprec.runs.keys import afterwards
-from sprec.runs.recipes import changed, validate
+from sprec.runs.recipes import PERMISSIONS, changed
 from sprec.runs.session import Session
-from sprec.runs.stages import given
 from sprec.runs.store import Stage, Store
 from sprec.system import storage
 from sprec.system.errors import UserError
@@ -241,7 +240,7 @@ def open_run(root: Path, changes: Sequence[str] = ()) -> Session:
 
     Args:
         root: the run directory.
-        changes: other settings, as in ``sprec run --set``.
+        changes: other settings, as in ``sprec run --set``; the only way to permit code or pickles of a model.
 
     Raises:
         UserError: there is no run with a model at this path, or a setting does not exist or would need another run.
@@ -251,39 +250,9 @@ def open_run(root: Path, changes: Sequence[str] = ()) -> Session:
     if problem:
         raise UserError(f"{root} is not a finished run ({problem}); finish it with the same sprec run command")
     for change in changes:
-        if change.partition("=")[0].partition(".")[0] not in afterwards():
+        name = change.partition("=")[0]
+        if name.partition(".")[0] not in afterwards() and name not in PERMISSIONS:
             raise UserError(
                 f"--set {change} would train another model; a finished run takes {', '.join(afterwards())} only"
             )
     return Session(changed(recipe, changes), dataset, Store(root))
-
-
-def read_run(root: Path) -> tuple[Recipe, Dataset]:
-    """The recipe and data of a run.
-
-    Raises:
-        UserError: there is no run at this path.
-    """
-    try:
-        about = json.loads((root / "recipe.json").read_text("utf-8"))
-        content = about["recipe"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
-    return validate(content, str(root / "recipe.json"), storage.newer(about)), Dataset.load(root / "dataset")
-
-
-def backbone_of(session: Session) -> Stage:
-    """The backbone stage of a finished run: its text encoder grounds generated titles.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    if not protocols.trains_model(session.recipe):
-        return Stage(Path(), "")
-    if not makes_backbone(session.recipe):
-        return given(session.recipe)
-    folder = session.store.root / "backbone"
-    problem = storage.verify(folder)
-    if problem:
-        raise UserError(f"{problem}; the same sprec run command repairs it")
-    return Stage(folder, storage.read_manifest(folder)["key"])

@@ -113,7 +113,7 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
     wide = 2 * settings.count  # paper, RQ3: 2N beams, then the N best different titles
     decoding = Decoding(
         mode=settings.decode,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=_limit(session, policy),
         count=wide if settings.decode == "beam" else settings.count,
         beams=wide,
         temperature=settings.temperature,
@@ -123,6 +123,11 @@ def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split
     if settings.redraw_equal:
         titles = _wrong_answers(session, policy, backbone, examples, titles, iteration)
     return [own[: settings.count] for own in titles]
+
+
+def _limit(session: Session, policy: Stage) -> int:
+    setting = session.recipe.negatives.max_new_tokens
+    return session.answer_limit(session.policy(policy), setting, "negatives.max_new_tokens")
 
 
 def _wrong_answers(
@@ -139,7 +144,7 @@ def _wrong_answers(
         return wrong
     decoding = Decoding(
         mode="sample",
-        max_new_tokens=session.recipe.negatives.max_new_tokens,
+        max_new_tokens=_limit(session, policy),
         count=_REDRAWS,
         temperature=session.recipe.negatives.temperature,
         seed=seed_of(session.recipe.seed, Stream.REDRAW, iteration),

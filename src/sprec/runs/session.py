@@ -24,11 +24,15 @@ from sprec.prompts import PromptBuilder
 from sprec.recommend.encoders import Encoder, sentence_transformers, tfidf
 from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
-from sprec.runs.examples import pretraining_examples
+from sprec.runs.examples import ANSWER_ROOM, pretraining_examples
 from sprec.runs.keys import settings_of
 from sprec.runs.store import Stage, Store
 from sprec.runs.streams import Stream, seed_of
 from sprec.system.hardware import pick_device, pick_precision
+from sprec.system.progress import say
+
+_ANSWER = 32
+"""Tokens of an answer where no title needs more (the research code)."""
 
 
 @dataclass
@@ -80,6 +84,30 @@ class Session:
         """The neighbours of the items in the sequences that are trained on."""
         settings = knn.Settings(**self.recipe.knn.model_dump())
         return ItemKnn.count(pretraining_examples(self.dataset), len(self.dataset.catalog), settings)
+
+    def answer_limit(self, policy: Policy, setting: int | None, name: str) -> int:
+        """The tokens of an answer at most; says once if titles of the catalog need more.
+
+        Args:
+            policy: its tokenizer counts, once per session: all policies of a run have one.
+            setting: the recipe's, or None for what the titles need.
+            name: of the setting.
+        """
+        if self._lengths is None:
+            answers = [self.builder.respond(title) for title in self.dataset.catalog.titles]
+            self._lengths = np.array([len(tokens) for tokens in policy.encode_completions(answers)])
+        limit = setting or int(min(max(_ANSWER, self._lengths.max()), ANSWER_ROOM))
+        if (long := int((self._lengths > limit).sum())) and name not in self._told:
+            self._told.add(name)
+            say(
+                f"! {long:,} of {len(self._lengths):,} titles have more than {name}={limit} tokens (the longest "
+                f"{self._lengths.max()}) and cannot be answered"
+                + (f"; set {name}=null to let them" if limit < ANSWER_ROOM else "; shorten them")
+            )
+        return limit
+
+    _lengths: np.ndarray | None = field(default=None, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
 
     @property
     def cases(self) -> Split:

@@ -25,7 +25,7 @@ from sprec.methods.negatives import uniform_log_prob
 from sprec.methods.preferences import PREFERENCES
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
-from sprec.recommend.protocols import Need, Recommendations, needs_of
+from sprec.recommend.protocols import Need, Recommendations, is_read, needs_of
 from sprec.runs import health, protocols
 from sprec.runs.cases import cases_of
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
@@ -125,6 +125,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
 
     def make(folder: Path) -> str:
         policy = session.policy(start)
+        _count_long_titles(session, policy)
         rows = _draw_rows(session, settings.samples)
         examples = session.dataset.train.take(rows)
         groups = _sft_groups(session, policy, examples)
@@ -138,6 +139,15 @@ def initial_sft(session: Session, start: Stage) -> Stage:
         return _save(session, policy, folder, outcome, "sft")
 
     return _hold(session, session.store.stage("sft", depends, make))
+
+
+def _count_long_titles(session: Session, policy: Policy) -> None:
+    """Say which titles the limits of answers cut, before anything is trained to write them."""
+    recipe = session.recipe
+    if is_read("recommend.max_new_tokens", recipe.recommend):
+        session.answer_limit(policy, recipe.recommend.max_new_tokens, "recommend.max_new_tokens")
+    if recipe.loop.iterations and recipe.loop.dpo_step and recipe.negatives.source == "self-play":
+        session.answer_limit(policy, recipe.negatives.max_new_tokens, "negatives.max_new_tokens")
 
 
 def _weighted(

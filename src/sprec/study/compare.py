@@ -23,14 +23,13 @@ from sprec.evaluation import (
     table_of_methods,
 )
 from sprec.recommend.protocols import words_of
-from sprec.runs.evaluations import folder_of, is_kept, kept
+from sprec.runs.evaluations import is_kept, kept
+from sprec.runs.finished import read_run, stage_of
 from sprec.runs.health import EXACT
 from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import load_results
-from sprec.runs.recommender import read_run
 from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.study.lists import Lists, read_lists
-from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
 
@@ -262,7 +261,7 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
         folder: the run directory, or a folder of its ``evaluations``.
 
     Raises:
-        UserError: the run is not finished, or something is damaged or outdated.
+        UserError: the run is not finished, or something is damaged, outdated or another run's.
     """
     if is_kept(folder):
         recipe, dataset, key = kept(folder)
@@ -270,9 +269,8 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
     recipe, dataset = read_run(folder)
     results, found = load_results(folder), []
     for index in dict.fromkeys((0, len(results) - 1)):
-        stage = folder_of(folder, results[index])
-        key = str(storage.read_manifest(stage)["key"])
-        found.append(Evaluation(folder, recipe, dataset, results[index].method, key, _read(stage)))
+        stage = stage_of(folder, f"evaluate-{results[index].stage}-{results[index].iteration}")
+        found.append(Evaluation(folder, recipe, dataset, results[index].method, stage.key, _read(stage.folder)))
     return found
 
 

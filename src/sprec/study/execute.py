@@ -12,7 +12,7 @@ from sprec.runs.pipeline import planned, run
 from sprec.runs.store import BusyError
 from sprec.study.eta import Outlook
 from sprec.study.plan import Job, by_name, check_fits
-from sprec.study.records import Record, find, key_of, known, of_run
+from sprec.study.records import Record, at, find, key_of, of_run
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.hardware import pick_device, pick_precision
@@ -24,12 +24,13 @@ def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -
     """Refuse to replace what another recipe or other data left in the folder: it may have taken hours.
 
     Raises:
-        UserError: names the first such record.
+        UserError: names the first such record, or one that is damaged or was edited.
     """
     named = by_name(datasets)
     for job in jobs:
         file = job.record(out)
-        if known(file) and find(file, key_of(job.recipe, named[job.dataset])) is None:
+        there = at(file)
+        if there is not None and there.key != key_of(job.recipe, named[job.dataset]):
             raise UserError(
                 f"{file} was made by another recipe (--backbone, --set) or from other data; choose another -o, "
                 "or remove it to run this one"

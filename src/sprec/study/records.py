@@ -22,13 +22,14 @@ from sprec.config import SCHEMA, HuggingFace, Recipe
 from sprec.data import Dataset
 from sprec.evaluation import CUTOFFS, Cases
 from sprec.runs.cases import cases_of
-from sprec.runs.evaluations import folder_of
+from sprec.runs.finished import backbone_of, read_run, stage_of
 from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.pipeline import Result, load_results, result_of
 from sprec.runs.pipeline import record as result_record
 from sprec.runs.protocols import trains_model
-from sprec.runs.recommender import read_run
+from sprec.runs.session import Session
 from sprec.runs.stages import RECOMMENDATIONS, given, read_recommendations
+from sprec.runs.store import Store
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.parquet import UNREADABLE, read_parquet, write_parquet
@@ -60,11 +61,19 @@ class Record:
         """The cases of its lists: the first of the split, at these cut-offs."""
         return cases_of(self.lists, dataset.splits[split][: len(self.lists)], dataset, ks)
 
+    @property
+    def digest(self) -> str:
+        """The hash of the record's content as it is written: an edited list changes a table, and is noticed by this."""
+        results = [result_record(result) for result in self.results]
+        content = [self.key, self.backbone, self.precision, round(self.seconds, 1), results, self.lists.tolist()]
+        return storage.digest(content)
+
     def write(self, file: Path) -> None:
         """Write the record whole or not at all."""
         lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
         head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
         head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
+        head["digest"] = self.digest
         text = json.dumps(head, ensure_ascii=False, indent=1)
         with storage.writing(file, _GOES_ON):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -75,15 +84,23 @@ class Record:
         """Read what :meth:`write` wrote.
 
         Raises:
-            UserError: the file is not a record.
+            UserError: the file is not a record, or was edited.
         """
         try:
-            found: Any = json.loads(file.read_text("utf-8"))
-            results = [result_of(**entry) for entry in found["results"]]
-            lists, backbone = np.array(found["lists"]), found.get("backbone", "")
-            return cls(found["key"], lists, results, found["seconds"], found["precision"], backbone)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is not the record of a run; the same command makes it again") from error
+            found: Any = storage.read_json(file)
+            record = cls._of(found, found["results"])
+            whole = found.get("digest") == record.digest
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{file} is not the record of a run; remove it to run this one again") from error
+        if not whole:
+            raise UserError(f"{file} is damaged or was edited; remove it to run this one again")
+        return record
+
+    @classmethod
+    def _of(cls, found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> "Record":
+        lists, backbone = np.array(found["lists"], dtype=np.int64), found.get("backbone", "")
+        made = [result_of(**entry) for entry in results]
+        return cls(found["key"], lists, made, found["seconds"], found["precision"], backbone)
 
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
@@ -100,26 +117,39 @@ def find(file: Path, key: str) -> Record | None:
         key: what :func:`key_of` says.
     """
     try:
-        record = Record.read(file) if file.is_file() else _packed(file)
+        record = at(file)
     except UserError as error:
         say(f"! {error}")
         return None
     return record if record is not None and record.key == key else None
 
 
-def known(file: Path) -> bool:
-    """Whether there is a record at this place, by whatever recipe."""
-    return file.is_file() or _packed(file) is not None
+def at(file: Path) -> Record | None:
+    """The record at this place, by whatever recipe; None where there is none.
 
-
-def stored(folder: Path) -> dict[str, Record]:
-    """Every record below a folder ``records``, packed or not: DATASET/METHOD/PROTOCOL/seedN to the record.
+    Args:
+        file: as :func:`find` takes it.
 
     Raises:
-        UserError: a file is no record.
+        UserError: it is no record, or was edited.
+    """
+    return Record.read(file) if file.is_file() else _packed(file)
+
+
+def stored(folder: Path, *, unsigned: bool = False) -> dict[str, Record]:
+    """Every record below a folder ``records``, packed or not: DATASET/METHOD/PROTOCOL/seedN to the record.
+
+    Args:
+        folder: the folder.
+        unsigned: take packed records without a digest, too, which earlier versions wrote.
+
+    Raises:
+        UserError: a file is no record, or was edited.
     """
     found = {
-        f"{file.stem}/{place}": record for file in folder.glob("*.parquet") for place, record in _archive(file).items()
+        f"{file.stem}/{place}": record
+        for file in folder.glob("*.parquet")
+        for place, record in _archive(file, unsigned=unsigned).items()
     }
     for file in folder.rglob("*.json"):
         found[file.relative_to(folder).with_suffix("").as_posix()] = Record.read(file)
@@ -159,7 +189,7 @@ def pack(folder: Path, records: Mapping[str, Record] | None = None) -> list[Path
 
 _GOES_ON = "the run itself is complete, the same command goes on"
 _COLUMNS: Mapping[str, pl.DataType | type[pl.DataType]] = {
-    **dict.fromkeys(("place", "key", "backbone", "precision", "results"), pl.String),
+    **dict.fromkeys(("place", "key", "backbone", "precision", "results", "digest"), pl.String),
     "seconds": pl.Float64,
     "lists": pl.List(pl.List(pl.Int32)),
 }
@@ -175,6 +205,7 @@ def _frame(records: Mapping[str, Record]) -> pl.DataFrame:
             "results": json.dumps([result_record(result) for result in own.results]),
             "seconds": round(own.seconds, 1),
             "lists": own.lists.tolist(),
+            "digest": own.digest,
         }
         for place, own in records.items()
     ]
@@ -189,51 +220,43 @@ def _packed(file: Path) -> Record | None:
     return _archive(archive).get(place) if archive.is_file() else None
 
 
-def _archive(file: Path) -> Mapping[str, Record]:
+def _archive(file: Path, *, unsigned: bool = False) -> Mapping[str, Record]:
     """The records of a Parquet file by their places, read once while the file is the same."""
-    return _read_archive(file, file.stat().st_mtime_ns)
+    return _read_archive(file, file.stat().st_mtime_ns, unsigned)
 
 
 @lru_cache(maxsize=8)
-def _read_archive(file: Path, changed: int) -> Mapping[str, Record]:
+def _read_archive(file: Path, changed: int, unsigned: bool) -> Mapping[str, Record]:
     try:
-        rows = read_parquet(file).select(*_COLUMNS).rows(named=True)
-        return {
-            row["place"]: Record(
-                row["key"],
-                np.array(row["lists"]),
-                [result_of(**entry) for entry in json.loads(row["results"])],
-                row["seconds"],
-                row["precision"],
-                row["backbone"],
-            )
-            for row in rows
-        }
+        frame = read_parquet(file)
+        signed = not unsigned or "digest" in frame.columns
+        rows = frame.select(*(name for name in _COLUMNS if signed or name != "digest")).rows(named=True)
+        found = {row["place"]: Record._of(row, storage.parsed(row["results"])) for row in rows}
+        edited = [row["place"] for row in rows if signed and row["digest"] != found[row["place"]].digest]
     except (OSError, ValueError, KeyError, TypeError, *UNREADABLE) as error:
-        raise UserError(
-            f"{file} does not hold records of runs; remove it, and the same command makes them again"
-        ) from error
+        raise UserError(f"{file} does not hold records of runs; remove it to run these again") from error
+    if edited:
+        raise UserError(f"{file}: the record of {edited[0]} is damaged or was edited; put the file back, or remove it")
+    return found
 
 
 def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     """The record of a finished run.
 
     Raises:
-        UserError: the run is not finished, or its last lists are damaged.
+        UserError: the run is not finished, or its last lists are damaged or another run's.
     """
     results = load_results(run)
-    lists = read_recommendations(folder_of(run, results[-1]) / RECOMMENDATIONS).items
+    folder = stage_of(run, f"evaluate-{results[-1].stage}-{results[-1].iteration}").folder
+    lists = read_recommendations(folder / RECOMMENDATIONS).items
     return Record(key, lists, results, seconds, precision, weights_of(run))
 
 
 def weights_of(run: Path) -> str:
     """Digest of a run's backbone: of the weights that it made, or of the model that was given; empty without one."""
-    folder = next((run / "stages").glob("*-backbone"), None)
-    if folder is None:
-        recipe, _ = read_run(run)
-        if not trains_model(recipe) or not isinstance(recipe.backbone, HuggingFace):
-            return ""
-        return given(recipe).key[:16]
-    files = storage.read_manifest(folder)["files"]
+    backbone = backbone_of(Session(*read_run(run), Store(run)))
+    if backbone.folder == Path():
+        return backbone.key[:16]
+    files = storage.read_manifest(backbone.folder)["files"]
     weights = {name: about["sha256"] for name, about in files.items() if name.startswith("model/")}
     return storage.digest(weights)[:16]

@@ -5,15 +5,17 @@ server that takes token ids as prompt gets these, another one the text that they
 """
 
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,13 +25,15 @@ from sprec.config import Server
 from sprec.engine.batches import in_batches
 from sprec.engine.decode.generation import Completion, Decoding
 from sprec.engine.model.policy import Policy
-from sprec.system import processes
+from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
 
 COMPLETIONS = "/v1/completions"
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between the tries of a request that found no server, or one in trouble (5xx, 429)."""
+LARGEST = 1 << 20
+"""Bytes of an answer at most: 128 tokens in JSON are some kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,10 @@ class _Asking:
         server = self.served.server
         status, text = _post(server, COMPLETIONS, self._fields(row, draw, self.takes_tokens))
         try:
-            content = json.loads(text) if status == 200 else {}
+            content = storage.parsed(text) if status == 200 else {}
             choice, model = content["choices"][0], content.get("model", self.served.model)
-            answer = str(choice["text"]), choice["finish_reason"] == "stop"
-        except (ValueError, LookupError, TypeError) as error:
+            answer = _title(choice["text"]), choice["finish_reason"] == "stop"
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"the server at {server.url} answers {status}: {text[:300]}") from error
         if model not in (self.served.model, f"{self.served.model}@main"):
             raise UserError(f"the server at {server.url} answers with {model}, not with {self.served.model}")
@@ -201,6 +205,8 @@ def _post(server: Server, path: str, fields: Mapping[str, Any]) -> tuple[int, st
             problem = f"answers {status}: {text[:300]}"
         except TimeoutError as error:
             raise UserError(f"{server.url} gave no answer in {server.timeout:g} s; raise server.timeout") from error
+        except OverflowError as error:
+            raise UserError(f"the server at {server.url} answers with more than {LARGEST >> 20} MiB") from error
         except (OSError, HTTPException, ValueError) as error:  # the last: no such port
             problem = f"cannot be reached ({error or type(error).__name__}); start it, or set server=null"
         if delay:
@@ -208,11 +214,61 @@ def _post(server: Server, path: str, fields: Mapping[str, Any]) -> tuple[int, st
     raise UserError(f"the server at {server.url} {problem}")
 
 
+def _title(text: Any) -> str:
+    """The text of a choice: nothing else is one, and half of a character (a lone surrogate) is none.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text is {type(text).__name__}")
+    return text.encode("utf-8", "replace").decode()
+
+
 def _request(server: Server, path: str, body: str) -> tuple[int, str]:
+    """Status and body of an answer.
+
+    Raises:
+        TimeoutError: it was not complete in time, however many of its bytes came.
+        OverflowError: it is larger than :data:`LARGEST`.
+    """
     parts = urlsplit(server.url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     with closing(kind(parts.hostname or "", parts.port, timeout=server.timeout)) as connection:
         prefix = parts.path.rstrip("/").removesuffix("/v1")
-        connection.request("POST", prefix + path, body.encode(), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode("utf-8", "replace")
+        connection.connect()
+        with _until(server.timeout, connection.sock):
+            connection.request("POST", prefix + path, body.encode(), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise OverflowError
+        return answer.status, content.decode("utf-8", "replace")
+
+
+@contextmanager
+def _until(seconds: float, connection: socket.socket) -> Iterator[None]:
+    """Hang up when the time of a block is over: the timeout of a socket begins anew with every byte.
+
+    Raises:
+        TimeoutError: it was.
+    """
+    over: list[bool] = []
+
+    def hang_up() -> None:
+        over.append(True)
+        with suppress(OSError):  # it has ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, HTTPException, ValueError):
+        if not over:
+            raise
+    finally:
+        timer.cancel()
+    if over:
+        raise TimeoutError

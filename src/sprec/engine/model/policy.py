@@ -360,8 +360,7 @@ def _refused(what: str, path: str, error: Exception) -> UserError:
     """The one line for what could not be loaded."""
     if "trust_remote_code" in str(error):
         return UserError(
-            f"{path} brings code of its own; read it, and if you trust it allow it: --trust-remote-code (of sprec run: "
-            "--set backbone.trust_remote_code=true)"
+            f"{path} brings code of its own; read it, and if you trust it, pass --set backbone.trust_remote_code=true"
         )
     return UserError(f"no {what} could be loaded from {path}: {_first_line(error)}")
 
