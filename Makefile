@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 QUIETLY := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help setup setup-dev demo demo-lm test tests nightly dist lint bench chaos results docs site audit clean
+.PHONY: help setup setup-dev demo demo-lm test tests nightly dist lint bench chaos results docs picture site audit clean
 
 help: ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ results: setup-dev ## run what is not on record under results/; first: sprec dat
 
 docs: setup ## fill the tables of the docs from results/
 	$(BIN)/python docs/build.py
+
+picture: setup-dev ## draw the picture of the README from results/
+	$(BIN)/python docs/picture.py
 
 site: setup-dev ## build the documentation site into build/site; fails at broken links and undocumented names
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python docs/site.py

@@ -203,6 +203,13 @@ def test_the_main_results_are_values_and_relative_changes(tmp_path: Path) -> Non
     )
 
 
+def test_the_picture_of_the_readme_is_up_to_date(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "docs" / "picture.py", tmp_path]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert "(results/exposure.svg)" in README
+    assert (tmp_path / "exposure.svg").read_bytes() == (ROOT / "results" / "exposure.svg").read_bytes()
+
+
 def test_the_readme_is_short_and_the_results_fit_a_page() -> None:
     assert len(README.split()) <= 900
     assert len((ROOT / "docs" / "results.md").read_text("utf-8").splitlines()) <= 150
