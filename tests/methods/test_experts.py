@@ -70,6 +70,19 @@ def test_weights_are_the_best_of_the_grid() -> None:
     assert list(chosen) == [0.5, 0.5, 0]
 
 
+def test_diversity_can_count() -> None:
+    """One expert finds 6 of 10 targets with two first items, the other one 5 with ten."""
+    targets = np.array([0] * 6 + [1, 2, 3, 4])
+    crowd, each = np.zeros((10, 20)), np.zeros((10, 20))
+    crowd[:, 0], crowd[9, 7] = 9, 10  # all get item 0, but for the last one
+    crowd[:, 10:15] = 5
+    each[:, 15:] = 5
+    each[np.arange(10), [0, 11, 12, 13, 14, 15, 1, 2, 3, 4]] = 9
+    experts = [normalised(crowd), normalised(each)]
+    assert list(choose_weights([(experts, targets)], 2, parts=1)) == [1, 0]
+    assert list(choose_weights([(experts, targets)], 2, parts=1, diverse=True)) == [0, 1]
+
+
 def test_equal_weights_name_the_fewest_experts() -> None:
     same = normalised(RANDOM.normal(size=(10, 8)))
     assert choose_weights([([same, same], np.argmax(same, axis=1))], 2) == (1, 0)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def reproduce(
     what: Annotated[
         str,
-        typer.Argument(help="table1 to table3, figure2 to figure6, variants, tradeoff, claims, or rates (a search)."),
+        typer.Argument(
+            help="table1 to table3, figure2 to figure6, variants, tradeoff, claims, frontier, or rates (a search)."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of runs, tables and figures.")],
     datasets: Annotated[list[Path] | None, typer.Option("--datasets", help="A dataset directory; repeatable.")] = None,
@@ -46,6 +48,9 @@ def reproduce(
         bool, typer.Option("--recorded", help="Run nothing; use only the records in the output folder.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and stop.")] = False,
+    table2: Annotated[
+        Path | None, typer.Option("--table2", help="Output folder of table2, for frontier (default: OUTPUT).")
+    ] = None,
 ) -> None:
     """Rebuild a table or figure of the paper: plan all runs, share their stages, resume."""
     from sprec.cli.runs import quiet
@@ -59,6 +64,10 @@ def reproduce(
         _table1(loaded, output, dry_run)
         return
     quiet()
+    if what == "frontier":
+        _refuse_for_frontier(seeds=seeds, backbone=backbone, set=set)
+        _frontier(loaded, output, table2 or output, only or [], dry_run)
+        return
     if what == "rates":
         _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
         return
@@ -128,6 +137,25 @@ def _table1(datasets: "list[Dataset]", output: Path, dry_run: bool) -> None:
         typer.echo(f"table1 needs no runs: counted in {', '.join(d.name for d in datasets)} -> {output / 'table1'}.*")
         return
     _print_and_write(table1(datasets), output / "table1")
+
+
+def _refuse_for_frontier(**options: object) -> None:
+    from sprec.system.errors import UserError
+
+    for name, value in options.items():
+        if value:
+            raise UserError(f"frontier has settings of its own; leave out --{name}")
+
+
+def _frontier(datasets: "list[Dataset]", output: Path, table2: Path, only: list[str], dry_run: bool) -> None:
+    from sprec.study.frontier_report import rows_named, write_frontier
+
+    if dry_run:
+        for dataset in datasets:
+            for row in rows_named(only):
+                typer.echo(f"{dataset.name}, {row} -> {output}")
+        return
+    _say_written(write_frontier(datasets, output, table2, only))
 
 
 def _rates(

@@ -36,7 +36,7 @@ EXPERTS: Mapping[str, tuple[str, ...]] = {"kNN x SASRec": ("kNN", "SASRec, sampl
 """Products of experts: row to the rows that it multiplies."""
 STRONG = ("kNN", "SASRec, softmax", "SASRec, sampled softmax")
 """The baselines that a method has to match, without a tilt."""
-OURS = "kNN x SASRec, tilted"
+OURS = "kNN, tilted"
 """The one method that is compared with everything else: chosen before any test case was looked at (research/log.md)."""
 SEEDS = (0, 1, 2)
 KINDS = ("plain", "tilted", "capacity")
@@ -62,7 +62,7 @@ def rows_of(dataset: Dataset, out: Path, rows: Sequence[str], seeds: Sequence[in
     """The rows of a dataset, from their records where these are kept, else from their scores."""
     found = {}
     for row in rows:
-        file = out / "records" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.json"
+        file = out / "lists" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.json"
         key = storage.digest([dataset.hash, row, list(seeds), repr([TRIES[name] for name in EXPERTS.get(row, (row,))])])
         found[row] = _read(file, key) or _make(dataset, out, row, seeds, file, key)
     return found
@@ -104,13 +104,16 @@ def _make(dataset: Dataset, out: Path, row: str, seeds: Sequence[int], file: Pat
 
 
 def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, dict[str, float]]:
-    """The scores of a row; of a product of experts with the weights that are best on the validation rows."""
+    """The scores of a row; of a product of experts with the weights that are best on the validation rows.
+
+    Best is the largest NDCG@5 times DivRatio@1.
+    """
     if row not in EXPERTS:
         return scores_of(row, dataset, seed, out), {}
     names = EXPERTS[row]
     each = [scores_of(name, dataset, seed, out) for name in names]
     block = [_dense(own.valid, dataset) for own in each], dataset.valid.targets
-    weights = choose_weights([block], len(names), _PARTS_OF_WEIGHTS)
+    weights = choose_weights([block], len(names), _PARTS_OF_WEIGHTS, diverse=True)
     parts = [
         Scored.best(product([_dense(getattr(own, part), dataset) for own in each], weights), KEPT) for part in PARTS
     ]
@@ -184,18 +187,19 @@ class Frontier:
         return {**self.theirs, **self.ours, **self.floor, **self.reference}
 
 
-def frontier(dataset: Dataset, out: Path, records: Path, *, fresh: bool = False) -> Frontier:
-    """Measure all rows.
+def frontier(dataset: Dataset, out: Path, records: Path, rows: Sequence[str], *, fresh: bool = False) -> Frontier:
+    """Measure the paper's systems and some rows.
 
     Args:
+        rows: keys of :data:`~sprec.study.scores.TRIES` and :data:`EXPERTS`.
         dataset: its test rows are the cases.
         out: folder of scores and records.
         records: folder with the records of Table 2.
         fresh: leave out the test rows that share four items in a row with a row that was trained on.
     """
     count = len(dataset.test)
-    rows = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset))) if fresh else np.arange(count)
-    found = rows_of(dataset, out, [*TRIES, *EXPERTS])
+    cases = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset))) if fresh else np.arange(count)
+    found = rows_of(dataset, out, rows)
     lists = {f"{name}{kind}": own for name, row in found.items() for kind, own in
              (("", row.plain), (", tilted", row.tilted))}  # fmt: skip
     theirs = systems(dataset, records)
@@ -209,7 +213,7 @@ def frontier(dataset: Dataset, out: Path, records: Path, *, fresh: bool = False)
         def resampled(group: Mapping[str, Lists]) -> dict[str, Bootstrap]:
             done = {}
             for name, own in group.items():
-                done[name] = measured(own, dataset, rows)
+                done[name] = measured(own, dataset, cases)
                 progress.advance(1)
             return done
 

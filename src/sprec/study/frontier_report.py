@@ -5,25 +5,32 @@ from pathlib import Path
 
 from sprec.data import Dataset
 from sprec.evaluation import PAPER_METRICS, Bootstrap, Cell, Table, compare, difference_cells, direction, with_arrow
-from sprec.study.frontier import OURS, STRONG, Frontier, best, cells, frontier
+from sprec.study.frontier import EXPERTS, OURS, STRONG, Frontier, best, cells, frontier
+from sprec.study.scores import TRIES
 from sprec.study.tables import write_table
 from sprec.system import storage
+from sprec.system.errors import UserError
 
 Row = tuple[tuple[str, ...], Mapping[str, Cell]]
 PLANES = (("DivRatio@1", "NDCG@5"), ("ORRatio@5", "NDCG@5"))
 """Pairs of metrics that are drawn against each other."""
 
 
-def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path) -> list[Path]:
+def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path, rows: Sequence[str] = ()) -> list[Path]:
     """Make and write everything: both tables, cells, differences, figures and hypervolumes; returns the files.
 
     Args:
         datasets: the data.
         out: folder of scores, records and results.
         records: folder with the records of Table 2.
+        rows: only these of the new ones, and the chosen one; all by default.
+
+    Raises:
+        UserError: there is no such row.
     """
-    found = {dataset.name: frontier(dataset, out, records) for dataset in datasets}
-    fresh = {dataset.name: frontier(dataset, out, records, fresh=True) for dataset in datasets}
+    wanted = rows_named(rows)
+    found = {dataset.name: frontier(dataset, out, records, wanted) for dataset in datasets}
+    fresh = {dataset.name: frontier(dataset, out, records, wanted, fresh=True) for dataset in datasets}
     files = [
         *write_table(rows_table(found), out / "frontier"),
         *write_table(rows_table(fresh), out / "frontier-fresh"),
@@ -41,6 +48,18 @@ def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path) -> lis
         }
         files += trade_offs(panels, (x, y), out / f"frontier-{x.partition('@')[0].lower()}")
     return [*files, out / "cells.json"]
+
+
+def rows_named(rows: Sequence[str]) -> list[str]:
+    """The new rows of these names, and the chosen one; all where none is named.
+
+    Raises:
+        UserError: there is no such row.
+    """
+    known = [*TRIES, *EXPERTS]
+    if unknown := set(rows) - set(known):
+        raise UserError(f"frontier has no rows {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    return [row for row in known if not rows or row in {*rows, OURS.removesuffix(", tilted")}]
 
 
 def rows_table(found: Mapping[str, Frontier]) -> Table:
