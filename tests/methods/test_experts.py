@@ -39,7 +39,7 @@ def test_language_model_that_found_the_whole_catalog_keeps_its_order() -> None:
     items = np.argsort(-p, axis=1)
     log_probs = np.log(np.take_along_axis(p, items, axis=1)) - 0.5  # the rest of the mass is on no title
     np.testing.assert_allclose(of_titles(items, log_probs, np.ones(6, int)), np.log(p))
-    with pytest.raises(ValueError, match="one item at least"):
+    with pytest.raises(ValueError, match="at least one item"):
         of_titles(np.array([[-1]]), np.array([[0.0]]), np.ones(3, int))
 
 

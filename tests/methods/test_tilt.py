@@ -155,8 +155,8 @@ def test_halves_are_measured_by_the_tilt_of_the_other_half() -> None:
     rng, found, tilts = np.random.default_rng(3), 0.0, []
     for _ in range(3):
         order = rng.permutation(101)
-        for own, other in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-            own, other = np.sort(own), np.sort(other)
+        one, two = np.sort(order[::2]), np.sort(order[1::2])
+        for own, other in ((one, two), (two, one)):
             tilts.append(fit_tilt(valid.take(own) + held, NO_GENRES, NO_SHARES, 0.06, 3))
             lists = valid.take(other).top(5, tilts[-1].offset(NO_GENRES))
             found += len(other) * ndcg(lists, targets[other])

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprec.methods.exclusion import Excluded
-from sprec.methods.ranking import top_columns, without
+from sprec.methods.ranking import top_columns
 from sprec.system.errors import UserError
 
 LIST = 5
@@ -40,7 +39,7 @@ class Scored:
     """The best items of n examples with their scores, as far as a recommender told them.
 
     Attributes:
-        items: item ids, best first, (n, K); all different in a row.
+        items: item ids, best first, (n, K), all different in a row; -1 where there are no more.
         scores: log-probabilities up to a constant of the row (n, K); -inf for what must not be recommended.
     """
 
@@ -51,16 +50,8 @@ class Scored:
         return len(self.items)
 
     @classmethod
-    def best(cls, scores: np.ndarray, k: int, excluded: Excluded | None = None) -> "Scored":
-        """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id.
-
-        Args:
-            scores: log-probabilities up to a constant of the row (n, items).
-            k: candidates per row.
-            excluded: what each list leaves out.
-        """
-        if excluded is not None:
-            scores = without(scores, excluded)
+    def best(cls, scores: np.ndarray, k: int) -> "Scored":
+        """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id."""
         items = top_columns(scores, min(k, scores.shape[1]))
         return cls(items, np.take_along_axis(scores, items, axis=1))
 
@@ -71,14 +62,18 @@ class Scored:
     def __add__(self, other: "Scored") -> "Scored":
         return Scored(np.concatenate([self.items, other.items]), np.concatenate([self.scores, other.scores]))
 
-    def top(self, k: int, offset: np.ndarray | None = None) -> np.ndarray:
-        """The ``k`` best items of each example, (n, k), with an offset for each item of the catalog (items,).
+    def with_offset(self, offset: np.ndarray, k: int) -> "Scored":
+        """The ``k`` best items of each example when each score gets the offset of its item (items,).
 
         Ties go by the order of the candidates.
         """
-        scores = self.scores if offset is None else self.scores + offset[self.items]
-        best: np.ndarray = np.take_along_axis(self.items, top_columns(scores, k), axis=1)
-        return best
+        scores = self.scores + offset[self.items]
+        places = top_columns(scores, k)
+        return Scored(*(np.take_along_axis(values, places, axis=1) for values in (self.items, scores)))
+
+    def top(self, k: int, offset: np.ndarray | None = None) -> np.ndarray:
+        """The items of the ``k`` best, (n, k), as of :meth:`with_offset`."""
+        return self.items[:, :k] if offset is None else self.with_offset(offset, k).items
 
 
 @dataclass(frozen=True)
@@ -214,9 +209,9 @@ def choose_tilt(
 ) -> Choice:
     """The tilt with the smallest bound that keeps 97% of the NDCG@5 of validation users.
 
-    Three times the validation users are halved at random. For each bound a tilt is learned on one half and ``held``, and
-    the other half is measured; then the halves swap. Where no bound keeps enough, not even none (the genres alone), nothing is
-    tilted.
+    Three times the validation users are halved at random. For each bound a tilt is learned on one half and ``held``,
+    and the other half is measured; then the halves swap. Where no bound keeps enough, not even none (the genres alone),
+    nothing is tilted.
 
     Args:
         valid: candidates of the validation users.

@@ -133,6 +133,7 @@ class Protocol:
         reads: the settings under ``recommend`` that it reads, beside :data:`ALWAYS_READ`.
         needs: what it works with.
         lists: makes the lists.
+        tilted: whether its scores are log-probabilities up to a constant of each case, to which a tilt can be added.
     """
 
     about: str
@@ -140,6 +141,7 @@ class Protocol:
     reads: tuple[str, ...]
     needs: Need
     lists: Callable[[Context], Recommendations]
+    tilted: bool = False
 
 
 ALWAYS_READ = ("protocol", "top_k", "exclude_history")
@@ -274,6 +276,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ("beams",),
         Need.MODEL | Need.BEAMS,
         _exact,
+        tilted=True,
     ),
     "consensus": Protocol(
         "votes of sampled titles",
@@ -292,8 +295,8 @@ PROTOCOLS: dict[str, Protocol] = {
         Need.MODEL | Need.GROUNDER | Need.BEAMS | Need.SASREC,
         _d3_grounded,
     ),
-    "sasrec": Protocol("the highest logits of SASRec", "ranks items", (), Need.SASREC, _sasrec),
-    "knn": Protocol("what followed the items of the history elsewhere", "ranks items", (), Need.KNN, _knn),
+    "sasrec": Protocol("the highest logits of SASRec", "ranks items", (), Need.SASREC, _sasrec, tilted=True),
+    "knn": Protocol("what followed the items of the history elsewhere", "ranks items", (), Need.KNN, _knn, tilted=True),
     "popularity": Protocol("the most frequent items, the same for all", "ranks items", (), Need.COUNTS, _popularity),
     "random": Protocol("any items", "ranks items", (), Need.RANDOM, _random),
 }
@@ -333,12 +336,22 @@ def is_read(name: str, settings: Recommend) -> bool:
     """
     row, needs = PROTOCOLS[settings.protocol], needs_of(settings)
     if name.startswith("recommend."):
-        return name.removeprefix("recommend.") in (*ALWAYS_READ, *row.reads)
+        of_tilt = (("tilt", "caps", "candidates") if settings.tilt else ("tilt",)) if row.tilted else ()
+        return name.removeprefix("recommend.") in (*ALWAYS_READ, *row.reads, *of_tilt)
     if name.startswith("knn."):
         return Need.KNN in needs
     if name == "seed":
         return Need.RANDOM in needs
     return name in ("cases", "split") or Need.MODEL in needs
+
+
+def is_tilted(settings: Recommend) -> bool:
+    """Whether lists are made from scores with a tilt.
+
+    Args:
+        settings: those of recommending.
+    """
+    return settings.tilt and PROTOCOLS[settings.protocol].tilted
 
 
 def words_of(settings: Recommend) -> str:

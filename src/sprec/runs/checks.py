@@ -7,7 +7,7 @@ from sprec.data import Dataset
 from sprec.engine.model.backbones import located
 from sprec.methods.exclusion import excluded_items, require_room, with_twins
 from sprec.methods.negatives import check_room
-from sprec.recommend.protocols import Need, needs_of
+from sprec.recommend.protocols import PROTOCOLS, Need, needs_of
 from sprec.runs.protocols import trains_model
 from sprec.runs.sasrec_stage import needs_sasrec
 from sprec.system.errors import UserError
@@ -26,6 +26,11 @@ def check_method(recipe: Recipe) -> None:
     if trains_model(recipe) != (Need.MODEL in needs_of(recipe.recommend)):
         why = "has no language model" if not trains_model(recipe) else "trains one that this protocol does not ask"
         raise UserError(f"method {recipe.method} {why}: recommend.protocol={protocol} does not go with it")
+    if recipe.recommend.tilt and not PROTOCOLS[protocol].tilted:
+        known = ", ".join(name for name, row in PROTOCOLS.items() if row.tilted)
+        raise UserError(
+            f"recommend.tilt needs log-probabilities, and recommend.protocol={protocol} has none; these have: {known}"
+        )
 
 
 def check_fit(recipe: Recipe, dataset: Dataset) -> None:
@@ -55,6 +60,8 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
             f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "
             "import one, or set sft.valid=0 to keep the last epoch"
         )
+    if recipe.recommend.tilt and not len(dataset.valid):
+        raise UserError(f"the tilt is learned on validation rows, and {dataset.name} has none; import a valid split")
     if recipe.recommend.exclude_history:
         cases = dataset.splits[recipe.split][: recipe.cases]
         seen = excluded_items(cases, items, history=True, target=False)

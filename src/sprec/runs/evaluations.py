@@ -7,7 +7,7 @@ from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
-from sprec.runs import protocols
+from sprec.runs import protocols, tilt_stage
 from sprec.runs.checks import check_fit, check_installed
 from sprec.runs.finished import backbone_of, read_run
 from sprec.runs.pipeline import load_results
@@ -51,14 +51,16 @@ def _lists(session: Session) -> Recommendations:
     root, recipe = session.store.root, session.recipe
     last, backbone = load_results(root)[-1], backbone_of(session)
     made = storage.read_manifest(root)["stages"]
-    policy = next((key for name, key in reversed(made.items()) if "-evaluate-" not in name), "")
+    policy = next((key for name, key in reversed(made.items()) if not {"evaluate", "tilt"} & {*name.split("-")}), "")
     depends = evaluation_depends(session, Stage(root, policy), backbone)
     key = Store.key_of(f"evaluate-{last.stage}-{last.iteration}", depends)
     folder = root / EVALUATIONS / f"{recipe.recommend.protocol}-{key[:8]}"
     if folder.exists() and not storage.verify(folder) and storage.read_manifest(folder)["key"] == key:
         say(f"lists read from {folder}")
         return read_recommendations(folder / RECOMMENDATIONS)
-    found = protocols.recommend(session, recipe.recommend, Stage(root, "model"), backbone, session.cases)
+    final = Stage(root, "model")
+    offset = tilt_stage.served(session, recipe.recommend, final, backbone)
+    found = protocols.recommend(session, recipe.recommend, final, backbone, session.cases, offset=offset)
     try:
         with storage.writing(folder, "the metrics are complete"), storage.replacing(folder) as scratch:
             write_recommendations(scratch / RECOMMENDATIONS, found)

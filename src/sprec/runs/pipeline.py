@@ -23,9 +23,9 @@ from sprec.system.hardware import pick_device
 from sprec.system.progress import say
 
 METRICS = "metrics.json"
-KEPT = ("model", "backbone", "sasrec")
+KEPT = ("model", "backbone", "sasrec", "tilt")
 """What a finished run keeps beside its stages, so that it is served until another one has taken its place: the last
-model, the stage of the backbone that encodes titles, the stage of SASRec."""
+model, the stage of the backbone that encodes titles, the stage of SASRec, the tilt of the last model."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _without_model(session: Session) -> tuple[list[Result], dict[str, Stage]]:
     method, nothing = session.recipe.method, Stage(Path(), "")
     own = sasrec(session) if needs_sasrec(session.recipe) else nothing
     metrics = stages.evaluate(session, f"{method}-0", nothing, nothing)
-    return [Result(method, 0, method, metrics)], {"sasrec": own}
+    return [Result(method, 0, method, metrics)], {"sasrec": own, "tilt": session.tilt or nothing}
 
 
 def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
@@ -233,8 +233,8 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
             reference = policy if recipe.prefer.reference == "post-sft" else start
             policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
-    final = Stage(policy.folder / "model", policy.key)
-    return results, {"model": final, "backbone": backbone, "sasrec": assistant}
+    final, nothing = Stage(policy.folder / "model", policy.key), Stage(Path(), "")
+    return results, {"model": final, "backbone": backbone, "sasrec": assistant, "tilt": session.tilt or nothing}
 
 
 def record(result: Result) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The protocols on a run: what they work with (model, grounding, trie, SASRec) is made from its stages when needed."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from sprec.config import Recipe, Recommend
 from sprec.data import Split
 from sprec.methods.table import METHODS
+from sprec.methods.tilt import Scored
 from sprec.recommend.protocols import PROTOCOLS, Context, Need, Recommendations, is_read, needs_of
 from sprec.runs.examples import prompts
 from sprec.runs.sasrec_stage import has_sasrec, load_sasrec
@@ -53,6 +55,7 @@ def recommend(
     journal: Path | None = None,
     barred: np.ndarray | None = None,
     blocked: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
 ) -> Recommendations:
     """Top-k items for each example, by the protocol of the settings, with the policy of a stage.
 
@@ -65,6 +68,7 @@ def recommend(
         journal: a folder that remembers finished batches of these examples, for protocols that generate titles.
         barred: items that no list may contain, shape (items,), bool; none by default.
         blocked: further items that each list leaves out, padded with the size of the catalog, shape (n, width).
+        offset: of a tilt: what is added to the score of each item before the lists are cut, shape (items,).
 
     Raises:
         UserError: the run has no model and the protocol needs one.
@@ -101,4 +105,25 @@ def recommend(
         barred=barred,
         blocked=blocked,
     )
-    return PROTOCOLS[settings.protocol].lists(context)
+    row = PROTOCOLS[settings.protocol]
+    if offset is None:
+        return row.lists(context)
+    best = scored(row.lists(replace(context, settings=candidates(settings, context.items))))
+    tilted = best.with_offset(offset, settings.top_k)
+    return Recommendations(tilted.items, scores=tilted.scores)
+
+
+def candidates(settings: Recommend, items: int) -> Recommend:
+    """The settings that find what a tilt chooses from, in a catalog of so many items."""
+    return settings.model_copy(update={"top_k": max(settings.top_k, min(settings.candidates, items))})
+
+
+def scored(found: Recommendations) -> Scored:
+    """Lists as the candidates of a tilt.
+
+    Raises:
+        ValueError: the protocol has no scores.
+    """
+    if found.scores is None:
+        raise ValueError("a tilt needs scores")
+    return Scored(found.items, found.scores)

@@ -13,7 +13,7 @@ from sprec.config import Recommend
 from sprec.data import Catalog, Split
 from sprec.methods.histories import padded
 from sprec.recommend.protocols import Recommendations
-from sprec.runs import protocols
+from sprec.runs import protocols, tilt_stage
 from sprec.runs.checks import check_beams
 from sprec.runs.finished import backbone_of, read_run
 from sprec.runs.keys import afterwards
@@ -137,8 +137,9 @@ class Recommender:
         def part(rows: np.ndarray, settings: Recommend) -> tuple[np.ndarray, Recommendations]:
             examples = Split.of((histories[row], 0) for row in rows)
             also = None if blocked is None else blocked[rows]
+            offset = tilt_stage.served(self.session, settings, self.final, self.backbone)
             return rows, protocols.recommend(
-                self.session, settings, self.final, self.backbone, examples, barred=barred, blocked=also
+                self.session, settings, self.final, self.backbone, examples, barred=barred, blocked=also, offset=offset
             )
 
         parts = []

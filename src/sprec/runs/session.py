@@ -49,6 +49,10 @@ class Session:
     _holds: str = field(default="", init=False)
     sasrec: tuple[str, SASRec] | None = field(default=None, init=False)
     """The SASRec that was consulted last, and its key."""
+    tilt: Stage | None = field(default=None, init=False)
+    """The tilt of the last evaluation."""
+    offsets: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    """What tilts add to the score of each item, by what these are made of."""
 
     @cached_property
     def device(self) -> torch.device:

@@ -25,8 +25,8 @@ from sprec.methods.negatives import uniform_log_prob
 from sprec.methods.preferences import PREFERENCES
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
-from sprec.recommend.protocols import Need, Recommendations, is_read, needs_of
-from sprec.runs import health, protocols
+from sprec.recommend.protocols import Need, Recommendations, is_read, is_tilted, needs_of
+from sprec.runs import health, protocols, tilt_stage
 from sprec.runs.cases import cases_of
 from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
 from sprec.runs.keys import settings_of
@@ -330,11 +330,13 @@ def evaluation_depends(session: Session, policy: Stage, start: Stage) -> dict[st
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
     """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
     recipe = session.recipe
+    session.tilt = tilt_stage.tilt(session, name, policy, start) if is_tilted(recipe.recommend) else None
 
     def make(folder: Path) -> str:
         examples = session.cases
         settings, journal = recipe.recommend, session.store.unfinished / "answers"
-        found = protocols.recommend(session, settings, policy, start, examples, journal=journal)
+        offset = None if session.tilt is None else tilt_stage.offset_of(session, session.tilt.folder)
+        found = protocols.recommend(session, settings, policy, start, examples, journal=journal, offset=offset)
         metrics = metrics_of(session, found)
         if processes.first():
             write_recommendations(folder / RECOMMENDATIONS, found)

@@ -23,7 +23,19 @@ from sprec.system.progress import say
 
 RECIPE = "recipe.json"
 EVALUATIONS = "evaluations"
-_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", "model", "backbone", "sasrec", EVALUATIONS)
+_PLACES = (
+    ".lock",
+    "stages",
+    "unfinished",
+    "logs",
+    "cache",
+    "dataset",
+    "model",
+    "backbone",
+    "sasrec",
+    "tilt",
+    EVALUATIONS,
+)
 """What a run writes into."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""

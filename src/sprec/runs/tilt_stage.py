@@ -1,0 +1,100 @@
+"""The tilt as a stage of a run: learned on users who are neither trained nor tested on, kept as vectors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from sprec.config import Part, Recommend
+from sprec.methods.tilt import Tilt, choose_tilt, genre_shares
+from sprec.recommend.protocols import Need, is_tilted, needs_of
+from sprec.runs import protocols
+from sprec.runs.examples import held_examples, recent_histories
+from sprec.runs.keys import settings_of
+from sprec.runs.sasrec_stage import sasrec_key
+from sprec.runs.session import Session
+from sprec.runs.store import Stage
+from sprec.system import processes, storage
+
+_NAME, _ARRAYS, _ABOUT = "tilt", "tilt.safetensors", "tilt.json"
+_ASIDE = ("cases", "split", "recommend.top_k")
+"""Settings of an evaluation that a tilt does not depend on."""
+
+
+def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
+    """The tilt of the run's own way to recommend, with the policy of a stage.
+
+    Args:
+        session: the run.
+        name: of the evaluation that it is for.
+        policy: the model; of no account where the protocol needs none.
+        backbone: what grounds titles.
+    """
+    settings = session.recipe.recommend
+    made_of = _made_of(session, settings)
+    depends = {**made_of, "policy": policy.key if Need.MODEL in needs_of(settings) else None}
+
+    def make(folder: Path) -> str:
+        found, about = _learn(session, settings, policy, backbone)
+        if processes.first():
+            save_file({name: np.ascontiguousarray(value) for name, value in vars(found).items()}, folder / _ARRAYS)
+            storage.write_json(folder / _ABOUT, {**about, "made_of": storage.digest(made_of)})
+        return f"bound {about['cap']}, {about['kept']}"
+
+    return session.store.stage(f"{_NAME}-{name}", depends, make)
+
+
+def offset_of(session: Session, folder: Path) -> np.ndarray:
+    """What a stored tilt adds to the score of each item, (items,)."""
+    return Tilt(**load_file(folder / _ARRAYS)).offset(_genres(session))
+
+
+def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> np.ndarray | None:
+    """What a finished run adds to the score of each item; None where the settings want no tilt.
+
+    That of the run where these settings are its own, else one that is learned now and remembered.
+
+    Args:
+        session: a finished run.
+        settings: how to recommend.
+        policy: its model.
+        backbone: what grounds titles.
+    """
+    if not is_tilted(settings):
+        return None
+    made_of, folder = storage.digest(_made_of(session, settings)), session.store.root / _NAME
+    if made_of not in session.offsets:
+        kept = not storage.verify(folder) and json.loads((folder / _ABOUT).read_text("utf-8"))["made_of"] == made_of
+        found = None if kept else _learn(session, settings, policy, backbone)[0]
+        session.offsets[made_of] = found.offset(_genres(session)) if found else offset_of(session, folder)
+    return session.offsets[made_of]
+
+
+def _made_of(session: Session, settings: Recommend) -> dict[str, Any]:
+    """All that decides a tilt but the model."""
+    recipe = session.recipe.model_copy(update={"recommend": settings})
+    own = {name: value for name, value in settings_of(recipe, Part.EVALUATE).items() if name not in _ASIDE}
+    return {
+        "data": session.dataset.hash,
+        "settings": own,
+        "genres": list(session.dataset.genres),
+        "sasrec": sasrec_key(session) if Need.SASREC in needs_of(settings) else None,
+    }
+
+
+def _learn(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> tuple[Tilt, dict[str, Any]]:
+    dataset, genres = session.dataset, _genres(session)
+    both = dataset.valid + held_examples(dataset)
+    wider = protocols.candidates(settings, len(dataset.catalog))
+    users = protocols.scored(protocols.recommend(session, wider, policy, backbone, both))
+    valid, held = (users.take(rows) for rows in np.split(np.arange(len(both)), [len(dataset.valid)]))
+    shares = genre_shares(recent_histories(dataset), genres)
+    chosen = choose_tilt(valid, dataset.valid.targets, held, genres, shares, (None, *settings.caps))
+    kept = {"none" if cap is None else f"{cap:g}": round(share, 4) for cap, share in chosen.kept.items()}
+    return chosen.tilt, {"cap": chosen.cap, "kept": storage.defined(kept)}
+
+
+def _genres(session: Session) -> np.ndarray:
+    return session.dataset.catalog.genre_matrix(session.dataset.genres)
