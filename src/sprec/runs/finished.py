@@ -32,12 +32,12 @@ def read_run(root: Path) -> tuple[Recipe, Dataset]:
     """
     try:
         content = storage.read_json(root / RECIPE)
-        settings, data = content["recipe"], content["dataset"]["hash"]
+        settings, data = content["recipe"], content["dataset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
     recipe = validate(settings, str(root / RECIPE), storage.newer(content))
     dataset = Dataset.load(root / "dataset")
-    if dataset.hash != data:
+    if not isinstance(data, dict) or data.get("hash") != dataset.hash:
         raise UserError(f"{root / 'dataset'} is not the data that the run was made from; {_AGAIN}")
     if isinstance(recipe.backbone, HuggingFace):
         none = recipe.backbone.model_copy(update={"trust_remote_code": False, "allow_pickle": False})
