@@ -224,10 +224,12 @@ def copy_recipe(
     target: Annotated[Path, typer.Argument(help="File to write.")],
 ) -> None:
     """Copy a shipped recipe, or a configuration of accelerate launch (accelerate/ddp), to a file."""
-    from sprec.runs.recipes import launchers, text
+    from sprec.runs.recipes import launchers, names, text
     from sprec.system.errors import UserError
     from sprec.system.storage import writing
 
+    if name not in (*names(), *launchers()):
+        raise UserError(f'no shipped recipe is called "{name}"; sprec recipes ls lists them')
     if target.exists():
         raise UserError(f"{target} already exists")
     with writing(target, "choose another file"):

@@ -100,9 +100,9 @@ class Table:
     def rich(self) -> RichTable:
         """The table for the terminal: best in bold, second best underlined, real differences in words too."""
         styles = _in_words("[bold]{}[/bold]") | {"second": "[underline]{}[/underline]"}
-        table = RichTable(title=self.title or None)
+        table = RichTable(title=rich_text(self.title) or None)
         for label in self.labels:
-            table.add_column(label)
+            table.add_column(rich_text(label))
         for name in self.metrics:
             table.add_column(with_arrow(name), justify="right")
         for row in self._printed(styles, interval=" \\[{}, {}]", escape=rich_text):
@@ -115,7 +115,10 @@ class Table:
         rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
         body = self._printed(_in_words("**{}**") | {"second": "*{}*"}, escape=_markdown_text)
         lines = ["| " + " | ".join(cells) + " |" for cells in (header, rule, *body)]
-        title, note = ([f"**{self.title}**", ""] if self.title else []), (["", self.note] if self.note else [])
+        title, note = (
+            ([f"**{_markdown_text(self.title)}**", ""] if self.title else []),
+            (["", self.note] if self.note else []),
+        )
         return "\n".join([*title, *lines, *note]) + "\n"
 
     def latex(self) -> str:
@@ -140,7 +143,8 @@ class Table:
             for name in self.metrics:
                 if name in cells:
                     cell = cells[name]
-                    writer.writerow([*labels, name, *map(_plain, (cell.value, cell.low, cell.high)), cell.mark])
+                    numbers = map(_plain, (cell.value, cell.low, cell.high))
+                    writer.writerow([*map(_csv_text, labels), name, *numbers, cell.mark])
         return text.getvalue()
 
     def record(self) -> dict[str, Any]:
@@ -310,7 +314,13 @@ def _in_words(bold: str) -> dict[str, str]:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A cell of a Markdown table: no bar or line break ends it, no tag is HTML."""
+    return " ".join(text.splitlines()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _csv_text(text: str) -> str:
+    """A cell of a spreadsheet: what begins as a formula is quoted, so that it is not computed."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _latex_text(text: str) -> str:

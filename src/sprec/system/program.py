@@ -1,5 +1,7 @@
 """How a process of ours ends: in one line and a code, whatever happened."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -10,12 +12,25 @@ from sprec.system.errors import UserError
 def program(name: str, work: Callable[[], None]) -> None:
     """Do the work of a process: user mistakes end in one line and exit code 2, signals in 128 + their number.
 
+    What the operating system refused on the way (a full disk behind the output) is one line, too. A reader who has
+    closed the pipe wants no more: that ends the process without a word, as SIGPIPE would.
+
     Raises:
         SystemExit: with that code.
     """
     interrupts.install()
     try:
-        work()
+        try:
+            work()
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        _silence()
+        if error.errno is None:  # made by a library, about something else
+            raise
+        if error.errno != errno.EPIPE:
+            print(f"{name}: {UserError(str(error))}", file=sys.stderr)
+        raise SystemExit(128 + 13 if error.errno == errno.EPIPE else 2) from None
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -24,3 +39,8 @@ def program(name: str, work: Callable[[], None]) -> None:
         raise SystemExit(signal.code) from None
     finally:
         interrupts.end()
+
+
+def _silence() -> None:
+    """Point the output to nowhere: what is left in its buffer would fail once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
