@@ -204,7 +204,7 @@ def test_the_main_results_are_values_and_relative_changes(tmp_path: Path) -> Non
 
 
 def test_the_picture_of_the_readme_is_up_to_date(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, ROOT / "docs" / "picture.py", tmp_path], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, str(ROOT / "docs" / "picture.py"), str(tmp_path)], check=True, cwd=ROOT)
     assert "(results/exposure.svg)" in README
     assert (tmp_path / "exposure.svg").read_bytes() == (ROOT / "results" / "exposure.svg").read_bytes()
 
