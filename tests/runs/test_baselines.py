@@ -180,9 +180,9 @@ def test_protocols_without_log_probabilities_say_so(run: Run, toy_dataset: Datas
         frame = pl.read_parquet(file)
         assert frame["log_probs"].null_count() == len(frame) == 20
     asked = ("--history", toy_dataset.catalog.titles[1], "-k", 2, "--json")
-    assert set(json.loads(invoke("recommend", run("bigrec"), *asked).stdout)[0]) == {"item", "title"}
+    assert set(json.loads(invoke("recommend", run("bigrec"), *asked).stdout)[0]) == {"item", "source_id", "title"}
     other = invoke("recommend", run("bigrec"), *asked, "--set", "recommend.protocol=exact")
-    assert set(json.loads(other.stdout)[0]) == {"item", "title", "log_prob"}
+    assert set(json.loads(other.stdout)[0]) == {"item", "source_id", "title", "log_prob"}
 
 
 def test_alpha_1_asks_no_assistant_and_many_beams_are_exact(run: Run, toy_dataset: Dataset) -> None:
@@ -425,14 +425,14 @@ def test_mistakes_are_one_clear_line(toy_dataset: Dataset, tmp_path: Path) -> No
             f"cannot find {items} different items",
         ),
         (no_valid, "sasrec", {}, "SASRec needs a validation split to stop, and that of no-valid is empty"),
-        (no_valid, "d3", {}, "SASRec stops by validation"),
+        (no_valid, "d3", {}, "SASRec needs a validation split to stop"),
         (
             no_valid,
             "bigrec",
             {},
             "the SFT keeps the epoch with the best validation loss, and the valid split of no-valid",
         ),
-        (no_valid, "rosepo", {}, "SASRec stops by validation"),
+        (no_valid, "rosepo", {}, "SASRec needs a validation split to stop"),
         (
             plain,
             "dpo",

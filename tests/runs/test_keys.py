@@ -44,6 +44,8 @@ OTHER: Mapping[str, Any] = {
     "negatives.source": "popularity",
     "negatives.decode": "sample",
     "negatives.top": None,
+    "negatives.max_new_tokens": 7,
+    "recommend.max_new_tokens": 7,
     "prefer.objective": "sdpo",
     "prefer.reference": "iteration-start",
     "prefer.reduction": "sum",

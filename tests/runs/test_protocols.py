@@ -46,7 +46,7 @@ def test_a_new_row_goes_through_run_cache_and_table(toy_dataset: Dataset, tmp_pa
     def lists_of(*changes: str) -> list[int]:
         """The list that everybody gets, and when it was made."""
         recipe = resolve("demo", [*TINY, "method=bigrec", "recommend.protocol=rarest", *changes])
-        run(recipe, toy_dataset, tmp_path / "run")
+        run(recipe, toy_dataset, tmp_path / "run", overwrite=True)
         stage = tmp_path / "run" / "stages" / "01-evaluate-sft-0"
         (same,) = {tuple(row) for row in pl.read_parquet(stage / "recommendations.parquet")["items"].to_list()}
         return [*same, (stage / storage.MANIFEST).stat().st_mtime_ns]

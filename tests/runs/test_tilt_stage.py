@@ -81,10 +81,10 @@ def test_nothing_is_learned_again_unless_it_would_differ(tilted: Path, toy_datas
     assert sorted(before) == ["00-tilt-knn-0", "01-evaluate-knn-0"]
     run(resolve("demo", [*TILTED, "recommend.beams=3"]), toy_dataset, tilted)
     assert made() == before
-    run(resolve("demo", [*TILTED, "recommend.top_k=6"]), toy_dataset, tilted)
+    run(resolve("demo", [*TILTED, "recommend.top_k=6"]), toy_dataset, tilted, overwrite=True)
     assert made()["00-tilt-knn-0"] == before["00-tilt-knn-0"]
     assert made()["01-evaluate-knn-0"] != before["01-evaluate-knn-0"]
-    run(resolve("demo", TILTED), toy_dataset, tilted)
+    run(resolve("demo", TILTED), toy_dataset, tilted, overwrite=True)
 
 
 @pytest.mark.parametrize("method", ["sasrec", "bigrec"])

@@ -480,7 +480,7 @@ def test_rates_have_no_recorded_form(reproduce: Reproduce) -> None:
     assert "leave out --recorded" in refused(reproduce("rates", "--recorded"))
 
 
-@pytest.mark.parametrize("name", ["_orders", " ", "_"])
+@pytest.mark.parametrize("name", ["_orders", "_"])
 def test_a_dataset_with_an_odd_name_has_no_recipe(name: str, toy_dataset: Dataset) -> None:
     with pytest.raises(UserError, match=r"no recipe .* is shipped"):
         recipe_for(replace(toy_dataset, name=name), None)
