@@ -229,7 +229,8 @@ def test_nothing_dangerous_is_called() -> None:
             if isinstance(node, ast.Call):
                 name = called(node)
                 shell = any(word.arg == "shell" for word in node.keywords)
-                found += [(file, name)] if name in calls or shell or name.endswith(("extractall", "extract")) and name not in harmless else []
+                unpacks = name.endswith(("extractall", "extract")) and name not in harmless
+                found += [(file, name)] if name in calls or shell or unpacks else []
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
                 found += [(file, name) for name in names if name.split(".")[0] in modules]

@@ -315,7 +315,7 @@ def _in_words(bold: str) -> dict[str, str]:
 
 def _markdown_text(text: str) -> str:
     """A cell of a Markdown table: no bar or line break ends it, no tag is HTML."""
-    return " ".join(text.splitlines()).replace("|", "\\|").replace("<", "&lt;")
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", " ".join(text.splitlines()).replace("|", "\\|"))
 
 
 def _csv_text(text: str) -> str:
