@@ -60,7 +60,7 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
         look()
     finally:
         for worker in workers:
-            worker.terminate()  # a signal to what is no more is none
+            worker.terminate()  # harmless where the worker has already ended
         for worker in workers:
             worker.join()
 
