@@ -16,7 +16,7 @@ SOURCE = ROOT / "src" / "sprec"
 PAGES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "research/*.md")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _NOTEBOOK = re.compile(r"(\]\([^)]*examples/\w+)\.py\)")
-_WITHOUT_ROOM = ("config", "prompts")
+_WITHOUT_ROOM = ("prompts",)
 """Modules of the package that belong to no room."""
 
 

@@ -16,9 +16,9 @@ from sprec.config import (
     Recipe,
     Section,
     Server,
-    _require_declarations,
     leaves,
 )
+from sprec.config.affects import require_declarations
 from sprec.data import Dataset
 from sprec.methods.preferences import PREFERENCES
 from sprec.methods.table import METHODS
@@ -186,7 +186,7 @@ def test_a_setting_without_a_declaration_fails_at_import() -> None:
         depth: int = 1
 
     with pytest.raises(TypeError, match="the setting depth does not say what it affects"):
-        _require_declarations(Undeclared)
+        require_declarations(Undeclared)
 
 
 def test_what_a_finished_run_may_change() -> None:

@@ -1,16 +1,14 @@
 """The recipe: everything that decides a run, as one checked schema. The attribute docstrings are the help text.
 
-Each setting says what it affects (:class:`Affects`), itself or with the section that holds it. Keys of stages and of
-records, what a finished run may change, and what makes a method are derived from that.
+Each setting says what it affects, itself or with the section that holds it (:mod:`sprec.config.affects`).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Flag, auto
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from sprec.config.affects import Affects, Part, Section, require_declarations
 
 MethodName = Literal[
     "bigrec",
@@ -40,48 +38,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 SCHEMA = 3
 """Goes into all keys. A changed default, or a stage that does something else with the same settings, must raise it."""
-
-
-class Part(Flag):
-    """Parts of a run that a setting can affect. All but PLAN are kinds of stages."""
-
-    NOTHING = 0
-    PLAN = auto()
-    """Which stages there are, without changing any."""
-    BACKBONE = auto()
-    SFT = auto()
-    ROLLOUT = auto()
-    """The rejected answers of an iteration."""
-    SFT_STEP = auto()
-    PREFER = auto()
-    SASREC = auto()
-    EVALUATE = auto()
-    """The lists and their metrics. Of the settings that affect it, those count that the protocol reads."""
-    MODEL = BACKBONE | SFT | ROLLOUT | SFT_STEP | PREFER | EVALUATE
-    """Whatever reads prompts."""
-
-
-@dataclass(frozen=True)
-class Affects:
-    """Field metadata: what a change of the setting changes.
-
-    Attributes:
-        parts: kinds of stages.
-        when: whether it does so in a recipe; always by default.
-        afterwards: a finished run takes another value: it means something to a model that is trained.
-        same_method: another value makes another run of the same method, which counts as a seed of it.
-    """
-
-    parts: Part
-    when: "Callable[[Recipe], bool]" = lambda recipe: True
-    afterwards: bool = False
-    same_method: bool = False
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def encodes_negatives(recipe: "Recipe") -> bool:
@@ -459,70 +415,4 @@ class Recipe(Section):
         return self
 
 
-class Leaf(NamedTuple):
-    """A setting of a recipe.
-
-    Attributes:
-        name: dotted.
-        value: in this recipe; True for an optional section that is there.
-        default: in the schema.
-        affects: what it changes, and when.
-    """
-
-    name: str
-    value: Any
-    default: Any
-    affects: tuple[Affects, ...]
-
-    def parts(self, recipe: Recipe) -> Part:
-        """What a change of the setting changes in a recipe."""
-        parts = Part.NOTHING
-        for one in self.affects:
-            if one.when(recipe):
-                parts |= one.parts
-        return parts
-
-    @property
-    def afterwards(self) -> bool:
-        """Whether a finished run takes another value."""
-        return any(one.afterwards for one in self.affects)
-
-    @property
-    def same_method(self) -> bool:
-        """Whether another value makes another run of the same method."""
-        return any(one.same_method for one in self.affects)
-
-
-def leaves(recipe: Recipe) -> Iterator[Leaf]:
-    """All settings of a recipe, section by section."""
-    return _leaves(recipe, Recipe(), "", ())
-
-
-def _leaves(section: Section, standard: Section | None, path: str, outer: tuple[Affects, ...]) -> Iterator[Leaf]:
-    for name, field in type(section).model_fields.items():
-        value, own = getattr(section, name), tuple(one for one in field.metadata if isinstance(one, Affects)) or outer
-        default = getattr(standard, name) if standard is not None else field.get_default()
-        if isinstance(value, Section):
-            if type(None) in get_args(field.annotation):
-                yield Leaf(path + name, True, default is not None, own)
-            same = default if isinstance(default, type(value)) else None
-            yield from _leaves(value, same, f"{path}{name}.", own)
-        else:
-            yield Leaf(path + name, value, default if not isinstance(default, Section) else True, own)
-
-
-def _require_declarations(section: type[Section], path: str = "", declared: bool = False) -> None:
-    """Raises:
-    TypeError: a setting does not say what it affects.
-    """
-    for name, field in section.model_fields.items():
-        own = declared or any(isinstance(one, Affects) for one in field.metadata)
-        inner = [kind for kind in get_args(field.annotation) or (field.annotation,) if isinstance(kind, type)]
-        sections = [kind for kind in inner if issubclass(kind, Section)]
-        for kind in sections:
-            _require_declarations(kind, f"{path}{name}.", own)
-        if not sections and not own:
-            raise TypeError(f"the setting {path}{name} does not say what it affects")
-
-
-_require_declarations(Recipe)
+require_declarations(Recipe)

@@ -1,0 +1,47 @@
+"""The recipe: every setting, what it means and what it affects."""
+
+from sprec.config.affects import Affects, Leaf, Part, Section, leaves
+from sprec.config.recipe import (
+    SCHEMA,
+    Adapt,
+    HuggingFace,
+    Knn,
+    Lora,
+    MethodName,
+    Negatives,
+    Prefer,
+    Recipe,
+    Recommend,
+    Sasrec,
+    Scratch,
+    Server,
+    Sft,
+    Training,
+    encodes_negatives,
+    makes_backbone,
+)
+
+__all__ = [
+    "SCHEMA",
+    "Adapt",
+    "Affects",
+    "HuggingFace",
+    "Knn",
+    "Leaf",
+    "Lora",
+    "MethodName",
+    "Negatives",
+    "Part",
+    "Prefer",
+    "Recipe",
+    "Recommend",
+    "Sasrec",
+    "Scratch",
+    "Section",
+    "Server",
+    "Sft",
+    "Training",
+    "encodes_negatives",
+    "leaves",
+    "makes_backbone",
+]
