@@ -6,7 +6,7 @@
 #   OUT    where runs, records and tables are kept, default results/smollm2/; another one for another size
 #   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets are kept, default runs/
-#   PARTS  which parts, in this order, default: movielens rates goodreads adapt lora untrained others ablations seeds
+#   PARTS  which parts, in this order, default: movielens rates goodreads adapt lora pretraining others ablations seeds
 #          consensus baselines tables
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ SIZE=${SIZE:-small}
 OUT=${OUT:-results/smollm2}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
-PARTS=${PARTS:-movielens rates goodreads adapt lora untrained others ablations seeds consensus baselines tables}
+PARTS=${PARTS:-movielens rates goodreads adapt lora pretraining others ablations seeds consensus baselines tables}
 export PATH="$PWD/.venv/bin:$PATH"
 
 mkdir -p "$WORK/data"
@@ -25,12 +25,14 @@ done
 case $SIZE in
 small)
     cases=200
-    sizes=(--set backbone.adapt.samples=1024 --set sft.samples=512 --set sft.epochs=1 --set sft.valid=64 --set loop.iterations=3
-        --set loop.samples=128 --set sft_step.batch=8 --set prefer.batch=8 --set prefer.lr=5e-6)
+    read=1024
+    short=(--set sft.samples=512 --set sft.epochs=1 --set sft.valid=64 --set loop.iterations=3 --set loop.samples=128
+        --set sft_step.batch=8 --set prefer.batch=8 --set prefer.lr=5e-6)
     ;;
-full) cases=500 sizes=() ;;
+full) cases=500 read=null short=() ;;
 *) echo "SIZE is small or full, not $SIZE" >&2 && exit 2 ;;
 esac
+sizes=(--set "backbone.adapt.samples=$read" "${short[@]}")
 floor=(--only SASRec --only Popularity --only Random)
 
 # Rows of a table by one protocol: table DATASET TABLE PROTOCOL [more options].
@@ -57,6 +59,13 @@ judge() { # NAME [options]: BIGRec on the validation cases of Goodreads; its met
     mkdir -p "$OUT/tries" && cp "$OUT/runs/$name/metrics.json" "$OUT/tries/$name.json"
 }
 
+learns() { # NAME DATASET RECIPE [options]: a run of the part pretraining, asked by exact search
+    local run="$OUT/pretraining/$2/$1" data="$WORK/data/$2" recipe=$3
+    shift 3
+    sprec run "$recipe" --data "$data" -o "$run" --shared "$OUT/stages" --set method=bigrec --set recommend.protocol=exact \
+        --set "cases=$cases" "${short[@]}" "$@"
+}
+
 for part in $PARTS; do
     echo "== $part"
     case $part in
@@ -77,13 +86,17 @@ for part in $PARTS; do
             judge "lora-$rate" --set 'backbone.lora={r: 16}' --set backbone.adapt.lr=$rate --set sft.lr=$rate
         done
         ;;
-    untrained) # the pretrained model as it is, by exact search
+    pretraining) # what it helps: the pretrained model with and without adaptation and SFT, and one made from scratch on the same text
         for dataset in MovieLens Goodreads; do
-            run="$OUT/runs/untrained-$dataset"
-            sprec run smollm2-135m --data "$WORK/data/$dataset" -o "$run" --set method=bigrec --set recommend.protocol=exact \
-                --set cases=200 --set backbone.adapt=null --set sft.epochs=0
-            mkdir -p "$OUT/untrained" && cp "$run/metrics.json" "$OUT/untrained/$dataset.json"
+            small="$(tr '[:upper:]' '[:lower:]' <<<"$dataset")-scratch"
+            learns untrained $dataset smollm2-135m --set backbone.adapt=null --set sft.epochs=0
+            learns sft $dataset smollm2-135m --set backbone.adapt=null
+            learns adapted $dataset smollm2-135m --set "backbone.adapt.samples=$read" --set sft.epochs=0
+            learns adapted-sft $dataset smollm2-135m --set "backbone.adapt.samples=$read"
+            learns scratch $dataset "$small" --set "backbone.samples=$read" --set backbone.epochs=1
+            learns scratch-20 $dataset "$small" --set "backbone.samples=$read" --set backbone.epochs=20
         done
+        python results/pretraining.py "$OUT/pretraining.json" "$OUT"/pretraining/*/*
         ;;
     others) both CDs_and_Vinyl 0 && both Steam 0 ;;
     ablations)

@@ -62,6 +62,7 @@ OTHER: Mapping[str, Any] = {
     "track": ["tensorboard"],
     "backbone.heads": 4,
     "backbone.hidden": 256,
+    "backbone.samples": 9,
     "stop_below_exact_share": 0.5,
     "description": "another",
     "server": {"url": "http://127.0.0.1:1"},

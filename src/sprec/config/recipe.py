@@ -79,6 +79,8 @@ class Scratch(Section):
     """Dropout on attention weights while training."""
     epochs: Annotated[int, Field(ge=0)] = 5
     """Passes of language modelling over the training and extra sequences."""
+    samples: Count | None = None
+    """Sequences used, drawn by seed; null takes all training and extra sequences."""
     lr: Rate = 1e-3
     """Learning rate of the pre-training; decays linearly to 0 after the warm-up."""
     batch: Count = 16

@@ -9,6 +9,7 @@ from sprec.data.stats import overlapping
 from sprec.engine.layout.groups import PromptGroup
 from sprec.engine.model.policy import Policy
 from sprec.prompts import PromptBuilder, Purpose
+from sprec.runs.streams import Stream, rng_of
 from sprec.system.errors import UserError
 
 ANSWER_ROOM = 128
@@ -23,6 +24,32 @@ def pretraining_examples(dataset: Dataset) -> Split:
     """
     fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid + dataset.test))
     return dataset.train + dataset.extra.take(fresh)
+
+
+def pretraining_sample(dataset: Dataset, samples: int | None, seed: int) -> Split:
+    """What language modelling reads before the SFT: all :func:`pretraining_examples`, or some drawn by seed.
+
+    Args:
+        dataset: of the examples.
+        samples: how many; None takes all, in the dataset's order.
+        seed: of the draw.
+    """
+    examples = pretraining_examples(dataset)
+    if samples is None:
+        return examples
+    return examples.take(rng_of(seed, Stream.DRAW).permutation(len(examples))[:samples])
+
+
+def drawn_rows(dataset: Dataset, samples: int, seed: int, iteration: int = 0) -> np.ndarray:
+    """Rows of the training split that an iteration (0: the first SFT) trains on, (min(samples, rows),).
+
+    Args:
+        dataset: of the split.
+        samples: how many rows, at most.
+        seed: of the run.
+        iteration: each one draws for itself.
+    """
+    return rng_of(seed, Stream.DRAW, iteration).permutation(len(dataset.train))[:samples]
 
 
 def held_examples(dataset: Dataset) -> Split:

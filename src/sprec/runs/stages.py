@@ -28,13 +28,13 @@ from sprec.prompts import PromptBuilder
 from sprec.recommend.protocols import Need, Recommendations, is_read, is_tilted, needs_of
 from sprec.runs import health, protocols, tilt_stage
 from sprec.runs.cases import cases_of
-from sprec.runs.examples import preference_groups, pretraining_examples, sequence_groups, sft_groups
+from sprec.runs.examples import drawn_rows, preference_groups, pretraining_sample, sequence_groups, sft_groups
 from sprec.runs.keys import settings_of
 from sprec.runs.rollouts import Rollouts, make_rollouts
 from sprec.runs.sasrec_stage import sasrec_key, smoothing
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
-from sprec.runs.streams import Stream, rng_of, seed_of
+from sprec.runs.streams import Stream, seed_of
 from sprec.system import processes, storage
 from sprec.system.parquet import read_parquet, write_parquet
 from sprec.system.progress import say
@@ -64,32 +64,30 @@ def backbone(session: Session) -> Stage:
     def make(folder: Path) -> str:
         dataset = session.dataset
         compact = PromptBuilder(dataset.catalog, dataset.wording, "compact", recipe.prompt.history)
-        policy, rates, seed = _to_pretrain(session, compact)
+        policy, rates = _to_pretrain(session, compact)
         session.adopt(policy)
-        examples = pretraining_examples(dataset)
-        if isinstance(rates, Adapt) and rates.samples:
-            rng = rng_of(seed, Stream.DRAW)
-            examples = examples.take(rng.permutation(len(examples))[: rates.samples])
+        adapts = isinstance(settings, HuggingFace)
+        source = (settings.adapt or Adapt()) if isinstance(settings, HuggingFace) else settings
+        examples = pretraining_sample(dataset, source.samples, source.seed)
         groups = sequence_groups(policy, compact, examples, recipe.prompt.max_tokens)
-        name = "adapt" if isinstance(rates, Adapt) else "pretrain"
-        outcome = _train(session, policy, groups, _SFT, rates, name, seed) if rates else Outcome()
-        return _save(session, policy, folder, outcome, "backbone.adapt" if name == "adapt" else "backbone")
+        name = "adapt" if adapts else "pretrain"
+        outcome = _train(session, policy, groups, _SFT, rates, name, source.seed) if rates else Outcome()
+        return _save(session, policy, folder, outcome, "backbone.adapt" if adapts else "backbone")
 
     return _hold(session, session.store.stage("backbone", depends, make))
 
 
-def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Training | None, int]:
-    """The model that the sequences are for, how it learns them (None: not at all), and the seed."""
+def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Training | None]:
+    """The model that the sequences are for, and how it learns them (None: not at all)."""
     settings = session.recipe.backbone
     if isinstance(settings, HuggingFace):
-        seed = settings.adapt.seed if settings.adapt else 0
-        return session.fresh(settings, seed), settings.adapt, seed
+        return session.fresh(settings, settings.adapt.seed if settings.adapt else 0), settings.adapt
     lines = [compact.respond(title) for title in session.dataset.catalog.titles]
     policy = scratch(settings, _tokenizer_texts(session, lines), settings.seed, session.device, session.precision)
     if not settings.epochs:
-        return policy, None, settings.seed
-    rates = Training(lr=settings.lr, epochs=settings.epochs, batch=settings.batch, warmup_steps=settings.warmup_steps)
-    return policy, rates, settings.seed
+        return policy, None
+    own = Training(lr=settings.lr, epochs=settings.epochs, batch=settings.batch, warmup_steps=settings.warmup_steps)
+    return policy, own
 
 
 def given(recipe: Recipe) -> Stage:
@@ -126,7 +124,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
     def make(folder: Path) -> str:
         policy = session.policy(start)
         _count_long_titles(session, policy)
-        rows = _draw_rows(session, settings.samples)
+        rows = drawn_rows(session.dataset, settings.samples, recipe.seed)
         examples = session.dataset.train.take(rows)
         groups = _sft_groups(session, policy, examples)
         valid = _sft_groups(session, policy, session.dataset.valid[: settings.valid])
@@ -174,13 +172,8 @@ def _weighted(
 
 def draw(session: Session, iteration: int) -> Sample:
     """Draw the examples of an iteration: a function of (seed, iteration)."""
-    rows = _draw_rows(session, session.recipe.loop.samples, iteration)
+    rows = drawn_rows(session.dataset, session.recipe.loop.samples, session.recipe.seed, iteration)
     return Sample(rows, session.dataset.train.take(rows))
-
-
-def _draw_rows(session: Session, samples: int, iteration: int = 0) -> np.ndarray:
-    rng = rng_of(session.recipe.seed, Stream.DRAW, iteration)
-    return rng.permutation(len(session.dataset.train))[:samples]
 
 
 def negatives(session: Session, policy: Stage, start: Stage, sample: Sample, iteration: int) -> Stage:
