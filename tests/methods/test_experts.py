@@ -34,6 +34,13 @@ def test_floor_shares_what_is_left_where_that_is_less() -> None:
     assert np.isfinite(found).all()
 
 
+def test_titles_that_are_less_probable_than_the_smallest_float() -> None:
+    """A long title under a model that never saw it: exp(-800) is 0, and what is found must stay apart from the rest."""
+    found = of_titles(np.array([[0, 1]]), np.array([[-800.0, -801.0]]), np.ones(4, int))
+    p = np.exp([0, -1, -1, -1])
+    np.testing.assert_allclose(found, [np.log(p / p.sum())])
+
+
 def test_language_model_that_found_the_whole_catalog_keeps_its_order() -> None:
     p = RANDOM.dirichlet(np.ones(6), 4)
     items = np.argsort(-p, axis=1)

@@ -27,6 +27,8 @@ def people(n: int, items: int = 40, crowd: float = 2.0) -> np.ndarray:
 def test_exposure_and_genre_shares_by_hand() -> None:
     lists = np.array([[0, 1, 2, 3, 4], [1, 0, 5, 3, 2]])
     np.testing.assert_allclose(exposure(lists, 7), [0.35, 0.35, 0.1, 0.1, 0.05, 0.05, 0])
+    short = np.array([[6, -1, -1, -1, -1], [0, 1, 2, 3, 4]])  # only one item was left for the first user
+    np.testing.assert_allclose(exposure(short, 7), [0.3, 0.05, 0.05, 0.05, 0.05, 0, 0.3])
     genres = np.array([[1, 0], [0.5, 0.5], [0, 0]])
     np.testing.assert_allclose(genre_shares(np.array([0, 0, 1, 2]), genres), [2.5 / 3, 0.5 / 3])
     np.testing.assert_allclose(genre_shares(np.array([2]), genres), [0, 0])
@@ -118,6 +120,16 @@ def test_bound_that_cannot_be_kept_is_refused() -> None:
     fit_tilt(users, NO_GENRES, NO_SHARES, cap=0.05)
     with pytest.raises(UserError, match="a tilt is learned on users who are not tested, with 5 candidates"):
         fit_tilt(users.take(np.arange(0)), NO_GENRES, NO_SHARES, cap=None)
+
+
+def test_users_for_whom_few_items_are_left_count_with_these() -> None:
+    """Excluded items are -1 with a score of -inf; a tilt neither shows them nor stumbles over them."""
+    users = Scored.best(people(300, crowd=5), 40)
+    users.items[:100, 3:], users.scores[:100, 3:] = -1, -np.inf
+    tilt = fit_tilt(users, NO_GENRES, NO_SHARES, cap=0.06)
+    lists = users.top(5, tilt.offset(NO_GENRES))
+    assert ((lists == -1).sum(1) == np.repeat([2, 0], [100, 200])).all()
+    assert (lists[:100, 3:] == -1).all()
 
 
 def test_ndcg_by_hand() -> None:

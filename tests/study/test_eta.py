@@ -31,6 +31,14 @@ def test_what_an_earlier_run_has_made_does_not_count_again() -> None:
     ])  # fmt: skip
 
 
+def test_every_kind_of_stage_counts() -> None:
+    tilted = _runs("method=sasrec recommend.tilt=true", "method=d3", "method=sprec loop.iterations=1")
+    assert {name.partition("-")[0] for _, stages in tilted for name in stages} == {
+        "sasrec", "tilt", "evaluate", "backbone", "sft", "rollout", "prefer",
+    }  # fmt: skip
+    assert efforts(tilted[:1]) == pytest.approx([0.3 + 0.3 + 0.3])
+
+
 def test_the_time_left_is_told_from_what_was_run() -> None:
     runs = _runs("method=bigrec", "method=dmpo", "method=sprec loop.iterations=5", "method=popularity")
     outlook = Outlook(runs)  # efforts 1.8, 1.1, 9 and 0.3

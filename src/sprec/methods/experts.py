@@ -40,16 +40,14 @@ def of_titles(found: np.ndarray, log_probs: np.ndarray, sharing: np.ndarray) -> 
     known = found >= 0
     if not known.any(1).all():
         raise ValueError("an expert needs at least one item for each example")
-    p = np.where(known, np.exp(log_probs - np.log(sharing[found])), 0.0)
-    left = np.maximum(1 - p.sum(1), np.finfo(np.float64).tiny)
+    own = np.where(known, log_probs - np.log(sharing[found]), -np.inf)  # as logarithms: long titles are beyond floats
+    left = np.maximum(1 - np.exp(own).sum(1), np.finfo(np.float64).tiny)
     others = len(sharing) - known.sum(1)
-    worst = np.where(known, p, np.inf).min(1)
-    floor = np.minimum(left / np.maximum(others, 1), worst)
+    worst = np.where(known, own, np.inf).min(1)
+    floor = np.minimum(np.log(left) - np.log(np.maximum(others, 1)), worst)
     dense = np.repeat(floor[:, None], len(sharing) + 1, axis=1)
-    np.put_along_axis(dense, np.where(known, found, len(sharing)), p, axis=1)
-    dense = dense[:, :-1]
-    whole: np.ndarray = np.log(dense) - np.log(dense.sum(1, keepdims=True))
-    return whole
+    np.put_along_axis(dense, np.where(known, found, len(sharing)), own, axis=1)
+    return normalised(dense[:, :-1])
 
 
 def product(experts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:

@@ -115,9 +115,10 @@ def genre_shares(items: np.ndarray, genres: np.ndarray) -> np.ndarray:
 
 
 def exposure(lists: np.ndarray, items: int) -> np.ndarray:
-    """Mean exposure of each item of the catalog in lists (n, 5), (items,); it sums to 1."""
-    weight = np.broadcast_to(_EXPOSURE, lists.shape)
-    return np.bincount(lists.ravel(), weight.ravel(), minlength=items) / len(lists)
+    """Mean exposure of each item of the catalog in lists (n, 5), (items,); it sums to 1, to less with places of -1."""
+    there = lists >= 0
+    weight = np.broadcast_to(_EXPOSURE, lists.shape)[there]
+    return np.bincount(lists[there], weight, minlength=items) / len(lists)
 
 
 def require_feasible(cap: float, items: int) -> None:

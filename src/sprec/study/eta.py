@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from sprec.config import Recipe
 from sprec.recommend.protocols import PROTOCOLS
 
-_EFFORT = {"backbone": 1.0, "sft": 0.5, "rollout": 0.3, "sft-step": 0.4, "prefer": 0.5, "evaluate": 0.3, "sasrec": 0.3}
+_EFFORT = {
+    "backbone": 1.0, "sft": 0.5, "rollout": 0.3, "sft-step": 0.4, "prefer": 0.5, "evaluate": 0.3, "sasrec": 0.3,
+    "tilt": 0.3,
+}  # fmt: skip
 """Minutes of one core that the stages of the scratch recipes take; what they take elsewhere, the finished runs tell."""
 _SAMPLES = 3.0
 """How much longer an evaluation takes that samples several titles a case."""
