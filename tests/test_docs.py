@@ -49,6 +49,15 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
 
+def test_files_that_pages_name_exist() -> None:
+    """Those in backticks too, which are no links; a page may name what a command will write under ``results/``."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+    named = re.compile(r"`((?:tests|src|docs|benchmarks|examples|research)/[\w./-]+\.\w+)`")
+    found = {(page.name, name) for page in pages for name in named.findall(page.read_text("utf-8"))}
+    assert len(found) > 10
+    assert [(page, name) for page, name in sorted(found) if not (ROOT / name).is_file()] == []
+
+
 def commands() -> list[list[str]]:
     """Those of the README, in blocks and in the text unless they hold a placeholder, then those of other pages."""
     inline = [line for line in re.findall(r"`(sprec [^`]+)`", README) if not re.search(r"\b[A-Z]{3,}\b", line)]
