@@ -189,3 +189,19 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     file.rename(tmp_path / f".{file.name}.01234567.tmp")  # killed before it was put in place
     Grounder(NUMBERS, catalog, tmp_path)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_titles_of_another_catalog_are_not_encoded_again(tmp_path: Path) -> None:
+    """By an encoder that reads each text alone; TF-IDF weighs a text by all of them."""
+    Grounder(NUMBERS, Catalog.of(["1", "2", "3"]), tmp_path)
+    asked: list[str] = []
+
+    def encode(texts: Sequence[str]) -> Tensor:
+        asked.extend(texts)
+        return NUMBERS.encode(texts)
+
+    more = Grounder(Encoder("numbers", encode), Catalog.of(["3", "4", "1", "3"]), tmp_path)
+    assert asked == ["4"]
+    assert more.item_embeddings.tolist() == [[3], [4], [1], [3]]
+    with pytest.raises(AssertionError):
+        Grounder(Encoder("numbers", forbidden, alone=False), Catalog.of(["3", "1"]), tmp_path)

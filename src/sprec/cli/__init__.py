@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec.cli import backbone, data, runs
+from sprec.cli import backbone, data, items, runs
 from sprec.cli.bench import bench
 from sprec.cli.recommend import recommend
 from sprec.cli.reproduce import reproduce
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(runs.recipes, name="recipes")
 app.add_typer(backbone.app, name="backbone")
+app.add_typer(items.app, name="items")
 for command in runs.COMMANDS:
     app.command()(command)
 app.command()(recommend)

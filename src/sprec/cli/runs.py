@@ -158,6 +158,16 @@ def compare(
         typer.echo(f"wrote {file}")
 
 
+def show(run: Annotated[Path, typer.Argument(help="Run directory.")], json: Json = False) -> None:
+    """Show what a run is, what it was made of, and how it did."""
+    from json import dumps
+
+    from sprec.runs.about import about_run, lines_of
+
+    about = about_run(run)
+    typer.echo(dumps(about, indent=2) if json else "\n".join(lines_of(about)))
+
+
 def doctor() -> None:
     """Show versions, devices and missing extras."""
     from sprec.system.doctor import report
@@ -180,7 +190,7 @@ def _print_metrics(found: dict[str, float], asked: str | None, name: str, as_jso
     print_table(table_of_values({name: found}, title, shown, mark=False))
 
 
-COMMANDS: list[Callable[..., None]] = [run, evaluate, score, compare, doctor]
+COMMANDS: list[Callable[..., None]] = [run, show, evaluate, score, compare, doctor]
 
 
 @recipes.command("ls")

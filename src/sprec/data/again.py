@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sprec.data.catalog import Catalog
 from sprec.data.events import Events, collect, drop_repeats
-from sprec.data.logs import READERS
+from sprec.data.logs import READERS, Cleaning
 from sprec.data.readers import recbole
 from sprec.data.readers.log import Faults
-from sprec.data.readers.table import Columns, Reading, read_events
+from sprec.data.readers.table import Columns, Reading, read_events, read_listing
 from sprec.data.readers.text import Dialect
+from sprec.data.titles import clean_genres, clean_title, is_junk, repair_scraped, shorten
 from sprec.system.errors import UserError
 from sprec.system.paths import require_path
 
@@ -48,6 +50,32 @@ def read_again(source: Path, meta: Mapping[str, Any], faults: Faults) -> Events:
     ties, seed = options.get("ties", "file"), options.get("seed", 0)
     events, _ = collect(batches, options.get("min_rating"), ties, seed, faults)
     return drop_repeats(events, options.get("repeats", "keep"))
+
+
+def read_goods(path: Path, meta: Mapping[str, Any]) -> Catalog:
+    """Read a list of items as that of a dataset was read: ids, titles (tidied as an import tidies them) and genres.
+
+    Args:
+        path: a table with columns for the id, the title and perhaps the genres.
+        meta: of the dataset.
+
+    Raises:
+        UserError: the file is no such table, it is empty, or a row has no id or no title that can be used.
+    """
+    faults, limit = Faults(), meta.get("options", {}).get("max_title", Cleaning().max_title)
+    frame = read_listing(require_path(path), faults, columns_of(meta), _reading_of(meta))
+    dropped = sum(faults.counts.values())
+    if dropped or not len(frame):
+        raise UserError(
+            f"{path} has {f'{dropped:,} rows without an id' if dropped else 'no rows'}; nothing was changed"
+        )
+    titles = [clean_title(repair_scraped(title or "")) for title in frame["title"].to_list()]
+    for name, title in zip(frame["item"].to_list(), titles, strict=True):
+        if is_junk(title):
+            raise UserError(f"{path}: the title of {name!r:.80} cannot be used; nothing was changed")
+    genres = (clean_genres(own or ()) for own in frame["genres"].to_list())
+    shortened = (shorten(title, limit) if limit else title for title in titles)
+    return Catalog(tuple(shortened), tuple(genres), tuple(frame["item"].to_list()))
 
 
 def _reading_of(meta: Mapping[str, Any]) -> Reading:

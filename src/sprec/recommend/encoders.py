@@ -23,10 +23,12 @@ class Encoder:
     Attributes:
         name: what is encoded how, weights included: the part of the cache key that tells encoders apart.
         encode: texts to embeddings, float32, shape (n, d).
+        alone: whether the embedding of a text depends on this text alone.
     """
 
     name: str
     encode: Callable[[Sequence[str]], Tensor]
+    alone: bool = True
 
 
 def tfidf(titles: Sequence[str], width: int = 512) -> Encoder:
@@ -45,7 +47,7 @@ def tfidf(titles: Sequence[str], width: int = 512) -> Encoder:
     def encode(texts: Sequence[str]) -> Tensor:
         return torch.nn.functional.normalize(_counts(texts, width) * idf)
 
-    return Encoder(f"tfidf-{width}", encode)
+    return Encoder(f"tfidf-{width}", encode, alone=False)
 
 
 def sentence_transformers(name_or_path: str, device: str | None = None) -> Encoder:

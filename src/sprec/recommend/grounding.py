@@ -1,5 +1,6 @@
 """Grounding: generated text to the items whose titles are closest in an embedding space (BIGRec, step 2)."""
 
+import json
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -151,10 +152,45 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
     if embeddings is None:
         if file.exists():
             say(f"! {file} is damaged, or of other titles; encoding the titles again")
-        embeddings = _encode(encoder, titles)
+        embeddings = _encode_new(encoder, titles, cache)
         if processes.first():
-            _write(file, embeddings, key.hexdigest())
+            _write(file, embeddings, key.hexdigest(), encoder, titles)
     return embeddings
+
+
+def _encode_new(encoder: Encoder, titles: Sequence[str], cache: Path) -> Tensor:
+    """Embeddings of the titles; those that a cached catalog has in common with this one are not encoded again."""
+    found: dict[bytes, Tensor] = {}
+    for file in sorted(cache.glob("*.safetensors")) if encoder.alone else ():
+        found |= _known_titles(file, encoder)
+    names = [_title_digest(title) for title in titles]
+    new = [place for place, name in enumerate(names) if name not in found]
+    fresh = _encode(encoder, [titles[place] for place in new])
+    if len(new) == len(titles):
+        return fresh
+    rows = [found.get(name) for name in names]
+    for place, row in zip(new, fresh, strict=True):
+        rows[place] = row
+    return torch.stack([row for row in rows if row is not None])
+
+
+def _known_titles(file: Path, encoder: Encoder) -> dict[bytes, Tensor]:
+    """The embeddings in a cache file of this encoder, by the digest of their titles; none where it has no digests."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            about = json.loads((content.metadata() or {}).get("about", "{}"))
+            if about.get("encoder") != encoder.name:
+                return {}
+            embeddings, digests = content.get_tensor("embeddings"), content.get_tensor("titles")
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    if about.get("sha256") != _digest(embeddings, digests, about.get("key", "")):
+        return {}
+    return dict(zip(map(bytes, digests.numpy()), embeddings, strict=True))
+
+
+def _title_digest(title: str) -> bytes:
+    return sha256(title.encode("utf-8", "surrogatepass")).digest()
 
 
 def _encode(encoder: Encoder, titles: Sequence[str]) -> Tensor:
@@ -176,26 +212,30 @@ def _read(file: Path, rows: int, key: str) -> Tensor | None:
         return None
     try:
         with safe_open(file, framework="pt") as content:
+            about = json.loads((content.metadata() or {}).get("about", "{}"))
             embeddings: Tensor = content.get_tensor("embeddings")
-            metadata = content.metadata() or {}
-    except (SafetensorError, OSError):
+            digests = content.get_tensor("titles")
+    except (SafetensorError, OSError, ValueError):
         return None
-    whole = len(embeddings) == rows and metadata.get("sha256") == _digest(embeddings, key)
+    whole = len(embeddings) == rows and about.get("sha256") == _digest(embeddings, digests, key)
     return embeddings if whole else None
 
 
-def _write(file: Path, embeddings: Tensor, key: str) -> None:
+def _write(file: Path, embeddings: Tensor, key: str, encoder: Encoder, titles: Sequence[str]) -> None:
     """Write the cache file whole or not at all; several processes may do so at once, and find the same."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with storage.replacing_file(file) as scratch:
-            save_file({"embeddings": embeddings}, scratch, {"sha256": _digest(embeddings, key)})
+            digests = torch.tensor([list(_title_digest(title)) for title in titles], dtype=torch.uint8)
+            about = {"encoder": encoder.name, "key": key, "sha256": _digest(embeddings, digests, key)}
+            save_file({"embeddings": embeddings, "titles": digests}, scratch, {"about": json.dumps(about)})
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the embedding cache {file}: {error}") from error
 
 
-def _digest(embeddings: Tensor, key: str) -> str:
+def _digest(embeddings: Tensor, titles: Tensor, key: str) -> str:
     """The hash of embeddings and of what they are of: a whole file of other titles is none of these."""
     content = sha256(key.encode())
     content.update(embeddings.contiguous().numpy().data)
+    content.update(titles.contiguous().numpy().data)
     return content.hexdigest()

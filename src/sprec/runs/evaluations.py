@@ -9,7 +9,7 @@ from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols, tilt_stage
 from sprec.runs.checks import check_fit, check_installed
-from sprec.runs.finished import backbone_of, read_run
+from sprec.runs.finished import backbone_of, policy_key, read_run
 from sprec.runs.pipeline import load_results
 from sprec.runs.recipes import validate
 from sprec.runs.recommender import open_run
@@ -49,11 +49,13 @@ def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUT
 def _lists(session: Session) -> Recommendations:
     """The lists of the last model, made now if they are not kept."""
     root, recipe = session.store.root, session.recipe
-    last, backbone = load_results(root)[-1], backbone_of(session)
-    made = storage.read_manifest(root)["stages"]
-    policy = next((key for name, key in reversed(made.items()) if not {"evaluate", "tilt"} & {*name.split("-")}), "")
-    depends = evaluation_depends(session, Stage(root, policy), backbone)
-    key = Store.key_of(f"evaluate-{last.stage}-{last.iteration}", depends)
+    backbone = backbone_of(session)
+    depends = evaluation_depends(session, Stage(root, policy_key(root)), backbone)
+    if session.changed_items:  # it has not been evaluated with these items
+        key = Store.key_of("evaluate", depends)
+    else:
+        last = load_results(root)[-1]
+        key = Store.key_of(f"evaluate-{last.stage}-{last.iteration}", depends)
     folder = root / EVALUATIONS / f"{recipe.recommend.protocol}-{key[:8]}"
     if folder.exists() and not storage.verify(folder) and storage.read_manifest(folder)["key"] == key:
         say(f"lists read from {folder}")
@@ -88,6 +90,7 @@ def kept(folder: Path) -> tuple[Recipe, Dataset, str]:
         raise UserError(f"{problem}; sprec evaluate makes it again")
     manifest, (_, dataset) = storage.read_manifest(folder), read_run(root)
     policy, data = manifest["depends"]["policy"], manifest["depends"]["data"]
-    if policy not in (None, *storage.read_manifest(root)["stages"].values()) or data != dataset.hash:
+    present = (None, policy_key(root), *storage.read_manifest(root)["stages"].values())
+    if policy not in present or data != dataset.hash:
         raise UserError(f"{folder} is of a model or of data that {root} had before; evaluate it again")
     return validate(manifest["recipe"], str(folder / storage.MANIFEST)), dataset, manifest["key"]

@@ -63,6 +63,21 @@ def sealed(root: Path) -> dict[str, Any]:
     return manifest
 
 
+def policy_key(root: Path) -> str:
+    """The key of the last model of a finished run; empty if it has none.
+
+    Args:
+        root: the run directory.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    manifest = sealed(root)
+    made: dict[str, str] = manifest["stages"]
+    last = (key for name, key in reversed(made.items()) if not {"evaluate", "tilt"} & {*name.split("-")})
+    return str(manifest.get("policy", next(last, "")))
+
+
 def stage_of(root: Path, name: str) -> Stage:
     """A stage of a finished run.
 

@@ -12,11 +12,12 @@ from sprec.data import Dataset
 from sprec.runs import health, stages
 from sprec.runs.checks import check_fit, check_installed, check_method
 from sprec.runs.keys import EVERYTHING, settings_of
+from sprec.runs.lineage import has_other_items
 from sprec.runs.protocols import trains_model
 from sprec.runs.recipes import validate
 from sprec.runs.sasrec_stage import needs_sasrec, sasrec
 from sprec.runs.session import Session
-from sprec.runs.store import RECIPE, Stage, Store
+from sprec.runs.store import EVALUATIONS, RECIPE, Stage, Store
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.hardware import pick_device
@@ -114,6 +115,11 @@ def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
     Raises:
         UserError: names a stage that would not stay, and the settings that are others now.
     """
+    if has_other_items(root):
+        raise UserError(
+            f"{root} holds a trained model whose items were changed; choose another -o, or pass --overwrite to "
+            "replace it"
+        )
     before, now = storage.read_manifest(root).get("stages", {}), planned(recipe, dataset)
     lost = [folder for folder, key in before.items() if now.get(folder.partition("-")[2]) != key]
     if not lost:
@@ -275,6 +281,11 @@ def load_results(out: Path | str) -> list[Result]:
         UserError: there is no finished run.
     """
     problem = storage.verify(Path(out), METRICS)
+    if problem and has_other_items(Path(out)):
+        raise UserError(
+            f"{out} was not evaluated after its items changed; sprec evaluate {out} does that and keeps its lists in "
+            f"{Path(out) / EVALUATIONS}"
+        )
     if problem:
         raise UserError(f"{out} is not a finished run ({problem}); the same sprec run command finishes it")
     return [result_of(**entry) for entry in storage.read_json(Path(out) / METRICS)]

@@ -18,6 +18,9 @@ from sprec.runs.store import Stage
 from sprec.runs.streams import Stream, seed_of
 from sprec.system.errors import UserError
 
+BY_ID = Need.SASREC | Need.KNN
+"""What learns items by their ids, and so knows none that came later."""
+
 
 def trains_model(recipe: Recipe) -> bool:
     """Whether the method of a recipe has a language model; the others rank items, in one evaluation.
@@ -36,6 +39,8 @@ def offered(session: Session) -> tuple[str, ...]:
         session: the run.
     """
     missing = Need.NOTHING if trains_model(session.recipe) else Need.MODEL
+    if session.changed_items:
+        missing |= BY_ID
     if not has_sasrec(session):
         missing |= Need.SASREC
     return tuple(
@@ -71,9 +76,15 @@ def recommend(
         offset: of a tilt: what is added to the score of each item before the lists are cut, shape (items,).
 
     Raises:
-        UserError: the run has no model and the protocol needs one.
+        UserError: the run has no model and the protocol needs one, or the protocol knows items by their ids and the
+            items have changed since the run was trained.
     """
     recipe = session.recipe
+    if session.changed_items and needs_of(settings) & BY_ID:
+        raise UserError(
+            f"recommend.protocol={settings.protocol} knows items by their ids, and the items of this run have changed "
+            "since it was trained; use a protocol of the language model alone, or train on a log with the new items"
+        )
     if Need.MODEL in needs_of(settings) and not trains_model(recipe):
         raise UserError(
             f"recommend.protocol={settings.protocol} needs a language model, which {recipe.method} does not have"

@@ -26,6 +26,7 @@ from sprec.recommend.exact import catalog_trie
 from sprec.recommend.grounding import Grounder
 from sprec.runs.examples import ANSWER_ROOM, pretraining_examples
 from sprec.runs.keys import settings_of
+from sprec.runs.lineage import has_other_items
 from sprec.runs.store import Stage, Store
 from sprec.runs.streams import Stream, seed_of
 from sprec.system.hardware import pick_device, pick_precision
@@ -82,6 +83,11 @@ class Session:
     def counts(self) -> np.ndarray:
         """How often each item occurs in the sequences that are trained on, shape (items,)."""
         return item_counts(pretraining_examples(self.dataset), len(self.dataset.catalog))
+
+    @cached_property
+    def changed_items(self) -> bool:
+        """Whether items came, went or were renamed since the run was trained."""
+        return has_other_items(self.store.root)
 
     @cached_property
     def knn(self) -> ItemKnn:

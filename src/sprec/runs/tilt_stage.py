@@ -1,6 +1,7 @@
 """The tilt as a stage of a run: learned on users who are neither trained nor tested on, kept as vectors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
 def offset_of(session: Session, folder: Path) -> np.ndarray:
     """What a stored tilt adds to the score of each item, (items,)."""
     return Tilt(**load_file(folder / _ARRAYS)).offset(_genres(session))
+
+
+def carry_over(session: Session, source: Path, folder: Path, before: np.ndarray) -> None:
+    """Write the tilt of a run for the items that it has now; a new one is not penalised (lambda is 0).
+
+    Args:
+        session: the run with its new items.
+        source: the folder of the tilt as it was.
+        folder: where to write it.
+        before: the number that each item had, -1 for a new one, shape (items,).
+    """
+    old, about = Tilt(**load_file(source / _ARRAYS)), storage.read_json(source / _ABOUT)
+    penalty = np.where(before < 0, 0.0, old.penalty[before])
+    made_of = storage.digest(_made_of(session, session.recipe.recommend))
+    folder.mkdir()
+    save_file(vars(replace(old, penalty=penalty)), folder / _ARRAYS)
+    storage.write_json(folder / _ABOUT, about | {"made_of": made_of})
+    storage.seal(folder, {"key": made_of})
 
 
 def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> np.ndarray | None:

@@ -100,10 +100,25 @@ def read(
     names, how = columns or Columns(), reading or Reading()
     _refuse_useless(how.dialect, source, items)
     events = read_events(source, faults, names, how)
-    listed = items or source
-    read_items = _items_of_objects if _is_json(listed) else _items
-    listing = read_items(listed, names, how, faults, from_log=items is None)
+    listing = read_listing(items or source, faults, names, how, from_log=items is None)
     return Log(events, listing, timed=how.order == "time")
+
+
+def read_listing(path: Path, faults: Faults, names: Columns, how: Reading, *, from_log: bool = False) -> pl.DataFrame:
+    """Read a list of items: the columns of :data:`~sprec.data.readers.log.ITEMS`.
+
+    Args:
+        path: the list, or a log whose rows name items.
+        faults: where rows that are left out are counted.
+        names: of the columns.
+        how: the table is read.
+        from_log: whether it is a log.
+
+    Raises:
+        UserError: the file is missing, empty or not a table, or a column is missing.
+    """
+    read_items = _items_of_objects if _is_json(path) else _items
+    return read_items(path, names, how, faults, from_log=from_log)
 
 
 def read_events(source: Path, faults: Faults, names: Columns, how: Reading) -> Iterator[pl.DataFrame]:

@@ -1,0 +1,189 @@
+"""Changing the catalog of a finished run without training: goods come, go and get other names; the weights stay.
+
+A language model recommends by title, so it can recommend what it was never trained on. Recommenders of ids (SASRec,
+kNN) cannot: their protocols refuse on a run whose items have changed.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sprec.data import Catalog, Dataset, Split
+from sprec.data.again import read_goods
+from sprec.data.titles import same_title
+from sprec.runs.finished import policy_key, sealed
+from sprec.runs.lineage import lineage, step
+from sprec.runs.pipeline import KEPT, describe
+from sprec.runs.protocols import trains_model
+from sprec.runs.recommender import open_run
+from sprec.runs.session import Session
+from sprec.runs.store import RECIPE, Store
+from sprec.runs.tilt_stage import carry_over
+from sprec.system import storage
+from sprec.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to the items of a run.
+
+    Attributes:
+        kind: ``add``, ``remove`` or ``rename``.
+        items: how many.
+        dataset: the data with the items as they are now.
+        before: the number that each item had, -1 for a new one, shape (items,).
+    """
+
+    kind: str
+    items: int
+    dataset: Dataset
+    before: np.ndarray
+
+
+def add_items(run: Path, goods: Path, out: Path) -> Change:
+    """A run whose catalog has further items, at its end; the ids of the others stay.
+
+    Args:
+        run: a finished run with a language model.
+        goods: a table with the columns of the run's list of items: id, title and, if there are any, genres.
+        out: folder of the new run.
+
+    Raises:
+        UserError: a known or repeated id or title, a row without one, or the run recommends by ids.
+    """
+    dataset = open_run(run).dataset
+    new = read_goods(goods, dataset.meta)
+    _refuse_known(goods, new, dataset.catalog)
+    catalog = dataset.catalog
+    grown = Catalog(catalog.titles + new.titles, catalog.genres + new.genres, catalog.source_ids + new.source_ids)
+    before = np.concatenate([np.arange(len(catalog)), np.full(len(new), -1)])
+    return _write(run, out, Change("add", len(new), replace(dataset, catalog=grown), before))
+
+
+def remove_items(run: Path, names: Sequence[str], out: Path) -> Change:
+    """A run whose catalog lacks some items; the others move up, their source ids stay.
+
+    They leave the histories, and examples whose target they are leave the splits.
+
+    Args:
+        run: a finished run with a language model.
+        names: source ids, or else titles.
+        out: folder of the new run.
+
+    Raises:
+        UserError: an unknown item, nothing is left, or the run recommends by ids.
+    """
+    dataset = open_run(run).dataset
+    gone = {_known(dataset.catalog, name) for name in names}
+    kept = np.array([item not in gone for item in range(len(dataset.catalog))])
+    if not kept.any():
+        raise UserError("no item of the catalog would be left")
+    catalog = dataset.catalog
+    rest = np.flatnonzero(kept)
+    smaller = Catalog(
+        tuple(catalog.titles[item] for item in rest.tolist()),
+        tuple(catalog.genres[item] for item in rest.tolist()),
+        tuple(catalog.source_ids[item] for item in rest.tolist()),
+    )
+    splits = {name: _without(split, kept) for name, split in dataset.splits.items()}
+    return _write(run, out, Change("remove", len(gone), replace(dataset, catalog=smaller, splits=splits), rest))
+
+
+def rename_items(run: Path, titles: Path, out: Path) -> Change:
+    """A run in which some items have other titles.
+
+    Args:
+        run: a finished run with a language model.
+        titles: a table with the columns of the run's list of items: id and new title.
+        out: folder of the new run.
+
+    Raises:
+        UserError: an unknown or repeated id, a title that another item has, or the run recommends by ids.
+    """
+    dataset = open_run(run).dataset
+    new, catalog = read_goods(titles, dataset.meta), dataset.catalog
+    renamed, changed = list(catalog.titles), set()
+    for name, title in zip(new.source_ids, new.titles, strict=True):
+        item = catalog.by_source_id.get(name)
+        if item is None:
+            raise UserError(f"{titles}: the catalog has no item {name!r:.80}; sprec items add adds it")
+        if item in changed:
+            raise UserError(f"{titles} names the item {name!r:.80} twice")
+        renamed[item] = title
+        changed.add(item)
+    forms = Counter(map(same_title, renamed))
+    for item in sorted(changed):
+        if forms[same_title(renamed[item])] > 1:
+            raise UserError(f"{titles}: another item is titled {renamed[item]!r:.80}; titles tell items apart")
+    fresh = replace(dataset, catalog=replace(catalog, titles=tuple(renamed)))
+    return _write(run, out, Change("rename", len(changed), fresh, np.arange(len(catalog))))
+
+
+def counted(items: int) -> str:
+    """A number of items in words: "1 item", "2 items"."""
+    return f"{items:,} item{'s' if items != 1 else ''}"
+
+
+def _known(catalog: Catalog, name: str) -> int:
+    item = catalog.by_source_id.get(name)
+    return catalog.find(name) if item is None else item
+
+
+def _refuse_known(goods: Path, new: Catalog, catalog: Catalog) -> None:
+    """Raise a UserError if an id or a title is there twice, in the file or beside the catalog."""
+    forms = {same_title(title) for title in catalog.titles}
+    ids = set(catalog.source_ids)
+    for name, title in zip(new.source_ids, new.titles, strict=True):
+        if name in ids:
+            raise UserError(f"{goods}: the id {name!r:.80} is taken; sprec items rename changes a title")
+        if same_title(title) in forms:
+            raise UserError(f"{goods}: another item is titled {title!r:.80}; titles tell items apart")
+        ids.add(name)
+        forms.add(same_title(title))
+
+
+def _without(split: Split, kept: np.ndarray) -> Split:
+    """A split without items that are not kept, in the new numbers."""
+    number = np.cumsum(kept) - 1
+    rows = split.take(np.flatnonzero(kept[split.targets]))
+    staying = kept[rows.items]
+    before = np.concatenate([[0], np.cumsum(staying)])
+    return Split(number[rows.items[staying]], before[rows.offsets], number[rows.targets])
+
+
+def _write(run: Path, out: Path, change: Change) -> Change:
+    """The new run: recipe, data, models and what was computed of items, with what it comes from."""
+    session, manifest = open_run(run), sealed(run)
+    if not trains_model(session.recipe):
+        raise UserError(
+            f"{session.recipe.method} knows items by their ids and learns each from its log: it cannot recommend what "
+            "it was not trained on; import a log that has the new items and run it anew"
+        )
+    if out.exists():
+        raise UserError(f"{out} already exists; choose another -o")
+    made = step(run, change.kind, items=change.items)
+    with storage.writing(out, "make room or choose another -o"), storage.replacing(out) as scratch:
+        dataset = change.dataset.save(scratch / "dataset")
+        about = describe(session.recipe, dataset) | {"lineage": [*lineage(run), made]}
+        storage.write_json(scratch / RECIPE, about)
+        for name in ("model", "backbone"):
+            if (run / name).is_dir():
+                storage.link_tree(run / name, scratch / name)
+        if (run / "tilt").is_dir():
+            carry_over(Session(session.recipe, dataset, Store(scratch)), run / "tilt", scratch / "tilt", change.before)
+        _link_embeddings(run / "cache", scratch / "cache")
+        files = [file.relative_to(scratch).as_posix() for name in KEPT for file in sorted((scratch / name).rglob("*"))]
+        keys = {"stages": {}, "backbone": manifest.get("backbone", ""), "policy": policy_key(run)}
+        storage.seal(scratch, keys, [RECIPE, *files])
+    return change
+
+
+def _link_embeddings(source: Path, target: Path) -> None:
+    """The embeddings of the titles that stay are not computed again."""
+    for file in sorted(source.glob("*.safetensors")):
+        target.mkdir(exist_ok=True)
+        shutil.copy2(file, target)

@@ -1,0 +1,56 @@
+"""What a run was made of, where that was another run: its ``recipe.json`` names each step."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sprec.runs.store import RECIPE
+from sprec.system import storage
+from sprec.system.errors import UserError
+
+ITEM_CHANGES = ("add", "remove", "rename")
+"""Steps that change the items and leave the weights (:mod:`sprec.runs.items`)."""
+
+
+def lineage(run: Path) -> list[dict[str, Any]]:
+    """The steps that led to a run, oldest first; empty for one that was trained from the start.
+
+    Each has ``run`` (the name of the folder that it began with), ``manifest`` (the digest of what was in it),
+    ``change`` and ``date``; changes of items also have their number, ``items``.
+
+    Args:
+        run: a run directory.
+
+    Raises:
+        UserError: there is no run.
+    """
+    try:
+        found = storage.read_json(run / RECIPE).get("lineage", [])
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{run} is not a run: recipe.json is missing or damaged") from error
+    return list(found)
+
+
+def step(run: Path, change: str, **more: Any) -> dict[str, Any]:
+    """A step as :func:`lineage` has it, made today.
+
+    Args:
+        run: a finished run, with which the step begins.
+        change: what was done to it.
+        more: to say of it.
+    """
+    manifest, today = storage.digest(storage.read_manifest(run)), datetime.now(UTC).date().isoformat()
+    return {"run": run.resolve().name, "manifest": manifest, "change": change, **more, "date": today}
+
+
+def has_other_items(run: Path) -> bool:
+    """Whether the items of a run are others than those that it was trained on.
+
+    Args:
+        run: a run directory; where there is none yet, nothing has changed.
+    """
+    try:
+        steps = lineage(run)
+    except UserError:
+        return False
+    return bool(steps) and steps[-1].get("change") in ITEM_CHANGES
