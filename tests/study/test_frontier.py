@@ -15,6 +15,8 @@ from sprec.runs.examples import held_examples, pretraining_examples, recent_hist
 from sprec.study import frontier, frontier_report, scores
 from sprec.study.frontier import Frontier, capacity, cells
 from sprec.study.frontier_report import hypervolume
+from sprec.study.plan import plan
+from sprec.study.records import Record, key_of
 from sprec.system.errors import UserError
 
 RANDOM = np.random.default_rng(0)
@@ -149,6 +151,34 @@ def random_frontier(dataset: Dataset) -> tuple[Frontier, dict[str, np.ndarray]]:
     ours, theirs = names[: 1 + len(frontier.STRONG)], names[1 + len(frontier.STRONG) : -2]
     parts = [{name: sampled[name] for name in part} for part in (ours, theirs, names[-2:-1], names[-1:])]
     return Frontier(*parts), lists
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_cases_are_those_that_the_records_have(dataset: Dataset, tmp_path: Path) -> None:
+    """Runs evaluate the first ``cases`` of a split, 30 of 80 here; ours are measured on the same."""
+    steam, lists = replace(dataset, name="Steam"), RANDOM.permuted(np.tile(np.arange(ITEMS), (30, 1)), axis=1)[:, :5]
+    for job in plan("table2", [steam], [0], protocols=["exact"], variants=["BIGRec", "Popularity"]):
+        Record(key_of(job.recipe, steam), lists, [], 1.0, "fp32").write(job.record(tmp_path))
+    found = frontier.frontier(steam, tmp_path, tmp_path, ["kNN"])
+    assert {sample.n for sample in found.all.values()} == {30}
+    part, genres = steam.test[:30], steam.catalog.genre_matrix(steam.genres)
+    theirs = measure(lists, part.targets, part.items, part.offsets, genres)
+    assert found.theirs["BIGRec, exact"].interval("NDCG@5").value == pytest.approx(theirs["NDCG@5"])
+    some = frontier.frontier(steam, tmp_path, tmp_path, ["kNN"], np.array([2, 29, 30, 79]))
+    assert {sample.n for sample in some.all.values()} == {2}
+    with pytest.raises(UserError, match="no case of Steam is in all of the lists"):
+        frontier.frontier(steam, tmp_path, tmp_path, ["kNN"], np.array([30]))
+
+
+def test_fresh_rows_share_no_four_items_with_what_was_trained_on() -> None:
+    catalog, rows = Catalog.of([f"item {i}" for i in range(ITEMS)]), [([i, i + 1, i + 2], i + 3) for i in (0, 10, 20)]
+    splits = {
+        "train": Split.of([([9, 20, 21, 22], 23)]),
+        "valid": Split.of([([40, 41, 42], 43)]),
+        "test": Split.of(rows),
+        "extra": Split.of([rows[0], ([50, 51, 52], 53)]),  # the first one is left out of training
+    }
+    assert frontier.fresh_rows(Dataset("rows", catalog, splits, (), Wording("", "", ""))).tolist() == [0, 1]
 
 
 def test_cells_compare_the_chosen_method_with_the_best_of_each_group(dataset: Dataset) -> None:

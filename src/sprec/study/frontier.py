@@ -187,22 +187,35 @@ class Frontier:
         return {**self.theirs, **self.ours, **self.floor, **self.reference}
 
 
-def frontier(dataset: Dataset, out: Path, records: Path, rows: Sequence[str], *, fresh: bool = False) -> Frontier:
+def fresh_rows(dataset: Dataset) -> np.ndarray:
+    """The test rows that do not share four items in a row with a row that was trained on, (m,)."""
+    rows: np.ndarray = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset)))
+    return rows
+
+
+def frontier(
+    dataset: Dataset, out: Path, records: Path, rows: Sequence[str], only: np.ndarray | None = None
+) -> Frontier:
     """Measure the paper's systems and some rows.
 
     Args:
         rows: keys of :data:`~sprec.study.scores.TRIES` and :data:`EXPERTS`.
-        dataset: its test rows are the cases.
+        dataset: its test rows are the cases, as far as all lists go.
         out: folder of scores and records.
         records: folder with the records of Table 2.
-        fresh: leave out the test rows that share four items in a row with a row that was trained on.
+        only: measure these test rows (m,), such as :func:`fresh_rows`; all by default.
+
+    Raises:
+        UserError: none of them is in all lists, or there are no records.
     """
-    count = len(dataset.test)
-    cases = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset))) if fresh else np.arange(count)
     found = rows_of(dataset, out, rows)
     lists = {f"{name}{kind}": own for name, row in found.items() for kind, own in
              (("", row.plain), (", tilted", row.tilted))}  # fmt: skip
     theirs = systems(dataset, records)
+    count = min(len(own) for seeds in (*lists.values(), *theirs.values()) for own in seeds.values())
+    cases = np.arange(count) if only is None else only[only < count]  # runs evaluate the first of a split
+    if not len(cases):
+        raise UserError(f"no case of {dataset.name} is in all of the lists")
     base = OURS.removesuffix(", tilted")
     reference: dict[str, Lists] = {
         "true targets": {0: dataset.test.targets[:, None]},

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sprec.data import Dataset
 from sprec.evaluation import PAPER_METRICS, Bootstrap, Cell, Table, compare, difference_cells, direction, with_arrow
-from sprec.study.frontier import EXPERTS, OURS, STRONG, Frontier, best, cells, frontier
+from sprec.study.frontier import EXPERTS, OURS, STRONG, Frontier, best, cells, fresh_rows, frontier
 from sprec.study.scores import TRIES
 from sprec.study.tables import write_table
 from sprec.system import storage
@@ -30,7 +30,8 @@ def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path, rows: 
     """
     wanted = rows_named(rows)
     found = {dataset.name: frontier(dataset, out, records, wanted) for dataset in datasets}
-    fresh = {dataset.name: frontier(dataset, out, records, wanted, fresh=True) for dataset in datasets}
+    untouched = {dataset.name: fresh_rows(dataset) for dataset in datasets}
+    fresh = {d.name: frontier(d, out, records, wanted, own) for d in datasets if len(own := untouched[d.name])}
     files = [
         *write_table(rows_table(found), out / "frontier"),
         *write_table(rows_table(fresh), out / "frontier-fresh"),
