@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,11 @@ from sprec.config import HuggingFace, Recommend
 from sprec.data import Catalog, Split, Wording
 from sprec.engine.decode.generation import Decoding, generate
 from sprec.engine.model.policy import Policy, load_huggingface
-from sprec.methods.exclusion import Excluded, excluded_items
 from sprec.prompts import PromptBuilder, parse_title
 from sprec.recommend.consensus import rank_votes, recommend_by_consensus
 from sprec.recommend.encoders import tfidf
 from sprec.recommend.grounding import Grounder
-from sprec.recommend.protocols import Recommendations
+from sprec.recommend.protocols import Context, Recommendations
 from toy_models import TITLES
 
 CATALOG = Catalog.of(TITLES)
@@ -37,12 +37,27 @@ def asked(policy: Policy, cases: Split) -> list[list[int]]:
 
 
 def consensus(
-    policy: Policy, cases: Split, k: int, *, exclude: bool = False, barred: np.ndarray | None = None
+    policy: Policy,
+    cases: Split,
+    k: int,
+    *,
+    exclude: bool = False,
+    barred: np.ndarray | None = None,
+    blocked: np.ndarray | None = None,
 ) -> Recommendations:
-    settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=k, max_new_tokens=6, temperature=0.7)
-    own = excluded_items(cases, len(TITLES), history=exclude, target=False)
-    excluded = Excluded.of(own, len(TITLES), barred)
-    return recommend_by_consensus(policy, asked(policy, cases), excluded, GROUNDER, settings, 8192, SEED)
+    settings = Recommend(
+        protocol="consensus", samples=SAMPLES, top_k=k, max_new_tokens=6, temperature=0.7, exclude_history=exclude
+    )
+    given: dict[str, Any] = {
+        "examples": cases,
+        "settings": settings,
+        "items": len(TITLES),
+        "seed": SEED,
+        "budget": 8192,
+    }
+    given |= {"policy": lambda: policy, "asked": lambda: asked(policy, cases), "grounder": lambda: GROUNDER}
+    unused: dict[str, Any] = {"trie": None, "sasrec": None, "knn": None, "counts": None}
+    return recommend_by_consensus(Context(**given | unused, barred=barred, blocked=blocked))
 
 
 def near(title: str) -> list[int]:
@@ -102,10 +117,7 @@ def test_a_case_whose_votes_are_all_of_the_history_gets_what_is_near_them(policy
     cases = Split.of([([1, 2], 5)])
     (sampled,) = votes(policy, cases, set())
     voted = {item for item, _, _ in sampled}
-    settings = Recommend(protocol="consensus", samples=SAMPLES, top_k=3, max_new_tokens=6, temperature=0.7)
-    all_banned = Excluded.of(np.array([[*sorted(voted), len(TITLES)]]), len(TITLES))
-    prompt = asked(policy, cases)
-    found = recommend_by_consensus(policy, prompt, all_banned, GROUNDER, settings, 8192, SEED)
+    found = consensus(policy, cases, 3, blocked=np.array([[*sorted(voted), len(TITLES)]]))
     assert found.items.tolist() == [by_hand(sampled, voted, 3)]
     assert not voted & set(found.items[0].tolist())
 

@@ -288,7 +288,8 @@ def test_two_processes_divide_the_runs_and_make_no_stage_twice(
         assert sum(log.count(f"✓ {stage}") for log in logs) == times, stage
     records = sorted(file.relative_to(tmp_path) for file in tmp_path.glob("records/**/*.json"))
     assert len(records) == 2 * 2 + 2
-    assert sorted(line.split()[1] for line in done.stderr.splitlines()) == sorted(f"[{n}/6]" for n in range(1, 7))
+    told = [line.split()[1] for line in done.stderr.splitlines() if "/6]" in line]  # slow machines say more
+    assert sorted(told) == [f"[{n}/6]" for n in range(1, 7)]
     assert all("✓" in log for log in logs), "both have worked"
     assert not [line for log in logs for line in log.splitlines() if line[0] not in "[✓=!"]
     assert [content_of(tmp_path / file) for file in records] == [content_of(out / file) for file in records]

@@ -57,9 +57,7 @@ def run(
         UserError: a wrong setting, or a missing peer.
     """
     device = base.device
-    _check(size, names, device)
-    if {"dpo", "sft", "iteration"} & set(names):
-        _check_steps(base.samples, base.batch)
+    _check(size, names, base)
     parts(base, names, negatives, peers)  # unknown names are told before a model is made
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
@@ -135,18 +133,20 @@ def measured(
     return results, failed
 
 
-def _check(size: str, names: Sequence[str], device: str) -> None:
+def _check(size: str, names: Sequence[str], base: Work) -> None:
     if size not in SIZES:
         raise UserError(f"there is no size {size!r}; sizes: {', '.join(SIZES)}")
     for name in names:
         if name not in PARTS:
             raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
-    where = pick_device(device)
+    where = pick_device(base.device)
     if size == "1b" and where.type == "cpu":
         raise UserError("size 1b needs a CUDA device; take 2m or 30m here")
     for package, name in PEERS.items():
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the benchmark compares with {name}, which is not installed: pip install 'sprec[dev]'")
+    if {"dpo", "sft", "iteration"} & set(names):
+        _check_steps(base.samples, base.batch)
 
 
 def _check_steps(samples: int, batch: int) -> None:

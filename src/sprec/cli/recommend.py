@@ -1,5 +1,6 @@
 """``sprec recommend``: to one history, or to all users of a log or of a file of histories."""
 
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -7,13 +8,45 @@ import typer
 
 from sprec.cli.runs import Json, Set, quiet
 from sprec.system.errors import UserError
+from sprec.system.progress import say
 
 if TYPE_CHECKING:
     from sprec.recommend.protocols import Recommendations
     from sprec.runs import Recommender
     from sprec.serve.batch import Counts
 
-_MANY, _CHOICE = "Many users", "What may be recommended"
+_MANY = "Many users"
+Log = Annotated[Path | None, typer.Option(help="All users of a log, read as the run's own.", rich_help_panel=_MANY)]
+Histories = Annotated[
+    Path | None,
+    typer.Option(
+        help='All lines of a file: {"user": "C1", "history": [ids or titles, oldest first]}, perhaps with "block".',
+        rich_help_panel=_MANY,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="File to write: .parquet, .csv or .jsonl.", rich_help_panel=_MANY),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace this file.", rich_help_panel=_MANY)]
+Repeat = Annotated[bool, typer.Option("--repeat", help="Recommend what a user had before, too.", rich_help_panel=_MANY)]
+Unknown = Annotated[
+    Literal["raise", "skip"],
+    typer.Option(help="Items of a history that the catalog does not have.", rich_help_panel=_MANY),
+]
+
+_CHOICE = "What may be recommended"
+Allow = Annotated[
+    Path | None, typer.Option(help="Only items of this file: a name a line, or a table.", rich_help_panel=_CHOICE)
+]
+InStock = Annotated[Path | None, typer.Option(help="Of these, only items of this file.", rich_help_panel=_CHOICE)]
+Block = Annotated[
+    Path | None,
+    typer.Option(help="No item of this file; with a column of users, not to them.", rich_help_panel=_CHOICE),
+]
+Genre = Annotated[
+    list[str] | None, typer.Option(help="Only items of this genre; repeat it for several.", rich_help_panel=_CHOICE)
+]
 
 
 def recommend(
@@ -24,51 +57,23 @@ def recommend(
     k: Annotated[int | None, typer.Option("-k", help="Items per list: 5, for many users 10.")] = None,
     set: Set = None,
     json: Json = False,
-    log: Annotated[
-        Path | None, typer.Option(help="All users of a log, read as the run's own.", rich_help_panel=_MANY)
-    ] = None,
-    histories: Annotated[
-        Path | None,
-        typer.Option(
-            help='All lines of a file: {"user": "C1", "history": [ids or titles, oldest first]}, perhaps with "block".',
-            rich_help_panel=_MANY,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="File to write: .parquet, .csv or .jsonl.", rich_help_panel=_MANY),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace this file.", rich_help_panel=_MANY)] = False,
-    repeat: Annotated[
-        bool, typer.Option("--repeat", help="Recommend what a user had before, too.", rich_help_panel=_MANY)
-    ] = False,
-    unknown: Annotated[
-        Literal["raise", "skip"],
-        typer.Option(help="Items of a history that the catalog does not have.", rich_help_panel=_MANY),
-    ] = "raise",
-    allow: Annotated[
-        Path | None, typer.Option(help="Only items of this file: a name a line, or a table.", rich_help_panel=_CHOICE)
-    ] = None,
-    in_stock: Annotated[
-        Path | None, typer.Option(help="Of these, only items of this file.", rich_help_panel=_CHOICE)
-    ] = None,
-    block: Annotated[
-        Path | None,
-        typer.Option(help="No item of this file; with a column of users, not to them.", rich_help_panel=_CHOICE),
-    ] = None,
-    genre: Annotated[
-        list[str] | None, typer.Option(help="Only items of this genre; repeat it for several.", rich_help_panel=_CHOICE)
-    ] = None,
+    log: Log = None,
+    histories: Histories = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    repeat: Repeat = False,
+    unknown: Unknown = "raise",
+    allow: Allow = None,
+    in_stock: InStock = None,
+    block: Block = None,
+    genre: Genre = None,
 ) -> None:
     """Recommend items to somebody with this history, or to all users of a log or a file.
 
     With --set recommend.protocol=exact the scores in JSON and in files are log-probabilities.
     """
-    from json import dumps
-
     from sprec.runs import Recommender
     from sprec.serve.batch import Choice, permitted, recommend_to_all
-    from sprec.system.progress import say
 
     many = {"--log": log, "--histories": histories, "-o": output, "--overwrite": overwrite, "--repeat": repeat}
     given = [name for name, value in many.items() if value]
@@ -79,12 +84,9 @@ def recommend(
     quiet()
     recommender, choice = Recommender.load(run, set or []), Choice(allow, in_stock, block, genre or (), repeat)
     if history:
-        found = recommender.recommendations(
-            [history], 5 if k is None else k, allow=permitted(recommender, choice)[0], unknown=unknown
-        )
+        allowed = permitted(recommender, choice)[0]
+        found = recommender.recommendations([history], 5 if k is None else k, allow=allowed, unknown=unknown)
         _show(recommender, found, json)
-        if found.proven is not None and not found.proven.all():
-            say("! the list may miss a better item; raise recommend.beams")
         return
     assert output is not None
     counts = recommend_to_all(
@@ -95,8 +97,8 @@ def recommend(
 
 
 def _show(recommender: "Recommender", found: "Recommendations", as_json: bool) -> None:
-    from json import dumps
-
+    if found.proven is not None and not found.proven.all():
+        say("! the list may miss a better item; raise recommend.beams")
     items = [item for item in found.items[0].tolist() if item >= 0]  # -1: there is no further one
     if not as_json:
         for rank, item in enumerate(items, start=1):

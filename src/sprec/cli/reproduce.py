@@ -1,8 +1,9 @@
 """``sprec reproduce``: the paper's tables and figures, from datasets to files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -55,60 +56,62 @@ def reproduce(
     """Rebuild a table or figure of the paper: plan all runs, share their stages, resume."""
     from sprec.cli.runs import quiet
 
-    _check_options(what, marks, metrics, protocols, recorded)
+    asked = _Asked(
+        what, output, seeds or [], backbone, protocols or [], only or [], marks, metrics, set or [], jobs, recorded,
+        dry_run, table2,
+    )  # fmt: skip
+    _check(asked)
     if what == "figure2":
-        _figure2(output, dry_run)
+        _figure2(asked)
         return
     loaded = _load(what, datasets or [])
-    if what == "table1":
-        _table1(loaded, output, dry_run)
-        return
     quiet()
-    if what == "frontier":
-        _refuse_for_frontier(seeds=seeds, backbone=backbone, set=set)
-        _frontier(loaded, output, table2 or output, only or [], dry_run)
-        return
-    if what == "rates":
-        _rates(loaded, output, seeds or [0], backbone, set or [], only or [], jobs, dry_run)
-        return
-    from sprec.study.execute import check_records, execute, on_record
-    from sprec.study.plan import check_fits, plan
-
-    rows = {"protocols": protocols or [], "changes": set or [], "variants": only or []}
-    planned = plan(what, loaded, seeds or [0, 1, 2], backbone=backbone, **rows)
-    check_fits(planned, loaded)
-    check_records(planned, loaded, output)
-    if recorded:
-        planned = on_record(planned, loaded, output)
-        loaded = [dataset for dataset in loaded if any(job.dataset == dataset.name for job in planned)]
-    if dry_run:
-        _print_plan(planned, output)
-        return
-    if what.startswith("figure") or what == "tradeoff":
-        import sprec.evaluation.plots  # noqa: F401  # a missing extra shows before hours of runs
-    _say_written(_report(what, execute(planned, loaded, output, jobs), loaded, output, marks, metrics))
+    makers = {"table1": _table1, "frontier": _frontier, "rates": _rates}
+    makers.get(what, _from_runs)(asked, loaded)
 
 
-def _check_options(what: str, marks: str, metrics: str | None, protocols: Sequence[str] | None, recorded: bool) -> None:
-    """Refuse options that what is asked for does not have."""
+@dataclass(frozen=True)
+class _Asked:
+    """The options, with empty lists for those that were not given."""
+
+    what: str
+    output: Path
+    seeds: Sequence[int]
+    backbone: str | None
+    protocols: Sequence[str]
+    only: Sequence[str]
+    marks: str
+    metrics: str | None
+    changes: Sequence[str]
+    jobs: int
+    recorded: bool
+    dry_run: bool
+    table2: Path | None
+
+
+def _check(asked: _Asked) -> None:
+    """Refuse options that the table or figure does not have."""
     from sprec.system.errors import UserError
 
-    if metrics and what not in ("table2", "table3", "variants"):
+    what = asked.what
+    if asked.metrics and what not in ("table2", "table3", "variants"):
         raise UserError(f"{what} has metrics of its own; --metrics is for table2, table3 and variants")
     from sprec.recommend.protocols import of_language_models
     from sprec.study.plan import PAPERS
     from sprec.study.tables import MARKS
 
-    if marks not in MARKS:
-        raise UserError(f"--marks is {' or '.join(MARKS)}, not {marks}")
-    for protocol in protocols or []:
+    if asked.marks not in MARKS:
+        raise UserError(f"--marks is {' or '.join(MARKS)}, not {asked.marks}")
+    for protocol in asked.protocols:
         if protocol not in of_language_models():
             known = ", ".join(of_language_models())
             raise UserError(f"--protocols takes {known}, not {protocol}; D3 is a method of its own")
-    if what in ("rates", "claims") and {*(protocols or [PAPERS])} != {PAPERS}:
+    if what in ("rates", "claims") and {*(asked.protocols or [PAPERS])} != {PAPERS}:
         raise UserError(f"{what} go by the paper's protocol; leave out --protocols")
-    if what == "rates" and recorded:
+    if what == "rates" and asked.recorded:
         raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")
+    if what == "rates" and len(asked.seeds) > 1:
+        raise UserError("rates are searched with one seed; give --seeds once")
 
 
 def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
@@ -121,66 +124,74 @@ def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
     return list(by_name([Dataset.load(path) for path in paths]).values())
 
 
-def _figure2(output: Path, dry_run: bool) -> None:
+def _figure2(asked: _Asked) -> None:
     from sprec.cli.theory import theory
 
-    if dry_run:
-        typer.echo(f"figure2 needs no runs: computed -> {output}")
+    if asked.dry_run:
+        typer.echo(f"figure2 needs no runs: computed -> {asked.output}")
         return
-    theory(output, json=False)
+    theory(asked.output, json=False)
 
 
-def _table1(datasets: "list[Dataset]", output: Path, dry_run: bool) -> None:
+def _table1(asked: _Asked, datasets: "list[Dataset]") -> None:
     from sprec.study.tables import table1
 
-    if dry_run:
-        typer.echo(f"table1 needs no runs: counted in {', '.join(d.name for d in datasets)} -> {output / 'table1'}.*")
+    stem = asked.output / "table1"
+    if asked.dry_run:
+        typer.echo(f"table1 needs no runs: counted in {', '.join(d.name for d in datasets)} -> {stem}.*")
         return
-    _print_and_write(table1(datasets), output / "table1")
+    _say_written(_print_and_write(table1(datasets), stem))
 
 
-def _refuse_for_frontier(**options: object) -> None:
+def _frontier(asked: _Asked, datasets: "list[Dataset]") -> None:
+    from sprec.study.frontier_report import rows_named, write_frontier
     from sprec.system.errors import UserError
 
-    for name, value in options.items():
+    for name, value in {"seeds": asked.seeds, "backbone": asked.backbone, "set": asked.changes}.items():
         if value:
             raise UserError(f"frontier has settings of its own; leave out --{name}")
-
-
-def _frontier(datasets: "list[Dataset]", output: Path, table2: Path, only: list[str], dry_run: bool) -> None:
-    from sprec.study.frontier_report import rows_named, write_frontier
-
-    if dry_run:
+    only = list(asked.only)
+    if asked.dry_run:
         for dataset in datasets:
             for row in rows_named(only):
-                typer.echo(f"{dataset.name}, {row} -> {output}")
+                typer.echo(f"{dataset.name}, {row} -> {asked.output}")
         return
-    _say_written(write_frontier(datasets, output, table2, only))
+    _say_written(write_frontier(datasets, asked.output, asked.table2 or asked.output, only))
 
 
-def _rates(
-    datasets: "list[Dataset]",
-    output: Path,
-    seeds: Sequence[int],
-    backbone: str | None,
-    set: list[str],
-    only: list[str],
-    jobs: int,
-    dry_run: bool,
-) -> None:
+def _rates(asked: _Asked, datasets: "list[Dataset]") -> None:
     from sprec.study.rates import plan_search, search
     from sprec.study.tables import write_table
-    from sprec.system.errors import UserError
 
-    if len(seeds) > 1:
-        raise UserError("rates are searched with one seed; give --seeds once")
-    if dry_run:
-        _print_plan(plan_search(datasets, seed=seeds[0], backbone=backbone, changes=set, variants=only), output)
+    seed = asked.seeds[0] if asked.seeds else 0
+    settings: Any = {"seed": seed, "backbone": asked.backbone, "changes": asked.changes, "variants": asked.only}
+    if asked.dry_run:
+        _print_plan(plan_search(datasets, **settings), asked.output)
         return
-    chosen, each = search(datasets, output, seed=seeds[0], backbone=backbone, changes=set, variants=only, workers=jobs)
-    _print_and_write(chosen, output / "rates")
+    chosen, each = search(datasets, asked.output, **settings, workers=asked.jobs)
+    _say_written(_print_and_write(chosen, asked.output / "rates"))
     if len(datasets) > 1:
-        _say_written(write_table(each, output / "rates-by-dataset"))
+        _say_written(write_table(each, asked.output / "rates-by-dataset"))
+
+
+def _from_runs(asked: _Asked, datasets: "list[Dataset]") -> None:
+    """Plan the runs of a table or figure, do those that are not on record, and write it."""
+    from sprec.study.execute import check_records, execute, on_record
+    from sprec.study.plan import check_fits, plan
+
+    rows = {"protocols": asked.protocols, "changes": asked.changes, "variants": asked.only}
+    planned = plan(asked.what, datasets, asked.seeds or [0, 1, 2], backbone=asked.backbone, **rows)
+    check_fits(planned, datasets)
+    check_records(planned, datasets, asked.output)
+    if asked.recorded:
+        planned = on_record(planned, datasets, asked.output)
+        datasets = [dataset for dataset in datasets if any(job.dataset == dataset.name for job in planned)]
+    if asked.dry_run:
+        _print_plan(planned, asked.output)
+        return
+    if asked.what.startswith("figure") or asked.what == "tradeoff":
+        import sprec.evaluation.plots  # noqa: F401  # a missing extra shows before hours of runs
+    _say_written(_write(asked, execute(planned, datasets, asked.output, asked.jobs), datasets))
 
 
 def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:
@@ -188,12 +199,12 @@ def _print_plan(jobs: "Sequence[Job]", output: Path) -> None:
         typer.echo(f"{job.title} -> {job.folder(output)}")
 
 
-def _print_and_write(table: "Table", stem: Path) -> None:
+def _print_and_write(table: "Table", stem: Path) -> list[Path]:
     from sprec.cli.runs import print_table
     from sprec.study.tables import write_table
 
     print_table(table)
-    _say_written(write_table(table, stem))
+    return write_table(table, stem)
 
 
 def _say_written(files: Sequence[Path]) -> None:
@@ -201,60 +212,25 @@ def _say_written(files: Sequence[Path]) -> None:
         typer.echo(f"wrote {file}")
 
 
-def _report(
-    what: str,
-    found: "dict[Job, Record]",
-    datasets: "list[Dataset]",
-    output: Path,
-    marks: str,
-    metrics: str | None,
-) -> list[Path]:
-    if what == "claims":
-        return _claims(found, datasets, output)
-    if what.startswith("table") or what == "variants":
-        return _tables(what, found, datasets, output, marks, metrics)
-    if what == "tradeoff":
-        return _tradeoff(found, datasets, output)
-    stems = {dataset.name: _stem(output, what, dataset, datasets) for dataset in datasets}
-    return [file for dataset in datasets for file in _figure(what, found, dataset, stems[dataset.name])]
-
-
-def _claims(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
-    from sprec.cli.runs import print_table
+def _write(asked: _Asked, found: "dict[Job, Record]", datasets: "list[Dataset]") -> list[Path]:
+    """The files of what was asked for."""
+    from sprec.study import figures, tables
     from sprec.study.claims import claims_table
-    from sprec.study.tables import write_table
 
-    claims = claims_table(found, datasets)
-    print_table(claims)
-    return write_table(claims, output / "claims")
-
-
-def _tables(
-    what: str,
-    found: "dict[Job, Record]",
-    datasets: "list[Dataset]",
-    output: Path,
-    marks: str,
-    metrics: str | None,
-) -> list[Path]:
-    from sprec.cli.runs import print_table
-    from sprec.study import tables
-
-    samples = {dataset.name: tables.sampled(found, dataset, metrics) for dataset in datasets}
-    table = tables.paper_table(what, samples, marks)
-    print_table(table)
+    what, output = asked.what, asked.output
+    if what == "claims":
+        return _print_and_write(claims_table(found, datasets), output / what)
+    if what.startswith("figure"):
+        return [file for one in datasets for file in _figure(what, found, one, _stem(output, what, one, datasets))]
+    samples = {dataset.name: tables.sampled(found, dataset, asked.metrics) for dataset in datasets}
+    if what == "tradeoff":
+        return figures.tradeoff(samples, output / what)
     compared = tables.compared(samples)
     return [
-        *tables.write_table(table, output / what),
+        *_print_and_write(tables.paper_table(what, samples, asked.marks), output / what),
         *tables.write_table(tables.changes_table(what, samples, compared), output / f"{what}-changes"),
         *tables.write_table(tables.differences_table(compared), output / f"{what}-differences"),
     ]
-
-
-def _tradeoff(found: "dict[Job, Record]", datasets: "list[Dataset]", output: Path) -> list[Path]:
-    from sprec.study import figures, tables
-
-    return figures.tradeoff({dataset.name: tables.sampled(found, dataset) for dataset in datasets}, output / "tradeoff")
 
 
 def _figure(what: str, found: "dict[Job, Record]", dataset: "Dataset", stem: Path) -> list[Path]:

@@ -1,61 +1,43 @@
 """The consensus protocol: many samples per user, ranked by how often they name an item."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 
-from sprec.config import Recommend
 from sprec.engine.decode.generation import Decoding, generate
-from sprec.engine.model.policy import Policy
 from sprec.methods.exclusion import Excluded, nothing_excluded
 from sprec.prompts import parse_title
 from sprec.recommend.grounding import Grounder
-from sprec.recommend.protocols import Recommendations
+from sprec.recommend.protocols import Context, Recommendations
 
 
-def recommend_by_consensus(
-    policy: Policy,
-    asked: Sequence[Sequence[int]],
-    excluded: Excluded,
-    grounder: Grounder,
-    settings: Recommend,
-    budget: int,
-    seed: int,
-    journal: Path | None = None,
-) -> Recommendations:
+def recommend_by_consensus(context: Context) -> Recommendations:
     """S samples per user at temperature T, the prompt read once; mapped to items, ranked by votes.
 
-    A sample votes for the item whose title is nearest to it, barred items apart; votes for what else a list leaves out
-    do not count. Ties go to the item whose samples were more probable
-    under the model. Cases with fewer than k different items are filled with the nearest items of their first one.
+    A sample votes for the item whose title is nearest to it, barred items apart. Votes for the other items that a list
+    leaves out do not count. Ties go to the item whose samples were more probable under the model. Cases with fewer than
+    k different items are filled with the items nearest to their first one.
 
     Args:
-        policy: the model.
-        asked: token ids of the prompts.
-        excluded: what each list leaves out.
-        grounder: titles to items.
-        settings: samples, temperature, length of titles and lists.
-        budget: tokens per batch.
-        seed: of the samples.
-        journal: a folder that remembers finished batches.
+        context: of n cases; its settings have S (``samples``) and T (``temperature``).
 
     Returns:
         Lists of shape (n, k), the share of the votes of each item, and the n S sampled titles.
     """
+    settings, policy, grounder, excluded = context.settings, context.policy(), context.grounder(), context.excluded
     decoding = Decoding(
         mode="sample",
         count=settings.samples,
         temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens or Decoding.max_new_tokens,
-        seed=seed,
+        seed=context.seed,
     )
-    answers = generate(policy, asked, decoding, budget=budget, description="consensus", journal=journal)
+    answers = generate(
+        policy, context.asked(), decoding, budget=context.budget, description="consensus", journal=context.journal
+    )
     flat = [completion for answer in answers for completion in answer]
     known = grounder.catalog.by_title
     titles = [parse_title(text, known) for text in policy.decode([completion.tokens for completion in flat])]
     open_to_all = Excluded(nothing_excluded(len(titles), excluded.items), excluded.barred)
-    voted = grounder.top_k(titles, 1, open_to_all)[:, 0].reshape(len(asked), settings.samples)
+    voted = grounder.top_k(titles, 1, open_to_all)[:, 0].reshape(len(answers), settings.samples)
     log_probs = np.array([completion.log_prob for completion in flat]).reshape(voted.shape)
     allowed = ~excluded.contains(np.arange(len(voted))[:, None], voted)
     ranked = [

@@ -151,30 +151,13 @@ ALWAYS_READ = ("protocol", "top_k", "exclude_history")
 def _by_title(context: Context) -> Recommendations:
     from sprec.recommend.by_title import recommend_by_title
 
-    return recommend_by_title(
-        context.policy(),
-        context.asked(),
-        context.excluded,
-        context.grounder(),
-        context.settings,
-        context.budget,
-        context.journal,
-    )
+    return recommend_by_title(context)
 
 
 def _consensus(context: Context) -> Recommendations:
     from sprec.recommend.consensus import recommend_by_consensus
 
-    return recommend_by_consensus(
-        context.policy(),
-        context.asked(),
-        context.excluded,
-        context.grounder(),
-        context.settings,
-        context.budget,
-        context.seed,
-        context.journal,
-    )
+    return recommend_by_consensus(context)
 
 
 def _exact(context: Context) -> Recommendations:

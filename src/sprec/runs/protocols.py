@@ -79,31 +79,45 @@ def recommend(
         UserError: the run has no model and the protocol needs one, or the protocol knows items by their ids and the
             items have changed since the run was trained.
     """
-    recipe = session.recipe
-    if session.changed_items and needs_of(settings) & BY_ID:
-        raise UserError(
-            f"recommend.protocol={settings.protocol} knows items by their ids, and the items of this run have changed "
-            "since it was trained; use a protocol of the language model alone, or train on a log with the new items"
-        )
-    if Need.MODEL in needs_of(settings) and not trains_model(recipe):
-        raise UserError(
-            f"recommend.protocol={settings.protocol} needs a language model, which {recipe.method} does not have"
-        )
-
+    _require_usable(session, settings)
     if is_read("recommend.max_new_tokens", settings):
         limit = session.answer_limit(session.policy(stage), settings.max_new_tokens, "recommend.max_new_tokens")
         settings = settings.model_copy(update={"max_new_tokens": limit})
+    context = replace(
+        _context(session, settings, stage, backbone, examples), journal=journal, barred=barred, blocked=blocked
+    )
+    row = PROTOCOLS[settings.protocol]
+    if offset is None:
+        return row.lists(context)
+    best = scored(row.lists(replace(context, settings=candidates(settings, context.items))))
+    tilted = best.with_offset(offset, settings.top_k)
+    return Recommendations(tilted.items, scores=tilted.scores)
+
+
+def _require_usable(session: Session, settings: Recommend) -> None:
+    needs, name = needs_of(settings), f"recommend.protocol={settings.protocol}"
+    if session.changed_items and needs & BY_ID:
+        raise UserError(
+            f"{name} knows items by their ids, and the items of this run have changed since it was trained; use a "
+            "protocol of the language model alone, or train on a log with the new items"
+        )
+    if Need.MODEL in needs and not trains_model(session.recipe):
+        raise UserError(f"{name} needs a language model, which {session.recipe.method} does not have")
+
+
+def _context(session: Session, settings: Recommend, stage: Stage, backbone: Stage, examples: Split) -> Context:
+    """What protocols find in a run, each made when it is first asked for."""
 
     @cache
     def asked() -> list[list[int]]:
-        return prompts(session.policy(stage), session.builder, examples, "generate", recipe.prompt.max_tokens)
+        return prompts(session.policy(stage), session.builder, examples, "generate", session.recipe.prompt.max_tokens)
 
-    context = Context(
+    return Context(
         examples=examples,
         settings=settings,
         items=len(session.dataset.catalog),
-        seed=seed_of(recipe.seed, Stream.RECOMMEND),
-        budget=recipe.tokens_per_batch,
+        seed=seed_of(session.recipe.seed, Stream.RECOMMEND),
+        budget=session.recipe.tokens_per_batch,
         policy=lambda: session.policy(stage),
         asked=asked,
         trie=lambda: session.trie(session.policy(stage)),
@@ -112,16 +126,7 @@ def recommend(
         knn=lambda: session.knn,
         counts=lambda: session.counts,
         twins=session.dataset.catalog.twins,
-        journal=journal,
-        barred=barred,
-        blocked=blocked,
     )
-    row = PROTOCOLS[settings.protocol]
-    if offset is None:
-        return row.lists(context)
-    best = scored(row.lists(replace(context, settings=candidates(settings, context.items))))
-    tilted = best.with_offset(offset, settings.top_k)
-    return Recommendations(tilted.items, scores=tilted.scores)
 
 
 def candidates(settings: Recommend, items: int) -> Recommend:

@@ -94,15 +94,11 @@ def train(
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
     if not steps:
         return Outcome()
-    saved = checkpoints.latest() if checkpoints else None
+    saved = _resumed(policy, checkpoints, description, len(steps))
     outcome = Outcome(**saved.outcome) if saved else Outcome()
-    if saved:
-        policy.restore(saved.parameters)
-        say(f"= {description}: resuming after step {saved.step} of {len(steps)}")
     keep_freed()
     task = Task(groups, objective, dict(extra or {}), settings, steps, seed, saved.step if saved else 0)
-    keeper = _KeepBest(policy, valid, math.ceil(len(groups) / settings.batch), budget, outcome)
-    keeper.best = saved.best if saved else {}
+    keeper = _KeepBest(policy, valid, len(steps) // settings.epochs, budget, outcome, saved.best if saved else {})
     with bar(description, len(steps)) as progress, _folder(log_folder) as logs, interrupts.patiently():
         progress.advance(task.done)
         if task.done < len(steps):
@@ -112,11 +108,19 @@ def train(
             trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
             with settled(), recomputing(policy.model) if recompute else nullcontext():
                 trainer.train()
-    if keeper.best:
-        policy.restore(keeper.best)
+    keeper.restore()
     _require_numbers(dict(policy.trainable()), len(steps))
     policy.model.eval()
     return outcome
+
+
+def _resumed(policy: Policy, checkpoints: Checkpoints | None, description: str, steps: int) -> Checkpoint | None:
+    """The last checkpoint, its parameters put into the policy."""
+    saved = checkpoints.latest() if checkpoints else None
+    if saved:
+        policy.restore(saved.parameters)
+        say(f"= {description}: resuming after step {saved.step} of {steps}")
+    return saved
 
 
 @contextmanager
@@ -133,11 +137,16 @@ class _KeepBest(TrainerCallback):
     """After each epoch: validation loss, and a copy of the best epoch's parameters."""
 
     def __init__(
-        self, policy: Policy, valid: Sequence[PromptGroup], per_epoch: int, budget: int, outcome: Outcome
+        self,
+        policy: Policy,
+        valid: Sequence[PromptGroup],
+        per_epoch: int,
+        budget: int,
+        outcome: Outcome,
+        best: dict[str, Tensor],
     ) -> None:
         self.policy, self.valid, self.per_epoch, self.budget = policy, valid, per_epoch, budget
-        self.outcome = outcome
-        self.best: dict[str, Tensor] = {}
+        self.outcome, self.best = outcome, best
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.valid or state.global_step % self.per_epoch:
@@ -149,6 +158,11 @@ class _KeepBest(TrainerCallback):
             self.best = self.policy.state()
             self.outcome.best_epoch = len(self.outcome.valid_loss)
         self.outcome.valid_loss.append(loss)
+
+    def restore(self) -> None:
+        """Give the policy the best epoch's parameters; the last ones stay where there is no validation."""
+        if self.best:
+            self.policy.restore(self.best)
 
 
 class _Saver(TrainerCallback):
