@@ -85,3 +85,13 @@ def test_docstrings_name_all_parameters_or_none() -> None:
                 lost = {name for name in named(node) if f"\n    {name}: " not in f"\n{block}"}
                 missing += [f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}: {name}" for name in sorted(lost)]
     assert missing == []
+
+
+def test_functions_fit_a_screen_and_files_stay_under_500_lines() -> None:
+    long = []
+    for file in SOURCE.rglob("*.py"):
+        name, text = file.relative_to(SOURCE), file.read_text("utf-8")
+        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        long += [f"{name}:{one.lineno} {one.name}" for one in functions if (one.end_lineno or 0) - one.lineno >= 60]
+        long += [str(name)] if len(text.splitlines()) >= 500 else []
+    assert long == []
