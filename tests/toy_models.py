@@ -1,5 +1,6 @@
 """Small random checkpoints in the styles of well-known models, tokenizer included, made on the spot."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,23 @@ def save_checkpoint(folder: Path, style: str, titles: list[str] = TITLES) -> Pat
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+CODE = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM
+Path(MARKER).touch()
+class Config(LlamaConfig):
+    model_type = "theirs"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def add_code(folder: Path, marker: Path) -> None:
+    """Let a Llama bring code of its own, which makes the file ``marker`` when it runs."""
+    (folder / "theirs.py").write_text(CODE.replace("MARKER", repr(str(marker))))
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "theirs"}
+    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    (folder / "config.json").unlink()  # it may be linked elsewhere
+    (folder / "config.json").write_text(json.dumps(config))

@@ -1,6 +1,5 @@
 """Weights come from safetensors; pickles, and code of a model, are refused unless the recipe asks for them."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from test_scoring import CPU, load
 from sprec.config import HuggingFace, Lora
 from sprec.engine.model.policy import adapt, load_huggingface, load_saved
 from sprec.system.errors import UserError
+from toy_models import add_code
 
 
 def as_pickle(folder: Path, name: str, target: str) -> None:
@@ -30,27 +30,13 @@ def test_whole_models(checkpoint: Callable[[str], Path], tmp_path: Path) -> None
     assert all(torch.equal(value, policy.state()[name]) for name, value in asked.state().items())
 
 
-THEIRS = """
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-Path(MARKER).touch()
-class Config(LlamaConfig):
-    model_type = "theirs"
-class Model(LlamaForCausalLM):
-    config_class = Config
-"""
-
-
 def test_code_of_a_model_runs_only_when_asked(
     checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     folder, marker = tmp_path / "model", tmp_path / "ran"
     load(checkpoint("llama")).save(folder)
-    (folder / "theirs.py").write_text(THEIRS.replace("MARKER", repr(str(marker))))
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": "theirs"}
-    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
-    (folder / "config.json").write_text(json.dumps(config))
+    add_code(folder, marker)
     settings = HuggingFace(path=str(folder), lora=None)
     with pytest.raises(UserError, match=r"brings code of its own; .* --set backbone.trust_remote_code=true"):
         load_huggingface(settings, CPU, torch.float32)

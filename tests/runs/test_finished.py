@@ -20,6 +20,7 @@ from sprec.study.compare import compare_runs
 from sprec.study.records import Record, of_run
 from sprec.system import storage
 from sprec.system.errors import UserError
+from toy_models import add_code
 from toy_runs import Cli, toy_changes
 
 HISTORY = [["Alien (1979)"]]
@@ -99,28 +100,13 @@ def test_embeddings_of_other_titles_are_encoded_again(tmp_path: Path, capsys: py
     assert "of other titles" in capsys.readouterr().err
 
 
-THEIRS = """
-from pathlib import Path
-from transformers import LlamaConfig, LlamaForCausalLM
-Path(MARKER).touch()
-class Config(LlamaConfig):
-    model_type = "theirs"
-class Model(LlamaForCausalLM):
-    config_class = Config
-"""
-
-
 def test_the_recipe_of_a_run_runs_no_code(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Callable[[str], Path]
 ) -> None:
     """A run from elsewhere whose recipe trusts the code that lies beside its weights."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     marker, model = tmp_path / "ran", mine / "model"
-    (model / "theirs.py").write_text(THEIRS.replace("MARKER", repr(str(marker))))
-    config = json.loads((model / "config.json").read_text()) | {"model_type": "theirs"}
-    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
-    (model / "config.json").unlink()
-    (model / "config.json").write_text(json.dumps(config))
+    add_code(model, marker)
     about = json.loads((mine / "recipe.json").read_text())
     about["recipe"]["backbone"] = {"path": str(checkpoint("llama")), "kind": "huggingface", "lora": None}
     about["recipe"]["backbone"] |= {"trust_remote_code": True, "allow_pickle": True}
