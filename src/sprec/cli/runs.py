@@ -33,6 +33,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     shared: Annotated[Path | None, typer.Option(help="Folder in which runs share common stages.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse damaged stages instead of redoing them.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="Train the last model of this run further, on rows new to it."),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace what a finished run, or one of other data, has computed."),
@@ -55,7 +59,7 @@ def run(
 
     quiet()
     dataset = Dataset.load(data)
-    results = run_recipe(resolved, dataset, output, shared=shared, strict=strict, overwrite=overwrite)
+    results = run_recipe(resolved, dataset, output, shared=shared, strict=strict, overwrite=overwrite, start=start)
     if first():
         _show(results, f"{dataset.name}, {words_of(resolved.recommend)}, {output}")
 

@@ -40,7 +40,9 @@ def pretraining_sample(dataset: Dataset, samples: int | None, seed: int) -> Spli
     return examples.take(rng_of(seed, Stream.DRAW).permutation(len(examples))[:samples])
 
 
-def drawn_rows(dataset: Dataset, samples: int, seed: int, iteration: int = 0) -> np.ndarray:
+def drawn_rows(
+    dataset: Dataset, samples: int, seed: int, iteration: int = 0, *, among: np.ndarray | None = None
+) -> np.ndarray:
     """Rows of the training split that an iteration (0: the first SFT) trains on, (min(samples, rows),).
 
     Args:
@@ -48,8 +50,10 @@ def drawn_rows(dataset: Dataset, samples: int, seed: int, iteration: int = 0) ->
         samples: how many rows, at most.
         seed: of the run.
         iteration: each one draws for itself.
+        among: the rows to draw from; all by default.
     """
-    return rng_of(seed, Stream.DRAW, iteration).permutation(len(dataset.train))[:samples]
+    rows = np.arange(len(dataset.train)) if among is None else among
+    return rng_of(seed, Stream.DRAW, iteration).permutation(rows)[:samples]
 
 
 def held_examples(dataset: Dataset) -> Split:

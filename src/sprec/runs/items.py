@@ -168,8 +168,7 @@ def _write(run: Path, out: Path, change: Change) -> Change:
     made = step(run, change.kind, items=change.items)
     with storage.writing(out, "make room or choose another -o"), storage.replacing(out) as scratch:
         dataset = change.dataset.save(scratch / "dataset")
-        about = describe(session.recipe, dataset) | {"lineage": [*lineage(run), made]}
-        storage.write_json(scratch / RECIPE, about)
+        storage.write_json(scratch / RECIPE, describe(session.recipe, dataset, [*lineage(run), made]))
         for name in ("model", "backbone"):
             if (run / name).is_dir():
                 storage.link_tree(run / name, scratch / name)

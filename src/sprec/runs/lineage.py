@@ -1,5 +1,6 @@
 """What a run was made of, where that was another run: its ``recipe.json`` names each step."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from sprec.system.errors import UserError
 
 ITEM_CHANGES = ("add", "remove", "rename")
 """Steps that change the items and leave the weights (:mod:`sprec.runs.items`)."""
+
+FURTHER = "train"
+"""The step of a run that goes on training the model of another one (:mod:`sprec.runs.origin`)."""
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:
@@ -41,6 +45,21 @@ def step(run: Path, change: str, **more: Any) -> dict[str, Any]:
     """
     manifest, today = storage.digest(storage.read_manifest(run)), datetime.now(UTC).date().isoformat()
     return {"run": run.resolve().name, "manifest": manifest, "change": change, **more, "date": today}
+
+
+def further(run: Path, out: Path) -> list[dict[str, Any]]:
+    """The lineage of a run that goes on from another one; a step that is there already keeps its date.
+
+    Args:
+        run: the finished run that it goes on from.
+        out: the new run, where it may have begun.
+    """
+    made = step(run, FURTHER)
+    before: list[dict[str, Any]] = []
+    with suppress(UserError):
+        before = lineage(out)[-1:]
+    same = bool(before) and {**before[0], "date": ""} == {**made, "date": ""}
+    return [*lineage(run), before[0] if same else made]
 
 
 def has_other_items(run: Path) -> bool:

@@ -12,11 +12,12 @@ from sprec.data import Dataset
 from sprec.runs import health, stages
 from sprec.runs.checks import check_fit, check_installed, check_method
 from sprec.runs.keys import EVERYTHING, settings_of
-from sprec.runs.lineage import has_other_items
+from sprec.runs.lineage import further, has_other_items, lineage
+from sprec.runs.origin import start_from
 from sprec.runs.protocols import trains_model
 from sprec.runs.recipes import validate
 from sprec.runs.sasrec_stage import needs_sasrec, sasrec
-from sprec.runs.session import Session
+from sprec.runs.session import Session, Start
 from sprec.runs.store import EVALUATIONS, RECIPE, Stage, Store
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
@@ -48,6 +49,7 @@ def run(
     strict: bool = False,
     patient: bool = True,
     overwrite: bool = False,
+    start: Path | None = None,
 ) -> list[Result]:
     """Run a recipe on a dataset; the same call again resumes where it stopped.
 
@@ -60,6 +62,7 @@ def run(
         patient: wait for a stage that another run is making; else end with :class:`~sprec.runs.store.BusyError`.
         overwrite: let the run take the place of one of other data. The model, metrics and data of that one stay until
             this one is complete.
+        start: a finished run to go on from: its last model is trained further, on the rows that it has not seen.
 
     Returns:
         The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
@@ -75,21 +78,23 @@ def run(
     check_fit(recipe, dataset)
     check_installed(recipe)
     store = Store(Path(out), shared, strict, patient)
+    session = Session(recipe, dataset, store, start_from(start, recipe, dataset) if start else None)
+    about = describe(recipe, dataset, further(start, store.root) if start else ())
     processes.start(cpu=pick_device(recipe.device).type == "cpu")
     with processes.together(), store.lock():
-        processes.by_first(lambda: _open(store, recipe, dataset, overwrite))
-        session = Session(recipe, dataset, store)
+        processes.by_first(lambda: _open(session, about, overwrite))
         results, kept = _stages(session)
-        processes.by_first(lambda: _close(store, recipe, dataset, results, kept))
+        processes.by_first(lambda: _close(session, about, results, kept))
     return results
 
 
-def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> None:
+def _open(session: Session, about: Mapping[str, Any], overwrite: bool) -> None:
     """Put recipe and data into the run directory; what a finished run has stays until its successor is complete.
 
     Raises:
         UserError: ``overwrite`` is off, and the run is of other data, or finished and would lose stages.
     """
+    store, dataset = session.store, session.dataset
     root, problem = store.root, ""
     sealed = (root / storage.MANIFEST).exists()
     if sealed:
@@ -101,15 +106,15 @@ def _open(store: Store, recipe: Recipe, dataset: Dataset, overwrite: bool) -> No
             f"{root} is a run on other data than {dataset.name}; choose another -o, or pass --overwrite to replace it"
         )
     if sealed and not problem and not overwrite:
-        _require_same_stages(root, recipe, dataset)
+        _require_same_stages(root, session, about)
     with storage.writing(root, "make room or choose another -o"):
         if not sealed or problem:
-            _describe(root, recipe, dataset)
+            _describe(root, about)
         if not sealed or problem or before == dataset.hash:
             _keep_data(store, dataset)
 
 
-def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
+def _require_same_stages(root: Path, session: Session, about: Mapping[str, Any]) -> None:
     """Refuse to replace what a finished run has computed, without being told to.
 
     Raises:
@@ -120,7 +125,8 @@ def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
             f"{root} holds a trained model whose items were changed; choose another -o, or pass --overwrite to "
             "replace it"
         )
-    before, now = storage.read_manifest(root).get("stages", {}), planned(recipe, dataset)
+    recipe = session.recipe
+    before, now = storage.read_manifest(root).get("stages", {}), planned(recipe, session.dataset, session.start)
     lost = [folder for folder, key in before.items() if now.get(folder.partition("-")[2]) != key]
     if not lost:
         return
@@ -130,6 +136,8 @@ def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
         old = {}
     new = settings_of(recipe, EVERYTHING)
     others = [name for name in {**old, **new} if old.get(name) != new.get(name)] if old else []
+    if lineage(root) != about.get("lineage", []):
+        others.insert(0, "--from")
     raise UserError(
         f"{root} is finished, and {lost[0]} would be made again "
         f"({'another ' + ', '.join(others[:3]) if others else 'it is of another version'}); choose another -o, or pass "
@@ -137,25 +145,24 @@ def _require_same_stages(root: Path, recipe: Recipe, dataset: Dataset) -> None:
     )
 
 
-def _describe(root: Path, recipe: Recipe, dataset: Dataset) -> bool:
+def _describe(root: Path, about: Mapping[str, Any]) -> bool:
     """Write ``recipe.json`` if it is another one: what was sealed or measured before is no result any more then."""
-    about = storage.as_text(describe(recipe, dataset))
-    if _text(root / RECIPE) == about:
+    content = storage.as_text(about)
+    if _text(root / RECIPE) == content:
         return False
     (root / storage.MANIFEST).unlink(missing_ok=True)
     (root / METRICS).unlink(missing_ok=True)
-    storage.write_text(root / RECIPE, about)
+    storage.write_text(root / RECIPE, content)
     return True
 
 
-def _close(
-    store: Store, recipe: Recipe, dataset: Dataset, results: Sequence[Result], kept: Mapping[str, Stage]
-) -> None:
+def _close(session: Session, about: Mapping[str, Any], results: Sequence[Result], kept: Mapping[str, Stage]) -> None:
     """Put a complete run in place: recipe, data, metrics, :data:`KEPT`, and the manifest that says that it is one."""
+    store = session.store
     root = store.root
     with storage.writing(root, "the stages are intact, the same command finishes the run"):
-        if _describe(root, recipe, dataset):
-            _keep_data(store, dataset)
+        if _describe(root, about):
+            _keep_data(store, session.dataset)
         storage.write_json(root / METRICS, [record(result) for result in results])
         for name in KEPT:
             if name in kept and kept[name].folder != Path():  # models of the hub stay there
@@ -185,15 +192,16 @@ def _text(file: Path) -> str:
         return ""
 
 
-def planned(recipe: Recipe, dataset: Dataset) -> dict[str, str]:
+def planned(recipe: Recipe, dataset: Dataset, start: Start | None = None) -> dict[str, str]:
     """The stages of a run, by name, with the keys of all that they depend on; nothing is made.
 
     Args:
         recipe: all settings.
         dataset: the data.
+        start: the model that training goes on from, if not from the recipe's backbone.
     """
     store = Store(Path(), dry=True)
-    _stages(Session(recipe, dataset, store))
+    _stages(Session(recipe, dataset, store, start))
     return {folder.partition("-")[2]: key for folder, key in store.keys.items()}
 
 
@@ -224,7 +232,7 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
 
     backbone = stages.backbone(session)
     assistant = sasrec(session) if needs_sasrec(recipe) else Stage(Path(), "")
-    policy = stages.initial_sft(session, backbone)
+    policy = stages.initial_sft(session, session.start.stage if session.start else backbone)
     evaluate("sft", policy, 0, last=loop.iterations == 0)
     for iteration in range(1, loop.iterations + 1):
         last = iteration == loop.iterations
@@ -268,10 +276,11 @@ def _complain(store: Store, problem: str) -> None:
         say(f"! {problem}; it is written again")
 
 
-def describe(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """What ``recipe.json`` holds: the resolved recipe, the data it ran on, and the versions."""
+def describe(recipe: Recipe, dataset: Dataset, steps: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """What ``recipe.json`` holds: the resolved recipe, the data it ran on, the versions, and the lineage if any."""
     data = {"name": dataset.name, "hash": dataset.hash, "counts": {n: len(s) for n, s in dataset.splits.items()}}
-    return {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": storage.versions()}
+    about = {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": storage.versions()}
+    return about | ({"lineage": list(steps)} if steps else {})
 
 
 def load_results(out: Path | str) -> list[Result]:

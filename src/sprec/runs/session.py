@@ -36,6 +36,19 @@ _ANSWER = 32
 """Tokens of an answer where no title needs more (the research code)."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where training goes on from.
+
+    Attributes:
+        stage: the run directory of the model, with its backbone in it.
+        rows: rows of the training split that this model has not learned from, ascending.
+    """
+
+    stage: Stage
+    rows: np.ndarray
+
+
 @dataclass
 class Session:
     """The context of one run. Loading a stage whose weights are in memory is free.
@@ -46,6 +59,8 @@ class Session:
     recipe: Recipe
     dataset: Dataset
     store: Store
+    start: Start | None = None
+    """The model that training goes on from, on new rows alone; None for the recipe's backbone and all rows."""
     _policy: Policy | None = None
     _holds: str = field(default="", init=False)
     sasrec: tuple[str, SASRec] | None = field(default=None, init=False)
@@ -120,6 +135,11 @@ class Session:
     _told: set[str] = field(default_factory=set, init=False)
 
     @property
+    def new_rows(self) -> np.ndarray | None:
+        """The rows of the training split that are new to the model that training goes on from; None for all."""
+        return None if self.start is None else self.start.rows
+
+    @property
     def cases(self) -> Split:
         """The evaluated cases."""
         return self.dataset.splits[self.recipe.split][: self.recipe.cases]
@@ -174,7 +194,8 @@ class Session:
         """
         precise = self.recipe.model_copy(update={"precision": "bf16" if self.precision is torch.bfloat16 else "fp32"})
         settings = settings_of(precise if part in Part.MODEL else self.recipe, part)
-        return {"data": self.dataset.hash, "settings": settings}
+        further = {"from": self.start.stage.key} if self.start and part & (Part.MODEL ^ Part.EVALUATE) else {}
+        return {"data": self.dataset.hash, "settings": settings, **further}
 
     @cached_property
     def encoder_content(self) -> str | None:

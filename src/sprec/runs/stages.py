@@ -57,6 +57,8 @@ def backbone(session: Session) -> Stage:
     recipe, settings = session.recipe, session.recipe.backbone
     if not makes_backbone(recipe):
         return given(recipe)
+    if session.start is not None:
+        return _taken_over(session, session.start.stage)
     depends = session.depends(Part.BACKBONE)
     if isinstance(settings, HuggingFace):
         depends["start"] = given(recipe).key
@@ -75,6 +77,17 @@ def backbone(session: Session) -> Stage:
         return _save(session, policy, folder, outcome, "backbone.adapt" if adapts else "backbone")
 
     return _hold(session, session.store.stage("backbone", depends, make))
+
+
+def _taken_over(session: Session, start: Stage) -> Stage:
+    """The backbone of the run that this one goes on from: it was made of other data, and reads titles as before."""
+
+    def make(folder: Path) -> str:
+        if processes.first():
+            storage.link_tree(start.folder / "backbone" / "model", folder / "model")
+        return f"that of {start.folder}"
+
+    return session.store.stage("backbone", {"from": start.key}, make)
 
 
 def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Training | None]:
@@ -124,7 +137,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
     def make(folder: Path) -> str:
         policy = session.policy(start)
         _count_long_titles(session, policy)
-        rows = drawn_rows(session.dataset, settings.samples, recipe.seed)
+        rows = drawn_rows(session.dataset, settings.samples, recipe.seed, among=session.new_rows)
         examples = session.dataset.train.take(rows)
         groups = _sft_groups(session, policy, examples)
         valid = _sft_groups(session, policy, session.dataset.valid[: settings.valid])
@@ -172,7 +185,8 @@ def _weighted(
 
 def draw(session: Session, iteration: int) -> Sample:
     """Draw the examples of an iteration: a function of (seed, iteration)."""
-    rows = drawn_rows(session.dataset, session.recipe.loop.samples, session.recipe.seed, iteration)
+    recipe = session.recipe
+    rows = drawn_rows(session.dataset, recipe.loop.samples, recipe.seed, iteration, among=session.new_rows)
     return Sample(rows, session.dataset.train.take(rows))
 
 

@@ -27,6 +27,7 @@ from sprec.runs.evaluations import is_kept, kept
 from sprec.runs.finished import read_run, stage_of
 from sprec.runs.health import EXACT
 from sprec.runs.keys import EVERYTHING, settings_of
+from sprec.runs.lineage import FURTHER, lineage
 from sprec.runs.pipeline import load_results
 from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.study.lists import Lists, read_lists
@@ -48,6 +49,7 @@ class Evaluation:
         method: what was evaluated: the run's method, or the model that it started from.
         key: of all that decides the lists.
         lists: for the first cases of the split.
+        further: whether the model goes on from that of another run.
     """
 
     place: Path
@@ -56,11 +58,12 @@ class Evaluation:
     method: str
     key: str
     lists: Lists
+    further: bool = False
 
     @property
     def how(self) -> str:
-        """How it recommends, in words."""
-        return words_of(self.recipe.recommend)
+        """How it recommends, in words; a model that was trained further is not another seed of one that was not."""
+        return words_of(self.recipe.recommend) + ", trained further" * self.further
 
     @property
     def test(self) -> tuple[str, str, int]:
@@ -265,13 +268,18 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
     """
     if is_kept(folder):
         recipe, dataset, key = kept(folder)
-        return [Evaluation(folder, recipe, dataset, recipe.method, key, _read(folder))]
+        return [Evaluation(folder, recipe, dataset, recipe.method, key, _read(folder), _further(folder.parent.parent))]
     recipe, dataset = read_run(folder)
     results, found = load_results(folder), []
     for index in dict.fromkeys((0, len(results) - 1)):
         stage = stage_of(folder, f"evaluate-{results[index].stage}-{results[index].iteration}")
-        found.append(Evaluation(folder, recipe, dataset, results[index].method, stage.key, _read(stage.folder)))
+        lists = _read(stage.folder)
+        found.append(Evaluation(folder, recipe, dataset, results[index].method, stage.key, lists, _further(folder)))
     return found
+
+
+def _further(run: Path) -> bool:
+    return any(step["change"] == FURTHER for step in lineage(run))
 
 
 def _read(folder: Path) -> Lists:
