@@ -1,1 +1,1 @@
-"""The engine against its peers: the same work through both, side by side on the machine at hand."""
+"""The engine against its peers: the same work by both, in turn on the same machine."""

@@ -1,4 +1,7 @@
-"""The side of the engine: each function prepares a part and returns one repetition of it."""
+"""The engine's side: each function prepares a part with the given ``work`` and returns one repetition of it.
+
+A ``policy`` is used instead of loading the model of the work, for parts that follow each other in one process.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -32,7 +35,7 @@ NEAREST = 10
 ITEMS = 13_000
 MILLION = 1_000_000
 REPEATS = 5
-"""How often an answer occurs in the mean: BIGRec's 1,000 cases of the paper name 142 to 320 items (DivRatio@1)."""
+"""How often an answer occurs on average: BIGRec's 1,000 cases of the paper name 142 to 320 items (DivRatio@1)."""
 
 
 def _pairs(log_probs: Tensor, batch: GroupBatch) -> Tensor:
@@ -120,21 +123,24 @@ def beam(work: Work) -> Repetition:
 
 
 def catalog_tokens(work: Work, encode: Callable[[list[str]], list[list[int]]]) -> list[list[int]]:
-    """Token ids of the different answers that name an item."""
+    """Token ids of the distinct answers that name an item, as ``encode`` makes them from titles."""
     dataset = Dataset.load(Path(work.data))
     builder = PromptBuilder(dataset.catalog, dataset.wording)
     return encode([builder.respond(title) for title in dict.fromkeys(dataset.catalog.titles)])
 
 
 def embeddings(samples: int, items: int = ITEMS, width: int = 384) -> tuple[Tensor, Tensor]:
-    """Random queries and item embeddings of the size of the paper's largest catalog and sentence encoder."""
+    """Random embeddings of queries (samples, width), each near one item, and of items (items, width).
+
+    The defaults are the size of the paper's largest catalog and the ``width`` of its sentence encoder.
+    """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(items, width, generator=generator)
     return rows[:samples] + 0.5 * torch.randn(samples, width, generator=generator), rows
 
 
 def repeated(samples: int) -> Tensor:
-    """Which of the distinct answers each of the samples is: a fifth of them distinct, each at least once."""
+    """The number of the distinct answer that each of the ``samples`` is: a fifth are distinct, each at least once."""
     generator = torch.Generator().manual_seed(0)
     distinct = max(1, samples // REPEATS)
     again = torch.randint(distinct, (samples - distinct,), generator=generator)
@@ -142,17 +148,17 @@ def repeated(samples: int) -> Tensor:
 
 
 def grounding(work: Work) -> Repetition:
-    """The nearest items of answers that all differ."""
+    """The nearest items to answers that all differ."""
     return _grounding(list(range(work.samples)), ITEMS)
 
 
 def grounding_repeated(work: Work) -> Repetition:
-    """The nearest items of answers of which most are equal to another one, as those of a recommender are."""
+    """The nearest items to answers most of which occur several times, like a recommender's."""
     return _grounding(repeated(work.samples).tolist(), ITEMS)
 
 
 def million_grounding(work: Work) -> Repetition:
-    """The nearest of a million items."""
+    """The nearest among a million items."""
     return _grounding(list(range(work.samples)), MILLION)
 
 
@@ -167,7 +173,7 @@ def _grounding(answers: list[int], items: int) -> Repetition:
 
 
 def _grounder(answers: int, items: int) -> Grounder:
-    """A grounder that has embedded the items; its encoder looks up an answer's embedding by its number."""
+    """A grounder that has embedded the items; its encoder looks an answer's embedding up by its number."""
     queries, rows = embeddings(answers, items)
     ready = {"answer": queries, "item": rows}
 
@@ -204,7 +210,7 @@ def million_trie(work: Work) -> Repetition:
 
 
 def million_answers(work: Work, items: int) -> list[str]:
-    """Answers that name as many synthetic items: three words of the catalog's titles and a number, all different."""
+    """Distinct answers that name ``items`` synthetic items: three words of the catalog's titles and a number."""
     dataset = Dataset.load(Path(work.data))
     builder = PromptBuilder(dataset.catalog, dataset.wording)
     words = sorted({word for title in dataset.catalog.titles for word in title.split()})
@@ -213,9 +219,9 @@ def million_answers(work: Work, items: int) -> list[str]:
 
 
 def evaluation(work: Work) -> Repetition:
-    """The paper's protocol over cases: greedy answers, and the nearest items by the model's own embeddings of titles.
+    """The paper's protocol: greedy answers, then the nearest items by the model's own embeddings of titles.
 
-    The catalog's titles are embedded before, as in a run, which does it once.
+    The catalog's titles are embedded beforehand, as in a run, which does so once.
     """
     policy, texts = work.policy(), work.texts()
     asked = policy.encode_prompts(texts.prompts)

@@ -1,4 +1,4 @@
-"""What is measured: seconds, memory, and how much of it the machine could do at best."""
+"""Measurements: seconds, memory, FLOPs, and the best rate that the machine reaches."""
 
 import gc
 import time
@@ -19,7 +19,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Spent(NamedTuple):
-    """Seconds on the clock, and of processor time (of all threads: comparable even where other processes run)."""
+    """Seconds.
+
+    Attributes:
+        wall: on the clock.
+        cpu: of processor time of all threads; comparable even while other processes run.
+    """
 
     wall: float
     cpu: float
@@ -27,9 +32,17 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Timed:
-    """One repetition: time, tokens of the data (each sequence whole), what came out (to compare the
-    sides), the useful FLOPs, and the mean numbers of tokens of a prompt, of the part of it that is not read once for
-    all, and of an answer.
+    """One repetition.
+
+    Attributes:
+        spent: its time.
+        tokens: of the data, each sequence counted whole.
+        losses: of each step, to compare the sides.
+        found: the answers, to compare the sides.
+        flops: the useful ones.
+        prompt_tokens: mean length of a prompt.
+        own_prompt_tokens: mean length of what a prompt does not share with all others.
+        answer_tokens: mean length of an answer.
     """
 
     spent: Spent
@@ -43,7 +56,7 @@ class Timed:
 
 
 def seconds(call: Callable[[], Any], device: torch.device) -> tuple[Spent, Any]:
-    """Time a call to its end on the device."""
+    """Time a ``call`` until it has finished on the ``device``; returns its result, too."""
     _finish(device)
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
@@ -52,7 +65,7 @@ def seconds(call: Callable[[], Any], device: torch.device) -> tuple[Spent, Any]:
 
 
 def counted(call: Callable[[], Any]) -> tuple[int, Any]:
-    """The FLOPs of a call's matrix products and attention, and its result; counting makes it slower."""
+    """The FLOPs of a ``call``'s matrix products and attention, and its result; counting makes it slower."""
     aten = torch.ops.aten
     forward: Callable[..., int] = sdpa_flop_count
     backward: Callable[..., int] = sdpa_backward_flop_count
@@ -71,7 +84,7 @@ def _finish(device: torch.device) -> None:
 
 
 def forget_peak() -> None:
-    """Start to measure the peak of memory anew."""
+    """Reset the peak of the memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     refs = Path("/proc/self/clear_refs")
@@ -80,14 +93,14 @@ def forget_peak() -> None:
 
 
 def release() -> None:
-    """Give the GPU back what is cached of it: the other sides wait in processes of their own."""
+    """Release the cached memory of the GPU: the other sides wait in processes of their own."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         gc.collect()
         torch.cuda.empty_cache()
 
 
 def memory(on_gpu: bool) -> tuple[float, float]:
-    """Memory in MiB, now and at its peak: what the allocator of the GPU holds, or what is resident of this process."""
+    """Memory in MiB, now and at its peak: the allocator's if ``on_gpu``, else this process's resident memory."""
     if on_gpu:
         return torch.cuda.memory_allocated() / _MIB, torch.cuda.max_memory_allocated() / _MIB
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -96,20 +109,24 @@ def memory(on_gpu: bool) -> tuple[float, float]:
 
 
 def precision(device: str = "auto") -> str:
-    """What the engine multiplies in on a device: ``bf16`` or ``fp32``."""
+    """The engine's precision on a ``device``: ``bf16`` or ``fp32``."""
     picked = pick_precision("auto", pick_device(device))
     return next(name for name, dtype in DTYPES.items() if dtype is picked)
 
 
 def matmul_size(device: str = "auto") -> int:
-    """Rows and columns of the product of :func:`matmul_rate`: on a GPU as many as keep all of it busy."""
+    """Rows and columns of the matrices of :func:`matmul_rate`: on a GPU ``device`` as many as keep all of it busy."""
     return 8192 if pick_device(device).type == "cuda" else 2048
 
 
 def matmul_rate(device: str = "auto", size: int = 0, repetitions: int = 10, dtype: torch.dtype | None = None) -> float:
     """Best rate of a square matrix product in FLOP/s: the yardstick for the share of the machine used.
 
-    In the engine's precision by default: without bf16 instructions it takes minutes for what nobody computes there.
+    Args:
+        device: where to multiply.
+        size: rows and columns; 0 takes :func:`matmul_size`.
+        repetitions: how many products are tried.
+        dtype: the engine's precision by default; bf16 takes minutes on a CPU without instructions for it.
     """
     where, size = pick_device(device), size or matmul_size(device)
     dtype = dtype or pick_precision("auto", where)
@@ -119,10 +136,10 @@ def matmul_rate(device: str = "auto", size: int = 0, repetitions: int = 10, dtyp
 
 
 def useful_flops(policy: Policy, groups: Sequence[PromptGroup], passes: int) -> float:
-    """FLOPs of reading groups with every prompt once; ``passes`` is 1 for scoring, 3 with the backward pass.
+    """FLOPs of reading ``groups`` with a ``policy``, every prompt once; ``passes`` is 1 for scoring, 3 for training.
 
-    Two per weight and token, the head on states that predict completion tokens only, and four per hidden unit, layer
-    and pair of tokens that see each other.
+    Two per weight and token (the head only for states that predict completion tokens), and four per hidden unit, layer
+    and pair of tokens of which one attends to the other.
     """
     config = policy.model.config
     head = config.vocab_size * config.hidden_size

@@ -1,10 +1,11 @@
 """The peers' side: TRL's trainers, Hugging Face ``generate``, a double argsort.
 
-TRL's trainers have the settings that its documents name for speed: bf16, no gradient checkpointing, reference
-log-probabilities precomputed, its fused LM head on answer tokens (always on), fused AdamW. TRL 1.16 has no padding-free
-DPO, and its padding-free SFT needs FlashAttention: both run padded. They get the steps of the engine, the rows of a
-step in random order, in micro-batches of eight. Tuned they have what no document says: eager attention on CPUs, the
-faster one in bf16, and the rows of a step sorted by length.
+As in :mod:`sprec.bench.engine`, each function prepares a part with the given ``work`` and returns one repetition of it.
+TRL's trainers have the settings that its documentation recommends for speed: bf16, no gradient checkpointing,
+precomputed reference log-probabilities, its fused LM head on answer tokens (always on), fused AdamW. TRL 1.16 has no
+padding-free DPO, and its padding-free SFT needs FlashAttention: both run padded. They get the engine's steps, the rows
+of a step in random order, in micro-batches of eight. If ``tuned`` they also have what the documentation does not
+mention: eager attention on CPUs, which is faster in bf16, and the rows of a step sorted by length.
 """
 
 import tempfile
@@ -227,7 +228,7 @@ def grounding(work: Work) -> Repetition:
 
 
 def grounding_repeated(work: Work) -> Repetition:
-    """The same for answers of which most are equal: the research code ranks each one."""
+    """The same for answers most of which occur several times: the research code ranks each one."""
     which = repeated(work.samples)
     queries, rows = embeddings(int(which.max()) + 1)
     return _grounding(queries[which], rows)

@@ -41,13 +41,13 @@ def run(
 
     Args:
         size: of the model, a key of :data:`sprec.bench.work.SIZES`.
-        names: the parts to run, all where there are none.
+        names: the parts to run; all if empty.
         data: a dataset; None for the demo data.
         repeats: of each side, in turn; medians are kept.
-        base: samples, batch, tokens at once and device; where model and data lie is filled in here.
-        negatives: their numbers in the preference part.
-        log: a file for what the sides print; None drops it.
-        peers: those to compare with, all by default.
+        base: samples, batch, tokens at once and device; the folders of model and data are filled in here.
+        negatives: how many per prompt the preference part has, one part for each number.
+        log: a file for the output of the sides; None discards it.
+        peers: those to compare with; all by default.
 
     Returns:
         The record: machine, versions, date, settings, and for each part medians, spreads and ratios; ``failed`` names
@@ -91,15 +91,15 @@ def run(
 def _beside_the_limit(
     asked: Sequence[Part], repeats: int, messages: TextIO, description: str, device: str
 ) -> tuple[list[dict[str, Any]], dict[str, str], dict[str, float]]:
-    """What :func:`measured` gives, each part with its share of the matmul rate, and the rates by precision.
+    """The results of :func:`measured`, each part with its share of the matmul rate, and the rates by precision.
 
-    bf16 is measured, too, where a CPU has the instructions and is faster without them.
+    The rate in bf16 is measured, too, on a CPU that has the instructions and is faster without them.
     """
     own = precision(device)
     also = ["bf16"] if pick_device(device).type == "cpu" and cpu_has_bf16() and own == "fp32" else []
     rates: dict[str, float] = {}
 
-    def look() -> None:  # the limit of the machine: what else runs on it can only lower a measurement
+    def look() -> None:  # the best rate counts: other processes can only lower a measurement
         for name in [own, *also]:
             rates[name] = max(rates.get(name, 0.0), matmul_rate(device, dtype=DTYPES[name]))
 
@@ -120,7 +120,10 @@ def _beside_the_limit(
 def measured(
     asked: Sequence[Part], measure: Callable[[Part], dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """What could be measured, which may have taken hours, and why the rest could not; a signal ends it."""
+    """The results of ``measure`` for the ``asked`` parts, and why the others have none.
+
+    A part that fails, or a signal, does not lose the results so far, which may have taken hours.
+    """
     results, failed = [], {}
     for part in asked:
         try:
@@ -160,7 +163,7 @@ def _check_steps(samples: int, batch: int) -> None:
 
 
 def machine(device: str) -> dict[str, str]:
-    """What the numbers depend on."""
+    """What the numbers depend on: the ``device``, threads, versions."""
     where = pick_device(device)
     name = torch.cuda.get_device_name() if where.type == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
     packages = ("torch", "transformers", "trl", "datasets")

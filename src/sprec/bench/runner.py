@@ -1,4 +1,4 @@
-"""Both sides in turn, each in a process of its own, and what comes out: medians, spreads, ratios."""
+"""Both sides in turn, each in its own process; the results are medians, spreads and ratios."""
 
 import json
 import resource
@@ -17,26 +17,33 @@ from sprec.system.errors import UserError
 from sprec.system.progress import Bar
 
 CLOSE = 1e-3
-"""How far the losses of the two sides may be apart."""
+"""How much the losses of the two sides may differ."""
 BF16_CLOSE = 5e-3
 """The same in bf16, where a loss of 8 has steps of 3e-2 in single numbers and their mean of about 1e-3."""
 ALIKE = 0.9
-"""Share of the answers that both sides must have in common: rounding breaks ties, and answers part after one."""
+"""Share of the answers that both sides must have in common: rounding breaks ties, after which answers differ."""
 Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One comparison: the engine's work, and for each peer the works that together do the same."""
+    """One comparison.
+
+    Attributes:
+        name: of the part.
+        engine: the engine's work.
+        peers: for each peer the works that together do the same.
+        whole: measure processes from start to end, not only their repetitions.
+    """
 
     name: str
     engine: Work
     peers: Mapping[str, tuple[Work, ...]]
-    whole: bool = False  # count the processes from start to end, not only their repetitions
+    whole: bool = False
 
 
 class Worker:
-    """A side that waits in its own process."""
+    """A side that waits in its own process, prepared for its ``work``; its stderr goes to ``log``."""
 
     def __init__(self, work: Work, log: TextIO) -> None:
         command = [sys.executable, "-m", "sprec.bench.worker", json.dumps(asdict(work))]
@@ -48,7 +55,7 @@ class Worker:
         self._read()
 
     def repeat(self, *, count: bool = False) -> Answer:
-        """Do it once, and count its operations if asked to."""
+        """Do the work once, and ``count`` its operations if asked to."""
         stdin = self.process.stdin
         if stdin is not None and self.process.poll() is None:
             stdin.write(f"{COUNT if count else ''}\n")
@@ -56,7 +63,7 @@ class Worker:
         return self._read()
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self.process.communicate()
 
     def _read(self) -> Answer:
@@ -72,7 +79,7 @@ class Worker:
 
 @contextmanager
 def working(work: Work, log: TextIO) -> Iterator[Worker]:
-    """A worker for the length of a block."""
+    """A :class:`Worker` of a ``work`` and a ``log`` for the length of a block."""
     worker = Worker(work, log)
     try:
         worker.ready()
@@ -85,10 +92,12 @@ def working(work: Work, log: TextIO) -> Iterator[Worker]:
 
 
 def compare(part: Part, repeats: int, log: TextIO, progress: Bar) -> dict[str, Any]:
-    """Run a part: one repetition of each side in turn, after one that does not count.
+    """Run a ``part``: ``repeats`` repetitions of each side in turn, after one that does not count.
+
+    The output of the sides goes to ``log``; ``progress`` advances by one per repetition.
 
     Raises:
-        UserError: the sides do not compute the same, or one of them ended.
+        UserError: the sides do not compute the same, one of them ended, or memory ran out.
     """
     measure = _whole if part.whole else _resident
     answers = measure(part, repeats, log, progress)
@@ -148,10 +157,12 @@ def _once(work: Work, log: TextIO) -> Answer:
 
 
 def check_same(part: Part, peer: str, ours: Answer, theirs: Answer) -> None:
-    """The losses of both sides agree, step by step: after the first one they also compare the gradients. So do answers.
+    """Refuse a ``part`` in which the answers or losses of the engine (``ours``) and a ``peer`` (``theirs``) differ.
+
+    Losses are compared step by step; from the second on they depend on the gradients.
 
     Raises:
-        UserError: they do not.
+        UserError: names the first difference.
     """
     limit = CLOSE if precision(part.engine.device) == "fp32" else BF16_CLOSE
     losses = zip(ours["losses"], theirs["losses"], strict=bool(theirs["losses"]))
@@ -207,7 +218,7 @@ def _share_alike(ours: Answer, theirs: Answer) -> float | None:
 
 
 def _alike(one: Any, two: Any) -> bool:
-    """Equal items, texts up to where the shorter limit cut ours, log-probabilities that bf16 cannot tell apart."""
+    """Whether items are equal, texts up to where our limit cut them, log-probabilities up to bf16's precision."""
     if isinstance(one, float):
         return bool(abs(one - two) <= BF16_CLOSE * abs(two))
     if isinstance(one, str):
@@ -216,10 +227,16 @@ def _alike(one: Any, two: Any) -> bool:
 
 
 def parts(base: Work, names: Sequence[str], negatives: Sequence[int], peers: Sequence[str] = ()) -> list[Part]:
-    """The comparisons that a list of names asks for, with some peers or with all.
+    """The comparisons of these ``names``.
+
+    Args:
+        base: the work that all share.
+        names: of parts; all if empty.
+        negatives: their numbers in the preference part.
+        peers: those to compare with; all by default.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown part or peer.
     """
     for peer in peers:
         if peer not in PEERS:

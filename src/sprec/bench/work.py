@@ -1,4 +1,4 @@
-"""The work that both sides do: a model, real prompts and answers, as files that a process of its own can read."""
+"""The work of both sides: a model, real prompts and answers, as files that another process can read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,8 @@ MICRO = 8
 """Rows of a peer's micro-batch on CPUs, where larger ones are slower; a GPU gets a whole step."""
 COUNT = "count"
 """The line that asks a side to count the operations of a repetition."""
-_TEMPLATES = 4  # copies of the template that the tokenizer learns from: about as many tokens as with Llama's
-_PARTS_OF_WORDS = ("30m", "1b")  # 8,000 tokens that may reach over spaces would swallow the whole template
+_TEMPLATES = 4  # copies of the template in the tokenizer's training text: gives it about as many tokens as Llama's
+_PARTS_OF_WORDS = ("30m", "1b")  # if their 8,000 tokens could contain spaces, one would be the whole template
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Work:
         samples: training examples or cases.
         negatives: rejected answers per prompt (the preference stage only).
         batch: prompts per optimiser step.
-        tokens: most tokens that the engine reads at once when it trains and scores.
+        tokens: maximum number that the engine reads at once when it trains and scores.
         device: where to run.
     """
 
@@ -78,14 +78,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Texts:
-    """n prompts, their right answers, and K wrong ones each."""
+    """Training data as text.
+
+    Attributes:
+        prompts: n of them.
+        chosen: their right answers.
+        rejected: K wrong answers for each.
+    """
 
     prompts: list[str]
     chosen: list[str]
     rejected: list[list[str]]
 
     def groups(self, policy: Policy, negatives: bool) -> list[PromptGroup]:
-        """As prompt groups, with or without the wrong answers."""
+        """The prompt groups in a ``policy``'s tokens, with the wrong answers if ``negatives``."""
         asked, answers = policy.encode_prompts(self.prompts), policy.encode_completions(self.chosen)
         if not negatives:
             return [PromptGroup(ask, (answer,)) for ask, answer in zip(asked, answers, strict=True)]
@@ -94,7 +100,10 @@ class Texts:
 
 
 def read_texts(dataset: Dataset, samples: int, negatives: int) -> Texts:
-    """Prompts and targets of the first examples (train, then test, repeated if need be), uniform wrong answers."""
+    """Prompts and targets of the first ``samples`` examples of a ``dataset``, each with uniform ``negatives``.
+
+    Those of train come first, then test; they are repeated if there are too few.
+    """
     builder = PromptBuilder(dataset.catalog, dataset.wording)
     examples = _take(dataset.train + dataset.test, samples)
     wrong = np.random.default_rng(0).integers(len(dataset.catalog), size=(samples, negatives)).tolist()
@@ -110,7 +119,9 @@ def _take(split: Split, samples: int) -> Split:
 
 
 def make_model(folder: Path, size: Size, dataset: Dataset, device: str) -> int:
-    """Write a random model of a size, with a tokenizer for the titles and the template.
+    """Write a random model of a ``size``, made on the ``device``, to a ``folder``.
+
+    Its tokenizer is trained on the ``dataset``'s titles and on the template.
 
     Returns:
         The number of its parameters.

@@ -1,6 +1,6 @@
-"""A side in a process of its own: prepares its part, then does one repetition for each line it reads.
+"""A side in its own process: prepares its part, then does one repetition for each line it reads.
 
-The line ``count`` has its operations counted (on CPUs: what is compiled for a GPU cannot be looked into).
+The line ``count`` asks to count operations as well (on CPUs; code compiled for a GPU cannot be counted).
 Answers are JSON lines on standard output; whatever libraries print goes to standard error.
 """
 
@@ -17,7 +17,7 @@ from sprec.system.memory import shortages
 
 
 def prepared(work: Work) -> Callable[[], Timed]:
-    """The repetitions of a side: only what is asked for is imported, so that memory is the side's own."""
+    """The repetition of a ``work``; imports only what its side needs, so that its memory is its own."""
     if work.side == "engine":
         from sprec.bench import engine
 
@@ -52,7 +52,7 @@ def prepared(work: Work) -> Callable[[], Timed]:
 
 
 def main() -> None:
-    """Read a work, then a line per repetition."""
+    """Prepare the work of the first argument, then do one repetition per line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     work = Work(**json.loads(sys.argv[1]))

@@ -24,7 +24,7 @@ _PAUSE = 0.5
 
 @contextmanager
 def alone(target: Path) -> Iterator[None]:
-    """Inside the block no other process that asks works on this file or folder; the second one waits for the first.
+    """Hold a lock on a file or folder: a second process that asks for it waits until the block ends.
 
     Args:
         target: the file or folder; its parent is made.
@@ -46,11 +46,11 @@ def alone(target: Path) -> Iterator[None]:
 
 @contextmanager
 def one_line(url: str, target: Path, by_hand: str) -> Iterator[None]:
-    """Turn what can go wrong on the way into one line.
+    """Turn errors of a download into one line.
 
     Args:
         url: what is downloaded; a password in it is not shown.
-        target: where to.
+        target: the file that is written.
         by_hand: what to do without a network.
 
     Raises:
@@ -67,11 +67,11 @@ def one_line(url: str, target: Path, by_hand: str) -> Iterator[None]:
 
 
 def download(url: str, part: Path) -> None:
-    """Download to a file, going on where it ends if the server can.
+    """Download to a file, continuing where it ends if the server can.
 
     Args:
         url: what is downloaded.
-        part: the file, whole or not when the call ends with an error.
+        part: the file; incomplete if the call fails.
 
     Raises:
         OSError: the server cannot be reached, the connection ends early, or the disk is full; ``part`` stays.
@@ -83,8 +83,8 @@ def download(url: str, part: Path) -> None:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":
-            return  # whole already: the process was stopped before it was checked
-        part.unlink()  # longer than the file: it is another one by now
+            return  # complete: the process was stopped before it checked the file
+        part.unlink()  # longer than the file, which must have changed
         have, answer = 0, ask(url, 0)
     with answer:
         have = have if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
@@ -101,12 +101,12 @@ def download(url: str, part: Path) -> None:
 
 
 def ask(url: str, start: int = 0, accept: str = "*/*") -> Any:
-    """The answer of a server.
+    """Send a request and return the server's response.
 
     Args:
-        url: what is asked for; a name and password in it are sent as HTTP's basic authentication.
-        start: the first byte that is wanted.
-        accept: kinds of content.
+        url: the address; a name and password in it are sent as HTTP basic authentication.
+        start: the first byte to send.
+        accept: the accepted media types.
 
     Raises:
         OSError: the server cannot be reached, or refuses.
@@ -119,7 +119,7 @@ def ask(url: str, start: int = 0, accept: str = "*/*") -> Any:
 
 
 def _without_password(url: str) -> tuple[str, str]:
-    """An address, and the ``name:password`` that stood in it."""
+    """An address without its ``name:password``, and the latter."""
     with suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
         user, at, host = parts.netloc.rpartition("@")

@@ -11,10 +11,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]+")
 
 
 def printable(text: str) -> str:
-    """A text without what moves the cursor, colours, links or turns the direction of a terminal: spaces in its place.
+    """A text that is safe to print: terminal sequences are removed, control characters become spaces.
 
-    Sequences of terminals vanish whole. Marks of direction (left-to-right, right-to-left) and joiners stay: scripts
-    need them, and they reach no further than their neighbours.
+    Directional marks (left-to-right, right-to-left) and joiners stay: scripts need them, and they only affect their
+    neighbours. Overrides of the direction do not.
     """
     return _CONTROL.sub(" ", _SEQUENCE.sub("", text))
 
@@ -22,9 +22,8 @@ def printable(text: str) -> str:
 class UserError(Exception):
     """A mistake of the user (missing file, bad row, wrong key): one line that says what, where and what to do.
 
-    The command line prints the message without a traceback and exits with code 2. Everything else that is
-    raised is a bug and keeps its traceback. Line breaks and control characters (of file names, of rows that are quoted)
-    become spaces.
+    The command line prints the ``message`` without a traceback and exits with code 2. Any other exception is a bug and
+    keeps its traceback. Line breaks and control characters, as in file names and quoted rows, become spaces.
     """
 
     def __init__(self, message: str) -> None:

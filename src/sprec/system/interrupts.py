@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT: finish the step, write a checkpoint, leave; a second signal leaves at once.
 
-Work that can save itself runs inside :func:`patiently` and asks :func:`requested` between steps. Everywhere else the
-first signal leaves at once, too: what was written is whole, what was not is made again.
+Work that can save itself runs inside :func:`patiently` and asks :func:`requested` between steps. Elsewhere the first
+signal already ends the process at once: finished files are complete, and the rest is made again.
 """
 
 import os
@@ -18,7 +18,7 @@ _ASKING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to leave; what it has done so far is on the disk."""
+    """A signal, by its ``number``, asked this process to leave; what it has done so far is on the disk."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -47,12 +47,12 @@ def install() -> None:
 
 
 def end() -> None:
-    """The program has said its last word: a signal leaves at once, not in the middle of somebody's handler of exits."""
+    """The program is done: from now on a signal ends it at once, not in the middle of someone's exit handler."""
     _state.ended = True
 
 
 def _watch(told: int) -> None:
-    """End the process when its patience does: a handler waits for the end of a long product, this thread does not."""
+    """End the process when its time is up: a signal handler waits for a long matrix product to end, this thread not."""
     asked = 0
     while True:
         number = os.read(told, 1)[0]
@@ -79,16 +79,16 @@ def _leave_after(seconds: float, number: int) -> None:
 
 
 def requested() -> bool:
-    """Whether a signal came that waits for the end of the step."""
+    """Whether a signal came and waits for the step to end."""
     return _state.number != 0
 
 
 @contextmanager
 def patiently() -> Iterator[None]:
-    """Inside the block the first signal only sets :func:`requested`; the block leaves when it is ready.
+    """Inside the block the first signal only sets :func:`requested`; the block calls :func:`leave` when it is ready.
 
     Raises:
-        Interrupted: a signal came and the block ended without saying so.
+        Interrupted: a signal came, and the block ended without calling it.
     """
     _state.patient += 1
     try:
@@ -100,7 +100,7 @@ def patiently() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leave, now that all is saved.
+    """Leave, now that everything is saved.
 
     Raises:
         Interrupted: always.

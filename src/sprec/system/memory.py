@@ -1,4 +1,4 @@
-"""Memory: how it is kept between steps, what it looks like when it runs out, and how work goes on in smaller pieces."""
+"""Memory: keeping it between steps, noticing that it ran out, and going on in smaller pieces."""
 
 import ctypes
 import gc
@@ -18,17 +18,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a tensor did not fit, on a GPU or on the host."""
+    """Whether an ``error`` says that a tensor did not fit, on a GPU or on the host."""
     told = any(words in str(error) for words in ("allocate memory", "out of memory"))  # compilers wrap the error
     return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 @cache
 def keep_freed() -> None:
-    """Let the C library keep what a training step frees for the next one, where it is glibc.
+    """Let glibc keep the memory that a training step frees for the next one; nothing happens with other C libraries.
 
-    It would hand the blocks of activations back to the system at the end of a step and take them again in the next,
-    and to touch a page anew costs microseconds, most of all in virtual machines.
+    By default it returns the blocks of activations to the system after each step and requests them again in the next,
+    and the first access to a page costs microseconds, above all in virtual machines.
     """
     if sys.platform != "linux":
         return
@@ -40,9 +40,9 @@ def keep_freed() -> None:
 
 @contextmanager
 def settled() -> Iterator[None]:
-    """Inside the block a collection of garbage looks at new objects only.
+    """Inside the block garbage collection looks at new objects only.
 
-    The Trainer collects when it starts; a quarter of a second for all the objects that the libraries made.
+    The Trainer collects garbage when it starts, which takes a quarter of a second for all the libraries' objects.
     """
     gc.freeze()
     try:
@@ -65,7 +65,7 @@ def shortages() -> int:
 
 
 def free() -> None:
-    """Give cached blocks back, so that smaller pieces find room; called when memory has run out."""
+    """Release cached blocks, so that smaller pieces fit; called when memory has run out."""
     _shortages.count += 1
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -76,9 +76,9 @@ class Pieces:
     """Work on batches of rows, in smaller and smaller pieces once a batch did not fit in memory.
 
     Attributes:
-        work: one value per row; it does not depend on the rows beside it.
-        what: the work in the messages.
-        parts: pieces of a batch so far.
+        work: computes a value per row, which does not depend on the other rows.
+        what: names the work in messages.
+        parts: the number of pieces that batches are cut into, so far.
     """
 
     work: Callable[[list[int]], list[Any]]
@@ -86,7 +86,7 @@ class Pieces:
     parts: int = 1
 
     def __call__(self, rows: list[int]) -> list[Any]:
-        """The values of a batch, in order.
+        """The values of a batch of ``rows``, in order.
 
         Raises:
             UserError: a single row does not fit.

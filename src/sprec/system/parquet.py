@@ -1,4 +1,4 @@
-"""Parquet files under any name: polars takes ``[ ] * ?`` in a path for a pattern and ``~`` for a home."""
+"""Parquet files with any name: polars would read ``[ ] * ?`` in a path as a pattern and ``~`` as the home folder."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 def read_parquet(file: Path) -> pl.DataFrame:
-    """Read this very file.
+    """Read the ``file`` of exactly this name.
 
     Raises:
         OSError: it cannot be read.
@@ -20,12 +20,12 @@ def read_parquet(file: Path) -> pl.DataFrame:
 
 
 def parse_parquet(content: bytes) -> pl.DataFrame:
-    """The table that these bytes of a Parquet file hold: those that were hashed, not those that are there by now."""
+    """The table in the ``content`` of a Parquet file: the bytes that were hashed, not what the file holds by now."""
     return pl.read_parquet(io.BytesIO(content))
 
 
 def write_parquet(frame: pl.DataFrame, file: Path) -> None:
-    """Write this very file.
+    """Write a ``frame`` to the ``file`` of exactly this name.
 
     Raises:
         OSError: it cannot be written; a full disk may also be a polars ``ComputeError``.

@@ -6,14 +6,14 @@ from pathlib import Path
 from sprec.system.errors import UserError
 
 LONGEST = 255 - len("..01234567.tmp")
-"""Bytes of a name that leave room for what :func:`sprec.system.storage.replacing` puts around it."""
+"""Longest name in bytes; leaves room for what :func:`sprec.system.storage.replacing` adds to it."""
 
 
 def require_path(path: Path | str) -> Path:
     """Return ``path`` if files can have such a name.
 
     Raises:
-        UserError: a null character in it, a name that is not UTF-8 or one that is too long.
+        UserError: it has a null character, or a name that is not UTF-8 or too long.
     """
     text = str(path)
     if "\0" in text:
@@ -27,10 +27,10 @@ def require_path(path: Path | str) -> Path:
 
 
 def require_name(name: str) -> str:
-    """Return the name of a dataset if folders can be called so: it names folders inside of others.
+    """Return the ``name`` of a dataset if folders can have it.
 
     Raises:
-        UserError: it is empty, too long, starts with a dot, or holds a slash, a control character or no UTF-8.
+        UserError: it is empty or too long, starts with a dot, contains a slash or a control character, or is not UTF-8.
     """
     if not _is_utf8(name):
         raise UserError(f"{_shown(name)} has a name that is not UTF-8; rename it")
@@ -45,7 +45,7 @@ def require_name(name: str) -> str:
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8 come as lone surrogates
+    except UnicodeEncodeError:  # bytes that are not UTF-8 appear as lone surrogates
         return False
     return True
 

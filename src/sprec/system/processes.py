@@ -1,7 +1,7 @@
-"""Several processes (torchrun, accelerate launch): who writes, who takes what, how results come together.
+"""Several processes (torchrun, accelerate launch): which one writes, how they share batches and merge results.
 
-Alone, every function here is free. With others, all processes walk through the same stages in the same order; each
-takes its share of the batches, and only the first one writes.
+A single process pays nothing for these functions. Several go through the same stages in the same order; each takes its
+share of the batches, and only the first one writes.
 """
 
 import atexit
@@ -26,7 +26,7 @@ def start(cpu: bool) -> None:
     """Join the other processes, if a launcher started some.
 
     Args:
-        cpu: talk over gloo even where there are GPUs.
+        cpu: use gloo even where there are GPUs.
     """
     if launched() > 1 and not dist.is_initialized():
         from accelerate import PartialState
@@ -37,7 +37,7 @@ def start(cpu: bool) -> None:
 
 
 def launched() -> int:
-    """The number of processes that a launcher started for one run, before they have met, too."""
+    """The number of processes that a launcher started for one run, whether or not they have joined yet."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -57,12 +57,12 @@ def first() -> bool:
 
 
 def share(batches: Sequence[T]) -> list[T]:
-    """The batches of this process: every ``world``-th one, so that long and short ones are spread."""
+    """This process's share of the ``batches``: every :func:`world`-th one, so that long and short ones are spread."""
     return list(batches[rank() :: world()])
 
 
 def merge(own: dict[int, T]) -> dict[int, T]:
-    """The entries of all processes, on each of them."""
+    """The entries of all processes, on each of them: the union of every process's ``own``, whose keys differ."""
     if world() == 1:
         return own
     parts: list[dict[int, T]] = [{}] * world()
@@ -71,7 +71,7 @@ def merge(own: dict[int, T]) -> dict[int, T]:
 
 
 def agree(value: T) -> T:
-    """What the first process says; the others wait for it."""
+    """The first process's ``value``, on all of them."""
     if world() == 1:
         return value
     said = [value]
@@ -80,10 +80,10 @@ def agree(value: T) -> T:
 
 
 def by_first(work: Callable[[], T]) -> T:
-    """Let the first process do something, and tell the others what came out; if it fails, all end.
+    """Do ``work`` in the first process and return its result on all of them; if it fails, all end.
 
     Raises:
-        SystemExit: on the others, when the first one failed; it says why.
+        SystemExit: on the others, when the first one failed and says why.
     """
     if world() == 1:
         return work()
@@ -102,7 +102,7 @@ def by_first(work: Callable[[], T]) -> T:
 
 
 def total(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums over the processes."""
+    """Each of the ``values`` summed over the processes; ``device`` is where this process computes."""
     if world() == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64, device=device)

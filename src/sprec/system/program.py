@@ -1,4 +1,4 @@
-"""How a process of ours ends: in one line and a code, whatever happened."""
+"""How a process ends: with one line and an exit code, whatever happened."""
 
 import errno
 import os
@@ -10,10 +10,10 @@ from sprec.system.errors import UserError
 
 
 def program(name: str, work: Callable[[], None]) -> None:
-    """Do the work of a process: user mistakes end in one line and exit code 2, signals in 128 + their number.
+    """Do the ``work`` of a process: user mistakes end in one line and exit code 2, signals in 128 + their number.
 
-    What the operating system refused on the way (a full disk behind the output) is one line, too. A reader who has
-    closed the pipe wants no more: that ends the process without a word, as SIGPIPE would.
+    The line begins with ``name``. Errors of the operating system (a full disk behind the output) are one line, too. A
+    closed pipe ends the process silently, as SIGPIPE would.
 
     Raises:
         SystemExit: with that code.
@@ -26,7 +26,7 @@ def program(name: str, work: Callable[[], None]) -> None:
             sys.stdout.flush()
     except OSError as error:
         _silence()
-        if error.errno is None:  # made by a library, about something else
+        if error.errno is None:  # raised by a library, about something else
             raise
         if error.errno != errno.EPIPE:
             print(f"{name}: {UserError(str(error))}", file=sys.stderr)
@@ -42,5 +42,5 @@ def program(name: str, work: Callable[[], None]) -> None:
 
 
 def _silence() -> None:
-    """Point the output to nowhere: what is left in its buffer would fail once more when the interpreter ends."""
+    """Discard further output: what is left in the buffer would fail again when the interpreter exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

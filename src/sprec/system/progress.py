@@ -24,7 +24,18 @@ EVERY = 60.0
 
 @dataclass
 class Bar:
-    """A running progress bar: call :meth:`advance` as work is done."""
+    """A running progress bar: call :meth:`advance` as work is done.
+
+    Attributes:
+        description: of the work.
+        total: units of work; None if unknown.
+        eta: whether the time left can be told from the pace.
+        progress: what draws the bar.
+        task: its number there.
+        started: seconds, by the monotonic clock.
+        done: units so far.
+        note: shown behind the bar.
+    """
 
     description: str
     total: float | None
@@ -41,7 +52,7 @@ class Bar:
         self.progress.update(self.task, advance=amount, note=note)
 
     def line(self) -> str:
-        """What is done, how far it is, and when it will be ready, in words."""
+        """The bar as a line of text."""
         elapsed = time.monotonic() - self.started
         parts = [f"{self.done:,.0f}" if self.total is None else f"{self.done:,.0f} of {self.total:,.0f}"]
         parts.append(f"after {_duration(elapsed)}")
@@ -54,12 +65,12 @@ class Bar:
 def bar(description: str, total: float | None, *, eta: bool = True) -> Iterator[Bar]:
     """Show a bar with elapsed time and ETA while the block runs; a line a minute when stderr is not a terminal.
 
-    Of bars inside of each other the lines tell of the outer one.
+    Of nested bars the lines show the outermost.
 
     Args:
-        description: what is done.
-        total: units of it; None if unknown.
-        eta: units take about equally long, so that the time left can be told from their pace.
+        description: of the work.
+        total: units of work; None if unknown.
+        eta: units take about equally long, so that the time left can be told from the pace.
     """
     columns = (
         TextColumn("{task.description:<28}"),
@@ -80,21 +91,21 @@ def bar(description: str, total: float | None, *, eta: bool = True) -> Iterator[
 
 
 class _Watcher:
-    """Prints a line of the outermost running bar now and then, from a thread that dies with the process."""
+    """Prints a line about the outermost running bar every minute, from a daemon thread."""
 
     def __init__(self) -> None:
         self._running: list[Bar] = []
         self._thread = threading.Thread()
 
     def watch(self, shown: Bar) -> None:
-        """Tell of this bar, too."""
+        """Include a bar."""
         self._running.append(shown)
         if not self._thread.is_alive():  # never started, or lost in a fork
             self._thread = threading.Thread(target=self._tell, daemon=True)
             self._thread.start()
 
     def forget(self, shown: Bar) -> None:
-        """The work is done."""
+        """Leave out a bar whose work is done."""
         if shown in self._running:
             self._running.remove(shown)
 
@@ -116,5 +127,5 @@ def _duration(seconds: float) -> str:
 
 
 def say(message: str) -> None:
-    """Print one line of news (a finished stage, a counted warning) to stderr."""
+    """Print a one-line ``message`` (a finished stage, a warning) to stderr."""
     console.print(message, soft_wrap=True, markup=False)

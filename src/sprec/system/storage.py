@@ -1,8 +1,8 @@
 """Files that are written whole or not at all, and folders that are verified before they are trusted.
 
 A folder is filled as a hidden sibling, every file and directory is synced, a manifest with the sha256 and the size of
-each file comes last, then one rename puts it in place. What a process that was killed left behind is recognised by
-the lock that died with it, and swept by the next writer.
+each file comes last, then one rename puts it in place. The leftovers of a killed process are recognised by their lock,
+which died with it, and removed by the next writer.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>tmp|old)")
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A folder to fill that takes the place of ``target`` when the block ends well, and vanishes when it does not.
+    """A folder to fill, which replaces ``target`` when the block succeeds and is removed when it fails.
 
-    What was at ``target`` survives until its successor is complete and on the disk.
+    The old ``target`` stays until its successor is complete and on the disk.
 
     Raises:
         OSError: nothing can be written here.
@@ -54,8 +54,8 @@ def replacing(target: Path) -> Iterator[Path]:
 def _claimed(target: Path, tries: int = 3) -> tuple[Path, int]:
     """A new folder beside ``target`` and the handle that holds its lock.
 
-    Another process may sweep it between its making and its lock: then it is gone, and the next one is tried. The last
-    one is taken without a lock, for file systems that have none.
+    Another process may remove it before it is locked; then the next one is tried. The last one is used without a lock,
+    for file systems that have none.
     """
     scratch = _sibling(target, "tmp")
     scratch.mkdir()
@@ -86,7 +86,7 @@ def _put(scratch: Path, target: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder: at once for everyone who looks, then file by file."""
+    """Remove a ``folder``: renamed first, so that nobody sees half of it, then file by file."""
     if folder.exists():
         gone = _sibling(folder, "tmp")
         folder.rename(gone)
@@ -94,27 +94,27 @@ def discard(folder: Path) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name is one of those that files and folders have until they are complete."""
+    """Whether files and folders have such a ``name`` until they are complete."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 def sweep(parent: Path, name: str | None = None) -> None:
-    """Remove what killed writers of ``name`` (None: of anything) left in a folder.
+    """Remove from the folder ``parent`` what killed writers of ``name`` (None: of anything) left there.
 
-    A writer that is alive holds the lock of its folder; who sweeps holds it until the folder is gone. A killed writer
-    may have moved the old content away and not yet put the new one in place: then the old content comes back.
+    A live writer holds the lock of its folder, and :func:`sweep` holds it until the folder is gone. If a writer was
+    killed after it had moved the old content away and before the new one was in place, the old content is restored.
     """
     for entry in sorted(parent.iterdir()) if parent.is_dir() else []:
         left = _LEFTOVER.fullmatch(entry.name)
         if left and name in (None, left["name"]):
-            with contextlib.suppress(FileNotFoundError), _free(entry) as free:  # not found: somebody else swept it
+            with contextlib.suppress(FileNotFoundError), _free(entry) as free:  # not found: another process removed it
                 if free:
                     _clear(entry, parent / left["name"], left["kind"])
 
 
 @contextmanager
 def _free(entry: Path) -> Iterator[bool]:
-    """Whether nobody writes here; inside the block nobody begins to."""
+    """Whether nobody writes here; nobody can begin to inside the block."""
     handle = os.open(entry, os.O_RDONLY)
     try:
         yield _lock(handle)
@@ -134,13 +134,13 @@ def _clear(entry: Path, target: Path, kind: str) -> None:
 def lock(file: Path, held: ExitStack) -> str:
     """Take the lock of a file for as long as ``held`` lasts; it dies with the process that holds it.
 
-    Where the file system has no locks, everybody gets it.
+    On a file system without locks everybody gets it.
 
     Returns:
-        Who has the lock (process and machine), if somebody else does; else nothing.
+        The process and machine that hold the lock, if another one does; else an empty string.
 
     Raises:
-        OSError: the file cannot be written, or it is a symbolic link: its target is not ours to empty.
+        OSError: the file cannot be written, or is a symbolic link, whose target must not be emptied.
     """
     with ExitStack() as opened:
         own = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -152,7 +152,7 @@ def lock(file: Path, held: ExitStack) -> str:
             return handle.read().strip() or "unknown"
         except OSError:  # no locks here
             pass
-        if not _is_at(handle.fileno(), file):  # its last holder removed it before this lock was taken
+        if not _is_at(handle.fileno(), file):  # its last holder removed it before it was locked here
             return lock(file, held)
         handle.truncate(0)
         handle.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
@@ -162,7 +162,7 @@ def lock(file: Path, held: ExitStack) -> str:
 
 
 def _is_at(handle: int, file: Path) -> bool:
-    """Whether an open file is the one that is found by this name."""
+    """Whether an open file is the one of this name."""
     try:
         return os.path.samestat(os.fstat(handle), file.stat())
     except FileNotFoundError:
@@ -178,10 +178,10 @@ def _lock(handle: int) -> bool:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Put a finished folder at ``target`` too, by hard links (by copying where the file system has none).
+    """Put the finished folder ``source`` at ``target``, too, by hard links (by copying where there are none).
 
     Raises:
-        OSError: a file could not be written; then nothing is there.
+        OSError: a file could not be written; then there is no ``target``.
     """
     with replacing(target) as scratch:
         for path in sorted(source.rglob("*")):
@@ -202,26 +202,26 @@ def _link(file: Path, target: Path) -> None:
 
 
 def defined(value: Any) -> Any:
-    """Numbers, or dictionaries of them, with None for what is undefined: JSON has no NaN."""
+    """A ``value`` (a number, or nested dictionaries of them) with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
         return {key: defined(own) for key, own in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Write JSON: all of it or nothing."""
+    """Write ``content`` to a ``file`` as JSON, completely or not at all."""
     write_text(file, as_text(content))
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text: all of it or nothing."""
+    """Write a ``text`` to a ``file``, completely or not at all."""
     with replacing_file(file) as scratch:
         scratch.write_text(text, "utf-8")
 
 
 @contextmanager
 def replacing_file(file: Path) -> Iterator[Path]:
-    """A path to write that takes the place of ``file`` when the block ends well; leftovers of killed writers go.
+    """A path to write, which replaces ``file`` when the block succeeds; leftovers of killed writers are removed.
 
     Raises:
         OSError: nothing can be written here.
@@ -241,20 +241,20 @@ def replacing_file(file: Path) -> Iterator[Path]:
 
 
 def read_json(file: Path) -> Any:
-    """What :func:`write_json` wrote.
+    """The content of a ``file`` of :func:`write_json`.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
-        ValueError: it is no JSON, or nested more deeply than anything that was written here.
+        ValueError: it is not JSON, or nested too deeply.
     """
     return parsed(file.read_text("utf-8"))
 
 
 def parsed(text: str) -> Any:
-    """JSON from anywhere.
+    """The content of a ``text`` of JSON, from anywhere.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -263,14 +263,14 @@ def parsed(text: str) -> Any:
 
 
 def as_text(content: Any) -> str:
-    """JSON as it is written everywhere here; content that reads the same and looks different was edited."""
+    """``content`` as JSON in the one form that is written: a file with the same content in another form was edited."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None) -> None:
-    """Write the manifest of a folder, last: versions, the sha256 and size of each file (of ``names`` only, if given).
+    """Write the manifest of a ``folder``, its last file: ``about``, versions, the sha256 and size of each file.
 
-    With ``names`` other files may lie beside them; without, the folder holds what the manifest names and nothing else.
+    With ``names`` it covers these files, and others may lie beside them; without, the folder must hold no others.
     """
     chosen = [folder / name for name in names] if names is not None else sorted(folder.rglob("*"))
     files = {}
@@ -282,16 +282,16 @@ def seal(folder: Path, about: Mapping[str, Any], names: list[str] | None = None)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes results and writes files."""
+    """Versions of the packages that compute results and write files."""
     packages = ("sprec", "torch", "transformers", "tokenizers", "peft", "numpy", "polars")
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def newer(about: Any) -> str:
-    """Who wrote something, as the end of a sentence, if that was a newer version than this one; else nothing.
+    """The end of a sentence that names the version which wrote something, if it is newer than this one; else empty.
 
     Args:
-        about: content that names its ``versions``; anything else was written by nobody known.
+        about: content that names its ``versions``; anything else gives an empty string.
     """
     written = about.get("versions") if isinstance(about, Mapping) else None
     writer, own = written.get("sprec") if isinstance(written, Mapping) else None, version("sprec")
@@ -305,11 +305,11 @@ def _numbers(text: str) -> list[int]:
 
 
 def verify(folder: Path, *names: str) -> str:
-    """What is wrong with a sealed folder, in one line that names the file; empty if nothing is.
+    """What is wrong with a sealed folder, in one line that names the file; empty if it is intact.
 
     Args:
         folder: where the manifest is.
-        names: the files to check, by default all that the manifest lists.
+        names: the files to check; by default all that the manifest lists.
     """
     try:
         manifest = read_manifest(folder)
@@ -330,9 +330,9 @@ def verify(folder: Path, *names: str) -> str:
 
 
 def _stranger(folder: Path, entries: Mapping[str, Any], partial: bool) -> Path | None:
-    """A file that the manifest does not name, where it should name all: what loads a folder would read it too.
+    """A file that the manifest does not name although it should: whatever loads the folder would read it, too.
 
-    A partial manifest covers the folders below that it names files of. Hidden files (of file managers) do not count.
+    A partial manifest covers the subfolders of the files that it names. Hidden files (of file managers) do not count.
     """
     covered = {folder / PurePosixPath(name).parts[0] for name in entries if "/" in name} if partial else {folder}
     known = {folder / name for name in entries} | {folder / MANIFEST}
@@ -352,18 +352,18 @@ def _problem(file: Path, expected: Mapping[str, Any] | None) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder.
+    """The manifest of a sealed ``folder``.
 
     Raises:
         OSError: there is none.
-        ValueError: it is damaged: not what was written.
+        ValueError: it is damaged or was edited.
     """
     text = (folder / MANIFEST).read_text("utf-8")
     manifest = parsed(text)
     expected = manifest.pop("sha256", "") if isinstance(manifest, dict) else ""
     try:
         whole = expected == digest(manifest) and text == as_text(manifest | {"sha256": expected})
-    except RecursionError:  # reading may go deeper than writing
+    except RecursionError:  # JSON can be read at depths at which it cannot be written
         whole = False
     if not whole or not _is_manifest(manifest):
         raise ValueError(f"{folder / MANIFEST} is damaged or was edited")
@@ -371,7 +371,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _is_manifest(content: Mapping[str, Any]) -> bool:
-    """Whether this has the form of a manifest, of this version or another one."""
+    """Whether ``content`` has the form of a manifest, of this version or another."""
     files = content.get("files")
     return "format" in content and isinstance(files, dict) and all(map(_is_entry, files.values()))
 
@@ -381,12 +381,12 @@ def _is_entry(about: Any) -> bool:
 
 
 def digest(content: Any) -> str:
-    """The sha256 of JSON content, whatever the order of its keys."""
+    """The sha256 of JSON ``content``, whatever the order of its keys."""
     return sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def hash_of(file: Path) -> str:
-    """The sha256 of a file."""
+    """The sha256 of a ``file``."""
     with file.open("rb") as handle:
         content = sha256()
         while chunk := handle.read(1 << 20):
@@ -395,14 +395,14 @@ def hash_of(file: Path) -> str:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until a folder and all that is in it is on the disk."""
+    """Wait until a ``folder`` and everything in it is on the disk."""
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until the file ``path``, or the list of names if it is a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -412,10 +412,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def writing(what: Path, hint: str) -> Iterator[None]:
-    """Turn a full disk and other failures of writing into one line.
+    """Turn a full disk and other failures to write into one line.
 
     Raises:
-        UserError: what could not be written, why, and the hint.
+        UserError: names ``what`` could not be written, why, and the ``hint``.
     """
     try:
         yield
@@ -426,9 +426,9 @@ def writing(what: Path, hint: str) -> Iterator[None]:
 
 
 def _of_system(error: Exception) -> bool:
-    """Whether the operating system refused; libraries written in Rust wrap its errors in exceptions of their own."""
+    """Whether an error is the operating system's; libraries written in Rust wrap these in their own exceptions."""
     if isinstance(error, OSError):
-        own = error.errno is None  # made by a library, about something else: a model that is not there
+        own = error.errno is None  # raised by a library, about something else, such as a missing model
         return not own and not isinstance(error, ConnectionError | TimeoutError)
     return "(os error " in str(error) or "No space left on device" in str(error)
 

@@ -1,4 +1,4 @@
-"""How the threads of a product wait for each other: it depends on who else computes on the machine."""
+"""How the threads of a matrix product wait for each other, depending on what else runs on the machine."""
 
 import os
 import time
@@ -9,16 +9,17 @@ from pathlib import Path
 STAT = Path("/proc/stat")
 _BUSY = 0.5  # cores
 _MOMENT = 0.1  # seconds
-_LOOKS = 10  # a command of half a second beside this one is no reason to wait passively for hours
+_LOOKS = 10  # another command that takes half a second is no reason to wait passively for hours
 Ticks = tuple[int, int]
-"""Of all cores since the machine started: in processes, and altogether."""
+"""Ticks of all cores since the machine started: busy ones, and all."""
 
 
 def choose() -> None:
-    """Let waiting threads sleep where other processes compute, before PyTorch is imported; what is set stays.
+    """Let waiting threads sleep if other processes compute; call it before PyTorch is imported.
 
-    Alone, the default (spin a moment, then sleep) made a training step up to 2.8 times as fast on two cores; next to
-    a busy process it made it 1.5 to 10 times as slow (``research/log.md``).
+    With the machine to itself, the default (spin a moment, then sleep) makes a training step up to 2.8 times as fast on
+    two cores; beside a busy process it makes it 1.5 to 10 times as slow (``research/log.md``). A variable of the
+    environment that the user has set stays.
     """
     if "OMP_WAIT_POLICY" in os.environ or not STAT.exists():
         return
@@ -34,17 +35,17 @@ def _readings() -> Iterator[Ticks]:
 
 
 def always_busy(readings: Iterable[Ticks]) -> bool:
-    """Whether others computed between all readings; no further one is taken once they did not."""
+    """Whether other processes computed between any two ``readings``; stops reading as soon as they did not."""
     return all(busy_cores(*pair) >= _BUSY for pair in pairwise(readings))
 
 
 def ticks(stat: str) -> Ticks:
-    """Read the first line of ``/proc/stat``: user, nice, system, idle, waiting for input, interrupts, and so on."""
+    """Parse the first line of ``/proc/stat``, ``stat``: user, nice, system, idle, waiting for input, and so on."""
     numbers = [int(number) for number in stat.split("\n", 1)[0].split()[1:]]
     return sum(numbers[:3]), sum(numbers[:7])
 
 
 def busy_cores(before: Ticks, after: Ticks) -> float:
-    """How many cores were busy between two readings."""
+    """The mean number of busy cores between two readings, ``before`` and ``after``."""
     total = after[1] - before[1]
     return (os.cpu_count() or 1) * (after[0] - before[0]) / total if total else 0.0

@@ -43,7 +43,7 @@ def index_url() -> str:
     """The package index that pip is set to use: ``PIP_INDEX_URL``, else pip's configuration, else PyPI."""
     found = os.environ.get("PIP_INDEX_URL", "")
     if not found:
-        command = [sys.executable, "-m", "pip", "config", "list"]  # an environment may have no pip: nothing is listed
+        command = [sys.executable, "-m", "pip", "config", "list"]  # prints nothing where there is no pip
         listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
         given = dict(re.findall(r"^(\w+)\.index-url='(.+)'$", listed, re.MULTILINE))
         found = given.get("download") or given.get("global") or ""
@@ -51,11 +51,11 @@ def index_url() -> str:
 
 
 def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
-    """Download a wheel; what is there already is not downloaded again, and what was begun is continued.
+    """Download a wheel, unless it is there; an interrupted download is continued.
 
     Args:
         wheel: the file.
-        folder: where to.
+        folder: where it is put.
 
     Returns:
         The file.
@@ -84,7 +84,7 @@ def fetch_wheel(wheel: Wheel, folder: Path) -> Path:
 
 
 def _address(page: str, wheel: Wheel, by_hand: str) -> str:
-    """Where the index says that a wheel is (PEP 691, or the older pages of links of PEP 503)."""
+    """The address of a wheel according to the index (PEP 691, or the pages of links of PEP 503)."""
     with ask(page, accept=_KINDS) as answer:
         kind, text = answer.headers.get("Content-Type", ""), answer.read().decode("utf-8", "replace")
     try:

@@ -22,17 +22,17 @@ _PAUSE = 0.5
 
 
 def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..., Any], *arguments: Any) -> None:
-    """Call the same function in several processes, and return when all of them have.
+    """Call the same function in several processes, and return when all of them have returned.
 
     Args:
         count: of processes.
-        folder: for their news, ``worker-1.log`` and so on.
-        look: called again and again meanwhile.
-        work: knows how to leave alone what another process is at; a function of a module.
+        folder: for their logs, ``worker-1.log`` and so on.
+        look: called repeatedly meanwhile.
+        work: a function of a module, which skips what another process is working on.
         arguments: of ``work``.
 
     Raises:
-        UserError: one of them failed, here is what it said; the others were asked to stop, and have.
+        UserError: one of them failed; contains its last words. The others have been stopped.
     """
     with storage.writing(folder, "choose another -o"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
                 workers.append(worker)
             receive.close()
             tasks.append(send)
-        for task in tasks:  # only now: the first one waits until its worker has imported everything
+        for task in tasks:  # only now: sending blocks until the worker has imported everything
             with suppress(BrokenPipeError), task:
                 task.send((work, arguments))
         while any(worker.is_alive() for worker in workers):
@@ -67,11 +67,11 @@ def divide(count: int, folder: Path, look: Callable[[], None], work: Callable[..
 
 def _share(number: int, count: int) -> Mapping[str, str]:
     """The environment of a worker: what the user has set stays."""
-    import torch  # here, so that workers begin light
+    import torch  # here, so that workers start quickly
 
     share = {
         "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count)),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the news go into a file
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the output goes to a file
         "TRANSFORMERS_VERBOSITY": "error",
     } | dict(os.environ)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -92,14 +92,14 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started here never hears Ctrl-C, which a terminal sends to all: the parent hears it, and tells them.
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all: the parent stops them instead.
 
-    It hears it at the end of the block: a worker that is half started would complain that nobody says what to do.
+    The parent itself gets it at the end of the block: a half-started worker would complain that its pipe is closed.
     """
-    resource_tracker.ensure_running()  # or the first worker starts it, and it lets Ctrl-C through again
+    resource_tracker.ensure_running()  # otherwise the first worker starts it, and Ctrl-C gets through again
     came: list[int] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    own = signal.getsignal(signal.SIGINT)  # another thread may take the signal, and the handler runs in this one
+    own = signal.getsignal(signal.SIGINT)  # the handler runs in this thread whichever one receives the signal
     here = threading.current_thread() is threading.main_thread() and callable(own)
     if here:
         signal.signal(signal.SIGINT, lambda number, _: came.append(number))
@@ -114,7 +114,7 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _enter(number: int, log: Path, task: Connection) -> None:
-    """Where a worker begins."""
+    """Entry point of a worker."""
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -128,7 +128,7 @@ def _enter(number: int, log: Path, task: Connection) -> None:
 
 
 def _follow() -> None:
-    """Do not outlive the parent."""
+    """End when the parent does."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,9 +1,10 @@
 """What preference optimisation does to a distribution over items: Theorem 1 of the paper and what follows.
 
-Everything is tabular: one prompt, n items, p the distribution of the next item in the data, q that of the
-negatives, logits instead of a language model. The losses are the very objectives that train the models
-(:mod:`sprec.methods.objectives`), averaged over all (chosen, negatives) with their probabilities. All
-distributions have shape (n,), float64.
+Everything is tabular: one prompt, n items, logits instead of a language model. ``p`` is the distribution of the next
+item in the data, ``q`` that of the negatives, ``reference`` the reference policy, ``beta`` the strength of the pull to
+it, ``start`` the policy before the first of ``phases`` iterations. An ``objective`` is one that also trains the models
+(:mod:`sprec.methods.objectives`), averaged over all (chosen, negatives) with their probabilities. All distributions
+have shape (n,), float64.
 """
 
 import math
@@ -28,29 +29,29 @@ SFT_STEPS, SFT_RATE = 5, 0.5
 
 
 def zipf(items: int, exponent: float = 1.0) -> Distribution:
-    """A popularity distribution: p_i proportional to 1 / rank^exponent."""
+    """A popularity distribution over ``items`` items: p_i proportional to 1 / rank^exponent."""
     return normalised(np.arange(1, items + 1, dtype=np.float64) ** -exponent)
 
 
 def normalised(weights: Distribution) -> Distribution:
-    """Weights divided by their sum."""
+    """``weights`` divided by their sum."""
     shares: Distribution = np.asarray(weights, np.float64) / np.sum(weights)
     return shares
 
 
 def total_variation(a: Distribution, b: Distribution) -> float:
-    """Half the absolute difference: the probability mass that has to move to turn one into the other."""
+    """Half the sum of ``|a - b|``: the probability mass that has to move to turn ``a`` into ``b``."""
     return float(np.abs(a - b).sum() / 2)
 
 
 def effective_items(distribution: Distribution) -> float:
-    """exp(entropy): the number of equally likely items that would be as diverse."""
+    """exp(entropy) of a ``distribution``: the number of equally likely items that would be as diverse."""
     positive = distribution[distribution > 0]
     return math.exp(-float(positive @ np.log(positive)))
 
 
 def top(distribution: Distribution, count: int) -> float:
-    """Mass of the ``count`` most likely items."""
+    """Mass of the ``count`` most likely items of a ``distribution``."""
     return float(np.sort(distribution)[-count:].sum())
 
 
@@ -67,7 +68,7 @@ def optimum(p: Distribution, q: Distribution, reference: Distribution, beta: flo
 def population_loss(
     objective: PairLoss, logits: Tensor, reference: Distribution, p: Distribution, q: Distribution, negatives: int = 1
 ) -> Tensor:
-    """Expected loss over chosen ~ p and ``negatives`` independent negatives ~ q, by enumeration: n^(1+K) terms."""
+    """Expected loss of ``logits`` (n,) over chosen ~ p and K = ``negatives`` negatives ~ q, as n^(1+K) terms."""
     groups = torch.tensor(list(product(range(len(p)), repeat=1 + negatives)))
     chance = torch.from_numpy(p)[groups[:, 0]] * torch.from_numpy(q)[groups[:, 1:]].prod(1)
     policy = logits.log_softmax(0)[groups]
@@ -80,7 +81,8 @@ def minimise(
 ) -> Distribution:
     """The policy that minimises :func:`population_loss`, by damped Newton steps to a gradient below 1e-12.
 
-    Where p or q has zeros the optimum lies at infinity, and the result is close to its limit.
+    There are K = ``negatives`` per chosen item. Where p or q has zeros the optimum lies at infinity, and the result is
+    close to its limit.
 
     Raises:
         ArithmeticError: not converged within 200 steps.
@@ -124,7 +126,7 @@ def exact_phase(policy: Distribution, p: Distribution, beta: float) -> Distribut
 
 
 def negative_distribution(policy: Distribution, kind: Negatives) -> Distribution:
-    """Where the negatives come from: the policy, all items alike, or the policy's most likely item."""
+    """The distribution of the negatives by ``kind``: the ``policy``, all items alike, or the policy's likeliest item."""
     if kind == "sampled":
         return policy
     if kind == "uniform":
@@ -166,7 +168,10 @@ def phase(
 def self_play(
     start: Distribution, p: Distribution, kind: Negatives | None, phases: int, *, sft: bool = False, beta: float = 0.1
 ) -> list[Distribution]:
-    """The policies after 0, 1, ..., ``phases`` iterations; ``kind`` None is SFT only."""
+    """The policies after 0, 1, ..., ``phases`` iterations of :func:`phase` with negatives of a ``kind`` (None: no DPO).
+
+    ``sft`` puts an SFT part first in each.
+    """
     policies = [start]
     for _ in range(phases):
         drawn = None if kind is None else negative_distribution(policies[-1], kind)
@@ -183,7 +188,10 @@ def with_random_ratio(start: Distribution, p: Distribution, ratio: float, phases
 
 
 def random_ratio_fixed_point(p: Distribution, ratio: float) -> Distribution:
-    """Where :func:`with_random_ratio` ends: (p - r/n) / (1 - r), sharper than p; meaningless with an entry below 0."""
+    """Where :func:`with_random_ratio` ends: (p - r/n) / (1 - r), sharper than p; r is ``ratio``.
+
+    It is no distribution if an entry is below 0.
+    """
     fixed: Distribution = (p - ratio / len(p)) / (1 - ratio)
     return fixed
 

@@ -92,7 +92,7 @@ def importance() -> Finding:
 
 
 def exact_self_play() -> Finding:
-    """Self-play whose phases run to their optimum: stable for beta above one half only."""
+    """Self-play whose phases run to their optimum: stable only for beta above one half."""
     p, start, betas = dynamics.zipf(ITEMS), dynamics.normalised(dynamics.zipf(ITEMS) ** 1.5), (1, 0.6, 0.5, 0.4, 0.1)
     gaps, rows = [], []
     for beta in betas:
@@ -171,7 +171,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def draw(folder: Path) -> list[Path]:
-    """Draw Figure 2 into a folder and return the files: where DPO takes the data's distribution, and back.
+    """Draw Figure 2 into a ``folder`` and return the files: where DPO takes the data's distribution, and back.
 
     Raises:
         UserError: matplotlib is missing, or the folder cannot be written.
