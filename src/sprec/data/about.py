@@ -1,4 +1,4 @@
-"""``dataset.json``: what a dataset says of itself, checked before any of it is used."""
+"""``dataset.json``: the description of a dataset, checked before any of it is used."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Wording:
-    """How a domain speaks: one instruction for all users, and what stands around the titles of the history."""
+    """The words of a domain in prompts: an instruction, and what comes before and after the titles of the history."""
 
     instruction: str
     prefix: str
@@ -39,8 +39,11 @@ class About(BaseModel):
 def read_about(path: Path) -> About:
     """Read the ``dataset.json`` of a dataset.
 
+    Args:
+        path: folder of the dataset.
+
     Raises:
-        UserError: there is none, it is damaged, was edited or holds something else, or a newer version wrote it.
+        UserError: it is missing, damaged, edited or something else, or a newer version wrote it.
     """
     file = path / "dataset.json"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""A further log in the layout of the one that a dataset was made of, read with the choices of that import."""
+"""Another log in the layout of the one that a dataset was made from, read with the choices of that import."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from sprec.system.paths import require_path
 
 
 def columns_of(meta: Mapping[str, Any]) -> Columns:
-    """What the columns were called in the table that a dataset was made of; the usual names where it was no table.
+    """The column names of the table that a dataset was made from; the usual ones if it was not made from a table.
 
     Args:
         meta: of the dataset.
@@ -27,14 +27,14 @@ def columns_of(meta: Mapping[str, Any]) -> Columns:
 
 
 def read_again(source: Path, meta: Mapping[str, Any], faults: Faults) -> Events:
-    """Read a log as the one of a dataset was read: format, columns, which events count, repeats.
+    """Read a log in the way that a dataset's was read: format, columns, which events count, repeats.
 
-    Datasets that were not made of a log take a table with the columns user, item and time.
+    For datasets that were not made from a log it is a table with the columns user, item and time.
 
     Args:
         source: file or folder.
         meta: of the dataset.
-        faults: where rows that are left out are counted.
+        faults: counts the rows that are left out.
 
     Raises:
         UserError: what is wrong with the log, in one line.
@@ -53,7 +53,7 @@ def read_again(source: Path, meta: Mapping[str, Any], faults: Faults) -> Events:
 
 
 def read_goods(path: Path, meta: Mapping[str, Any]) -> Catalog:
-    """Read a list of items as that of a dataset was read: ids, titles (tidied as an import tidies them) and genres.
+    """Read a list of items in the way that a dataset's was read: ids, titles (cleaned as in an import) and genres.
 
     Args:
         path: a table with columns for the id, the title and perhaps the genres.

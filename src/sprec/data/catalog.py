@@ -15,7 +15,7 @@ from sprec.system.errors import UserError
 from sprec.system.parquet import read_parquet
 
 _CLOSE = 40
-"""Percent of the letters that a title must share, in order, with one that was looked for in vain."""
+"""A title is suggested for one that was not found if this percentage of their letters agree, in order."""
 _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "item_id": pl.Int64,
     "title": pl.String,
@@ -31,7 +31,7 @@ class Catalog:
     Attributes:
         titles: one title per item; two items may share a title.
         genres: the genres of each item, possibly none.
-        source_ids: the ids that the items had where they came from.
+        source_ids: the ids of the items in the source.
 
     Examples:
         >>> catalog = Catalog.of(["Dune", "Emma"], [["fantasy"], ["romance", "classics"]])
@@ -62,11 +62,11 @@ class Catalog:
 
     @cached_property
     def by_source_id(self) -> dict[str, int]:
-        """The id that an item had where it came from, to its id here."""
+        """The id of an item in the source, to its id here."""
         return {source: item for item, source in reversed(list(enumerate(self.source_ids)))}
 
     def locate(self, name: str) -> int | None:
-        """The item with this source id, or else with this title; None if there is neither.
+        """The item with this source id, else the one with this title; None if there is neither.
 
         Args:
             name: a source id, or a title as :meth:`lookup` takes it.
@@ -84,26 +84,25 @@ class Catalog:
 
     @property
     def sharing(self) -> int:
-        """How many items carry a title that another one carries, too."""
+        """How many items share their title with another one."""
         return len(self.twins)
 
     @cached_property
     def twins(self) -> dict[int, tuple[int, ...]]:
-        """Each item that shares its title to all items that carry it, itself among them."""
+        """Each item that shares its title, to all items with this title, itself included."""
         shared = (items for items in self.items_of_title.values() if len(items) > 1)
         return {item: items for items in shared for item in items}
 
     def lookup(self, title: str) -> int | None:
-        """The id of the item with this title, None if there is none.
+        """The id of the item with this ``title``, None if there is none.
 
-        What is looked up is tidied as an import tidies titles; case and invisible marks count only where several
-        titles differ by nothing else.
+        The title is cleaned as in an import; case and invisible marks count only if titles differ by nothing else.
         """
         found = self.by_title.get(title, self.by_title.get(clean_title(title)))
         return self._by_form.get(same_title(title)) if found is None else found
 
     def find(self, title: str) -> int:
-        """The id of the item with this title; see :meth:`lookup`.
+        """The id of the item with this ``title``; see :meth:`lookup`.
 
         Raises:
             UserError: no item has it; the message names the closest titles.
@@ -117,11 +116,11 @@ class Catalog:
 
     @cached_property
     def _by_form(self) -> dict[str, int]:
-        """What titles have in common however they are written, to the lowest item."""
+        """The form that all spellings of a title have in common, to its lowest item."""
         return {same_title(title): item for title, item in reversed(self.by_title.items())}
 
     def genre_matrix(self, selected: Sequence[str]) -> np.ndarray:
-        """Share of each item in each selected genre, shape (n, |selected|), rows sum to 1 or 0.
+        """Share of each item in each of the ``selected`` genres, shape (n, |selected|), rows sum to 1 or 0.
 
         An item counts 1/|g_i ∩ G| in each of its selected genres (paper, section on MGU).
         """
@@ -147,19 +146,22 @@ class Catalog:
 
     @classmethod
     def load(cls, path: Path) -> "Catalog":
-        """Read ``items.parquet``.
+        """Read the ``items.parquet`` of a dataset.
+
+        Args:
+            path: the file.
 
         Raises:
-            ValueError: it is no table of items that are numbered from 0.
+            ValueError: it is not a table of items that are numbered from 0.
         """
         return cls.of_frame(read_parquet(path))
 
     @classmethod
     def of_frame(cls, frame: pl.DataFrame) -> "Catalog":
-        """The catalog that :meth:`frame` gives back.
+        """The catalog of a ``frame`` as :meth:`frame` makes it.
 
         Raises:
-            ValueError: it is no table of items that are numbered from 0.
+            ValueError: it is not a table of items that are numbered from 0.
         """
         if {name: frame.schema.get(name) for name in _COLUMNS} != _COLUMNS:
             raise ValueError(f"columns must be {', '.join(_COLUMNS)}")
@@ -176,7 +178,7 @@ class Catalog:
 
     @classmethod
     def of(cls, titles: Iterable[str], genres: Iterable[Iterable[str]] | None = None) -> "Catalog":
-        """Build a catalog from titles (and genres), numbered in this order."""
+        """Build a catalog from ``titles`` (and their ``genres``), numbered in this order."""
         names = tuple(titles)
         kinds = tuple(tuple(g) for g in genres) if genres is not None else ((),) * len(names)
         return cls(names, kinds, tuple(str(i) for i in range(len(names))))

@@ -27,7 +27,7 @@ SPLITS = ("train", "valid", "test", "extra")
 
 
 class Example(NamedTuple):
-    """What a user did (item ids, oldest first) and the item that came next."""
+    """A user's ``history`` (item ids, oldest first) and the ``target``, the item that came next."""
 
     history: tuple[int, ...]
     target: int
@@ -37,9 +37,9 @@ class Split(Sequence[Example]):
     """A read-only sequence of examples, stored flat: all history items in one array.
 
     Args:
-        items: all histories behind each other, shape (sum of lengths,).
+        items: all histories one after the other, shape (sum of lengths,).
         offsets: where each history starts and the last one ends, shape (n+1,).
-        targets: the item that came next, shape (n,).
+        targets: the items that came next, shape (n,).
 
     Examples:
         >>> split = Split.of([([3, 1], 2), ([0], 3)])
@@ -58,7 +58,7 @@ class Split(Sequence[Example]):
 
     @classmethod
     def of(cls, examples: Iterable[tuple[Sequence[int], int]]) -> "Split":
-        """Build a split from (history, target) pairs."""
+        """Build a split from ``examples``, (history, target) pairs."""
         pairs = list(examples)
         lengths = [len(history) for history, _ in pairs]
         items = [item for history, _ in pairs for item in history]
@@ -82,11 +82,11 @@ class Split(Sequence[Example]):
         return (self[row] for row in range(len(self)))
 
     def history(self, row: int) -> np.ndarray:
-        """The history of one example: item ids, oldest first, shape (length,)."""
+        """The history of the example in a ``row``: item ids, oldest first, shape (length,)."""
         return self.items[self.offsets[row] : self.offsets[row + 1]]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "Split":
-        """The examples at these rows, in this order."""
+        """The examples in these ``rows``, in this order."""
         chosen = np.asarray(rows, dtype=np.int64)
         lengths = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -101,7 +101,7 @@ class Split(Sequence[Example]):
         )
 
     def frame(self, name: str) -> pl.DataFrame:
-        """The split as a table: split, history, target."""
+        """The split as a table: split (its ``name``), history, target."""
         flat, bounds = self.items.tolist(), self.offsets.tolist()
         histories = [flat[start:end] for start, end in itertools.pairwise(bounds)]
         return pl.DataFrame(

@@ -57,7 +57,7 @@ def first() -> bool:
 
 
 def share(batches: Sequence[T]) -> list[T]:
-    """This process's share of the ``batches``: every :func:`world`-th one, so that long and short ones are spread."""
+    """The share of the ``batches`` of this process: every :func:`world`-th one, so that long ones are spread."""
     return list(batches[rank() :: world()])
 
 

@@ -126,7 +126,7 @@ def exact_phase(policy: Distribution, p: Distribution, beta: float) -> Distribut
 
 
 def negative_distribution(policy: Distribution, kind: Negatives) -> Distribution:
-    """The distribution of the negatives by ``kind``: the ``policy``, all items alike, or the policy's likeliest item."""
+    """The distribution of the negatives of a ``kind``: the ``policy``, all items alike, or its likeliest item."""
     if kind == "sampled":
         return policy
     if kind == "uniform":
