@@ -15,7 +15,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Wording:
-    """The words of a domain in prompts: an instruction, and what comes before and after the titles of the history."""
+    """The words of a domain in prompts.
+
+    ``instruction`` is for all users, ``prefix`` and ``suffix`` enclose the titles of the history, which are ``noun``.
+    """
 
     instruction: str
     prefix: str

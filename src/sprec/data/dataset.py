@@ -173,7 +173,7 @@ class Dataset:
         return self.splits.get("extra", _EMPTY)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> "Dataset":
-        """Write the dataset directory: all of it or nothing. Returns the dataset with its hash.
+        """Write the dataset directory, completely or not at all. Returns the dataset with its hash.
 
         Raises:
             UserError: ``path`` exists and is not a dataset, or is one and ``overwrite`` is off.
@@ -207,10 +207,10 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path | str) -> "Dataset":
-        """Read a dataset directory and check its hashes and that every item of a row is one of the catalog.
+        """Read the dataset directory ``path``; check its hashes, and that every item of a row is in the catalog.
 
         Raises:
-            UserError: not a dataset, damaged, or written by a newer version.
+            UserError: it is not a dataset, is damaged, or was written by a newer version.
         """
         path = require_path(path)
         about = read_about(path)
@@ -233,12 +233,12 @@ _TABLES = ("items.parquet", "sequences.parquet")
 
 @contextmanager
 def whole_directory(path: Path) -> Iterator[Path]:
-    """A directory to write to that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """A directory to write to, which replaces ``path`` when the block succeeds and is removed when it fails.
 
-    What was at ``path`` is replaced, and survives until its successor is complete and on the disk.
+    The old ``path`` stays until its successor is complete and on the disk.
 
     Raises:
-        UserError: a full disk or another reason why nothing can be written.
+        UserError: nothing can be written, for example because the disk is full.
     """
     try:
         with storage.replacing(path) as scratch:
@@ -260,7 +260,7 @@ def _verified(file: Path, expected: str, digest: Any) -> bytes:
 
 
 def _splits_of(frame: pl.DataFrame, items: int) -> dict[str, Split]:
-    """The splits in a table, whose items are rows of a catalog of so many."""
+    """The splits in a table whose items must be in a catalog of this size."""
     columns = {"split": pl.String, "history": pl.List(pl.Int64), "target": pl.Int64}
     if {name: frame.schema.get(name) for name in columns} != columns:
         raise ValueError(f"columns must be {', '.join(columns)}")

@@ -1,8 +1,7 @@
 """A dataset without a download: real film titles, simulated users.
 
-Nobody watched anything here. The users are drawn so that the bias which self-play removes has something to
-grow on: a few hits and one franchise are watched by everyone, and who saw one part of a franchise often goes
-on with it.
+Nobody really watched these films. The users are drawn so that the bias which self-play removes can develop: a few hits
+and one franchise are watched by everyone, and users who saw one part of a franchise often continue with it.
 """
 
 import csv
@@ -24,7 +23,7 @@ TASTE = 3.0
 SAME_FRANCHISE = 2.0
 """Added for films of the franchise that the user saw last."""
 NEXT_PART = 2.5
-"""Added, besides, for the part that follows the one seen last."""
+"""Added for the part that follows the one seen last, on top of that."""
 FAN = 1.5
 """Added for films of the franchise that the user is a fan of."""
 FAVOURITE = "Star Wars"
@@ -62,7 +61,7 @@ def demo(
         history: films per history.
 
     Raises:
-        UserError: a size that cannot be.
+        UserError: an impossible size.
     """
     films = _read_films()
     if history < 1 or history >= len(films.catalog):
@@ -115,7 +114,7 @@ def _watch(films: _Films, users: int, steps: int, rng: np.random.Generator) -> n
 
 
 def _likes(films: _Films, users: int, rng: np.random.Generator) -> np.ndarray:
-    """What does not change while a user watches: log-weights of the films, shape (users, n)."""
+    """The log-weights of the films that do not change while a user watches, shape (users, n)."""
     kinds = sorted({genre for genres in films.catalog.genres for genre in genres})
     taste = rng.dirichlet(np.full(len(kinds), 0.3), size=users)
     fits = (taste / taste.max(axis=1, keepdims=True)) @ films.catalog.genre_matrix(kinds).T
@@ -126,7 +125,7 @@ def _likes(films: _Films, users: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _pull(films: _Films, last: np.ndarray) -> np.ndarray:
-    """What the film seen last adds to the log-weights, shape (users, n)."""
+    """The effect of the film seen last on the log-weights, shape (users, n)."""
     same = (films.franchise == films.franchise[last][:, None]) & (films.franchise[last] >= 0)[:, None]
     follows = same & (np.arange(len(films.fame)) == last[:, None] + 1)
     pull: np.ndarray = SAME_FRANCHISE * same + NEXT_PART * follows

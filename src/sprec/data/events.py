@@ -17,7 +17,7 @@ Ties = Literal["file", "shuffle"]
 
 @dataclass(frozen=True)
 class Events:
-    """``n`` interactions, those of a user behind each other, oldest first.
+    """``n`` interactions, grouped by user, oldest first.
 
     Attributes:
         user: numbers 0..|users|-1 in the order of the sorted ids, shape (n,), int32.
@@ -37,11 +37,11 @@ class Events:
         return len(self.item)
 
     def bounds(self) -> np.ndarray:
-        """Where the events of each user start and those of the last end, shape (|users|+1,)."""
+        """Where the events of each user start, and where the last user's end, shape (|users|+1,)."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.user, minlength=len(self.users)))])
 
     def where(self, keep: np.ndarray) -> "Events":
-        """The events that a boolean mask of shape (n,) keeps; users and items keep their numbers."""
+        """The events for which the mask ``keep``, shape (n,), is True; users and items keep their numbers."""
         if keep.all():
             return self
         return Events(self.user[keep], self.item[keep], self.time[keep], self.users, self.items)
@@ -58,14 +58,14 @@ def collect(
 
     Args:
         batches: see :class:`~sprec.data.readers.log.Log`.
-        min_rating: interactions rated lower, or without a rating that can be read, are left out.
-        ties: how events of a user at one time are ordered: as in the ``file``, or by a hash of user, time, item and
-            ``seed`` (``shuffle``), which the order of the rows does not change.
+        min_rating: interactions with a lower rating, or without a readable one, are left out.
+        ties: the order of a user's events with equal times: as in the ``file``, or by a hash of user, time, item and
+            ``seed`` (``shuffle``), which does not depend on the order of the rows.
         seed: of the hash.
-        faults: where interactions that are left out are counted.
+        faults: counts the interactions that are left out.
 
     Raises:
-        UserError: a minimum rating is asked for and there are no ratings, or no interaction is left.
+        UserError: there is a minimum rating but no ratings, or no interaction is left.
     """
     users, items = _Numbering(), _Numbering()
     columns: tuple[list[np.ndarray], ...] = ([], [], [])
@@ -97,20 +97,20 @@ def _rated(batch: pl.DataFrame, lowest: float, faults: Faults) -> pl.DataFrame:
 
 
 def _drain(chunks: list[np.ndarray]) -> np.ndarray:
-    """Join chunks and let go of them."""
+    """Join chunks, and free them."""
     joined = np.concatenate(chunks)
     chunks.clear()
     return joined
 
 
 class _Numbering:
-    """Numbers ids in the order in which they come, batch by batch; an integer and its digits are one id."""
+    """Numbers ids in the order of their appearance, batch by batch; an integer and its digits are the same id."""
 
     def __init__(self) -> None:
         self._known = pl.DataFrame()
 
     def number(self, ids: pl.Series) -> np.ndarray:
-        """The numbers of these ids, shape (len(ids),), int32."""
+        """The numbers of ``ids``, shape (len(ids),), int32."""
         if self._known.is_empty():
             self._known = pl.DataFrame({"id": ids.head(0)}).with_row_index("code")
         if ids.dtype != self._known["id"].dtype:
@@ -134,7 +134,7 @@ class _Numbering:
 def _sort(
     user: np.ndarray, item: np.ndarray, time: np.ndarray, ties: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort events by user and time, then by ``ties`` where given, else as they come; user and time as one integer.
+    """Sort events by user and time, then by ``ties`` if given, else in their order; user and time as one integer.
 
     User and time are packed into 63 bits where they fit, which is fast and small; times in their largest common unit.
     """
@@ -161,7 +161,7 @@ def _sort(
 
 
 def _hashes(user: np.ndarray, item: np.ndarray, time: np.ndarray, seed: int) -> np.ndarray:
-    """A number for each event that looks drawn at random and depends on nothing else, shape (n,), uint64."""
+    """A pseudo-random number for each event that depends only on the arguments, shape (n,), uint64."""
     mixed = np.full(len(user), np.random.default_rng(seed).integers(2**63), dtype=np.uint64)
     for column in (user, time, item):
         mixed = _mix(mixed ^ column.astype(np.uint64))
@@ -178,16 +178,16 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def tied(events: Events) -> np.ndarray:
-    """Which events share their time with another one of the same user (their order is not known), shape (n,), bool."""
+    """Which ``events`` share their time with another one of the same user (the order is unknown), shape (n,), bool."""
     same = (events.user[1:] == events.user[:-1]) & (events.time[1:] == events.time[:-1])
     mask: np.ndarray = np.append(same, False) | np.append(False, same)
     return mask
 
 
 def ascending(events: Events) -> float:
-    """Share of neighbours of one user at one time whose items stand in the order of their ids; 0 without such.
+    """Among neighbouring ``events`` of one user at one time, the share whose item ids ascend; 0 if there are none.
 
-    Near 1 where the file was sorted, which a model can learn; one half where the order of the file means nothing.
+    Near 1 if the file was sorted by item, which a model can learn; one half if the order of the file is random.
     """
     same = (events.user[1:] == events.user[:-1]) & (events.time[1:] == events.time[:-1])
     return float(np.mean(events.item[1:][same] > events.item[:-1][same])) if same.any() else 0.0
@@ -198,8 +198,8 @@ def drop_repeats(events: Events, repeats: Repeats) -> Events:
 
     Args:
         events: sorted events.
-        repeats: ``keep`` what happened at another time, drop what follows itself (``consecutive``), or keep only the
-            ``first`` time that a user meets an item.
+        repeats: ``keep`` repeats at other times, drop items that follow themselves (``consecutive``), or keep only
+            the ``first`` event of a user with an item.
     """
     if repeats == "first":
         return events.where(previous(events) < 0)
@@ -211,10 +211,10 @@ def drop_repeats(events: Events, repeats: Repeats) -> Events:
 
 
 def _duplicates(events: Events) -> np.ndarray:
-    """Which events are there before with the same user, time and item, shape (n,), bool."""
+    """Which events repeat an earlier one with the same user, time and item, shape (n,), bool."""
     places = np.flatnonzero(tied(events))
     user, time, item = events.user[places], events.time[places], events.item[places]
-    order = np.lexsort((item, time, user))  # stable: of equal ones the first comes first
+    order = np.lexsort((item, time, user))  # stable: equal events stay in their order
     again = np.ones(max(0, len(order) - 1), dtype=bool)
     for column in (user, time, item):
         again &= column[order[1:]] == column[order[:-1]]
@@ -224,7 +224,7 @@ def _duplicates(events: Events) -> np.ndarray:
 
 
 def previous(events: Events) -> np.ndarray:
-    """Where the same user met the same item before, -1 if never, shape (n,)."""
+    """For each of the ``events``, the last one before it with the same user and item; -1 if none, shape (n,)."""
     key = events.user.astype(np.int64) * len(events.items) + events.item
     order = np.argsort(key, kind="stable")
     again = key[order[1:]] == key[order[:-1]]
@@ -234,7 +234,7 @@ def previous(events: Events) -> np.ndarray:
 
 
 def core(events: Events, k: int) -> Events:
-    """The largest part of the log in which every user and every item has at least ``k`` events.
+    """The largest part of the log ``events`` in which every user and every item has at least ``k`` events.
 
     Raises:
         UserError: nothing is left.
@@ -250,5 +250,5 @@ def core(events: Events, k: int) -> Events:
 
 
 def long_enough(events: Events, length: int) -> Events:
-    """The events of users with at least ``length`` of them."""
+    """The ``events`` of users who have at least ``length`` of them."""
     return events.where((np.bincount(events.user, minlength=len(events.users)) >= length)[events.user])

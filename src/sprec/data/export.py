@@ -1,4 +1,4 @@
-"""Datasets in the formats of others: the SPRec layout, RecBole's atomic files, TRL's JSON lines, plain Parquet."""
+"""Datasets in other formats: the SPRec layout, RecBole's atomic files, TRL's JSON lines, plain Parquet."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -25,14 +25,14 @@ def export(
     prompt: Callable[[Sequence[int]], str] | None = None,
     response: Callable[[int], str] | None = None,
 ) -> Path:
-    """Write a dataset to a new folder, all of it or nothing; returns the folder.
+    """Write a dataset to a new folder, completely or not at all; returns the folder.
 
     Args:
         dataset: what to write.
-        folder: where; it must not exist.
+        folder: must not exist yet.
         format: ``sprec``, ``recbole``, ``trl`` or ``parquet``.
-        prompt: a history (item ids) to its prompt, for ``trl``.
-        response: an item to its answer, for ``trl``.
+        prompt: turns a history (item ids) into its prompt, for ``trl``.
+        response: turns an item into its answer, for ``trl``.
 
     Raises:
         UserError: an unknown format, a folder that exists, or a full disk.
@@ -54,7 +54,7 @@ def export(
 
 
 def unique_titles(catalog: Catalog) -> list[str]:
-    """The titles, those that several items share with the item's id behind them."""
+    """The titles of a ``catalog``; a title that several items share is followed by the item's id."""
     return distinguish(catalog.titles, [None] * len(catalog), catalog.source_ids)
 
 
@@ -62,7 +62,7 @@ def _to_sprec(dataset: Dataset, folder: Path) -> None:
     """``data/NAME`` and ``eval/NAME`` as in the repository of SPRec; titles are unique (the format knows no ids)."""
     titles = unique_titles(dataset.catalog)
     records = {split: _records(dataset, rows, titles) for split, rows in dataset.splits.items()}
-    records["extra"] = records.get("valid", []) + records.get("extra", [])  # as theirs, which holds both
+    records["extra"] = records.get("valid", []) + records.get("extra", [])  # the official file holds both, too
     for split, name in _SPREC.items():
         _write_json(folder / "data" / dataset.name / f"{name}.json", records.get(split, []))
     facts = folder / "eval" / dataset.name
@@ -86,9 +86,9 @@ def _records(dataset: Dataset, split: Split, titles: Sequence[str]) -> list[dict
 
 
 def _to_recbole(dataset: Dataset, folder: Path) -> None:
-    """``NAME.item`` and, as RecBole's benchmark files, ``NAME.{train,valid,test,extra}.inter``, a window a line.
+    """``NAME.item`` and RecBole's benchmark files ``NAME.{train,valid,test,extra}.inter``, a window per line.
 
-    RecBole cuts lists at spaces: those inside a genre become no-break spaces.
+    RecBole splits lists at spaces, so spaces inside a genre become no-break spaces.
     """
     catalog, name = dataset.catalog, dataset.name
     spaced = any(character.isspace() for id_ in catalog.source_ids for character in id_)

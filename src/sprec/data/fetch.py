@@ -18,13 +18,13 @@ from sprec.system.paths import require_path
 from sprec.system.progress import say
 
 SUMS = "SHA256SUMS"
-"""Where the checksums of what was downloaded are kept, in the form that ``sha256sum -c`` reads."""
-_NAMED = 3  # files that a message names beside the one that failed
+"""The file with the checksums of the downloads, in the format of ``sha256sum -c``."""
+_NAMED = 3  # files that a message names besides the one that failed
 
 
 @dataclass(frozen=True)
 class File:
-    """One file to download: its address, its name below the folder, and its MD5 where the publisher tells it."""
+    """A file to download: its ``url``, its ``name`` in the folder, and its ``md5`` if the publisher gives it."""
 
     url: str
     name: str
@@ -32,7 +32,7 @@ class File:
 
     @classmethod
     def at(cls, url: str, md5: str = "") -> "File":
-        """A file that keeps the name it has at the publisher."""
+        """A file that keeps the publisher's name."""
         return cls(url, url.rsplit("/", 1)[-1], md5)
 
 
@@ -42,7 +42,7 @@ _GITHUB = "https://raw.githubusercontent.com/"
 _RECORDS = _GITHUB + "flora0110/CHES_DPO/{}/sampled_data/{}_{}.json"
 _COMMIT = "caa0aaeaf293989f24d4581e0dbbf54f98836f6d"
 _EARLIER = "9e1b7a8d312c0aa52432b7c8a1adf475c26da047"
-"""In this commit the validation files are the 512 rows of the paper; later 4,096 others took their names."""
+"""In this commit the validation files hold the paper's 512 rows; later ones hold 4,096 others."""
 _FACTS = {
     "Goodreads": "flora0110/Negative_Sampling/a14dfa7f94e1da07cace661a3614c36bb10d83f6/eval/Goodreads/{}.json",
     "MovieLens": "flora0110/SPRec/96dff9b5a42c6cc227d07fcee6b3d8813865bac0/eval/MovieLens/{}.json",
@@ -54,7 +54,7 @@ _STEAM_GAMES = File.at("https://cseweb.ucsd.edu/~wckang/steam_games.json.gz")
 
 
 def _sampled() -> tuple[File, ...]:
-    """The records and catalogues of the paper's four datasets that this project's results are made of."""
+    """The records and catalogs of the paper's four datasets, from which this project's results are made."""
     files = []
     for dataset, facts in _FACTS.items():
         for commit, there, here in (
@@ -79,7 +79,7 @@ SOURCES: dict[str, tuple[File, ...]] = {
     "steam-australia": (File.at(_UCSD + "data/steam/australian_users_items.json.gz"), _STEAM_GAMES),
     "sprec-sampled": _sampled(),
 }
-"""Names and files; besides, there are the families of :data:`PATTERNS` and ``sprec``, all that the authors publish."""
+"""Names and files. There are also the families of :data:`PATTERNS`, and ``sprec``: all files of the authors."""
 
 PATTERNS: dict[str, tuple[str, ...]] = {
     "goodreads-{}": (
@@ -107,11 +107,11 @@ ZENODO = "https://zenodo.org/api/records/14900102"
 
 
 def fetch(name: str, folder: Path) -> list[Path]:
-    """Download a source by name; what is there already and whole is not downloaded again.
+    """Download a source by ``name`` into a ``folder`` and return its files; complete files are not downloaded again.
 
     Raises:
-        UserError: an unknown name, a server that cannot be reached (the message says what to download by hand and
-            where to put it), a full disk, or a file that is not what its checksum says.
+        UserError: the name is unknown, the server cannot be reached (the message says what to download by hand and
+            where to put it), the disk is full, or a file does not have its checksum.
     """
     files = _zenodo(ZENODO, folder) if name == "sprec" else files_of(name)
     return fetch_files(files, folder)
@@ -121,7 +121,7 @@ def files_of(name: str) -> Sequence[File]:
     """The files of a source.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no source of this ``name``.
     """
     if name in SOURCES:
         return SOURCES[name]
@@ -134,7 +134,11 @@ def files_of(name: str) -> Sequence[File]:
 
 
 def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
-    """Download files into a folder; see :func:`fetch`."""
+    """Download ``files`` into a ``folder`` and return them; see :func:`fetch`.
+
+    Raises:
+        UserError: see :func:`fetch`.
+    """
     try:
         require_path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -144,13 +148,13 @@ def fetch_files(files: Iterable[File], folder: Path) -> list[Path]:
 
 
 def _fetch_file(wanted: Sequence[File], folder: Path) -> Path:
-    """Download the first of the files that are still wanted."""
+    """Download the first of the files that are still missing."""
     file, target = wanted[0], folder / wanted[0].name
     part = target.with_name(target.name + ".part")
-    if _is_there(target, file):  # without a lock: the folder may be one that nobody can write
+    if _is_there(target, file):  # without a lock: the folder may be read-only
         return target
     with one_line(file.url, target, _by_hand(wanted, folder)), alone(target):
-        if _is_there(target, file):  # by now: another process fetched it
+        if _is_there(target, file):  # another process has fetched it meanwhile
             return target
         download(file.url, part)
         found = _digest(part, "md5")
@@ -163,7 +167,7 @@ def _fetch_file(wanted: Sequence[File], folder: Path) -> Path:
 
 
 def _by_hand(wanted: Sequence[File], folder: Path) -> str:
-    """What to do without a network; of many files the first few are named."""
+    """What to do without a network; names the first few files."""
     others = [file for file in wanted[1:] if not (folder / file.name).exists()]
     text = f"download it by hand to {folder / wanted[0].name}"
     if not others:
@@ -186,7 +190,7 @@ def _is_there(target: Path, file: File) -> bool:
 
 
 def _is_whole(target: Path, file: File) -> bool:
-    """Whether a file has the publisher's checksum, else the one it had when it was downloaded, if that is known."""
+    """Whether a file has the publisher's checksum, or else the one recorded when it was downloaded, if any."""
     if file.md5:
         return _digest(target, "md5") == file.md5
     sums = target.with_name(SUMS)
@@ -199,14 +203,14 @@ def _is_whole(target: Path, file: File) -> bool:
 
 
 def _recorded(sums: Path) -> tuple[dict[str, str], bool]:
-    """The checksums of a file that say of what they are, by name, and whether all of its lines do."""
+    """The checksums in a file by name, and whether all of its lines are valid."""
     lines = sums.read_text("utf-8", errors="replace").splitlines() if sums.exists() else []
     found = [re.fullmatch("([0-9a-f]{64})  (.+)", line) for line in lines]
     return {entry[2]: entry[1] for entry in found if entry}, all(found)
 
 
 def _record(part: Path, target: Path) -> None:
-    """Note the checksum of a finished download, so that later damage shows."""
+    """Record the checksum of a finished download, so that later damage is noticed."""
     sums = target.with_name(SUMS)
     known, _ = _recorded(sums)
     known[target.name] = _digest(part, "sha256")
@@ -214,7 +218,7 @@ def _record(part: Path, target: Path) -> None:
 
 
 def _zenodo(record: str, folder: Path) -> list[File]:
-    """The files of a Zenodo record, by the address of its API; people find them on its page."""
+    """The files of a Zenodo record, given the address of its API; people find them on its page."""
     by_hand = f"download the files of {record.replace('/api/', '/')} by hand into {folder}"
     with one_line(record, folder, by_hand), ask(record) as answer:
         try:

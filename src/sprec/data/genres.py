@@ -1,4 +1,4 @@
-"""Which genres the fairness metrics look at: a given list, or the most frequent ones of the training set."""
+"""The genres of the fairness metrics: a given list, or the most frequent ones of the training set."""
 
 import itertools
 from collections import Counter
@@ -14,7 +14,7 @@ NO_GENRE = "(no genres listed)"
 
 
 def count_genres(catalog: Catalog, train: Split) -> Counter[str]:
-    """How often each genre occurs among the items of the training examples, histories and targets."""
+    """How often each genre of a ``catalog`` occurs among the items of ``train``, histories and targets."""
     seen = np.bincount(np.concatenate([train.items, train.targets]), minlength=len(catalog))
     counts: Counter[str] = Counter()
     for genres, times in zip(catalog.genres, seen.tolist(), strict=True):
@@ -24,7 +24,7 @@ def count_genres(catalog: Catalog, train: Split) -> Counter[str]:
 
 
 def select_genres(counts: Mapping[str, int], top: int = 10, exclude: Collection[str] = ()) -> tuple[str, ...]:
-    """The ``top`` most frequent genres that are not excluded; equal counts in alphabetical order.
+    """The ``top`` most frequent genres by ``counts``, those in ``exclude`` left out; ties in alphabetical order.
 
     The paper takes the 10 most popular categories of the training set (section on MGU).
     """
@@ -33,7 +33,7 @@ def select_genres(counts: Mapping[str, int], top: int = 10, exclude: Collection[
 
 
 def hierarchical_parents(catalog: Catalog, share: float = 0.99) -> set[str]:
-    """Genres that only repeat what finer genres say: parents of a hierarchy, like ``CDs & Vinyl`` among music genres.
+    """Genres of a ``catalog`` that contain finer ones: parents in a hierarchy, like ``CDs & Vinyl`` of music genres.
 
     A genre is inside a more frequent one if at least ``share`` of its items have both; a genre is a parent if at least
     ``share`` of its own items also have a genre inside it. (The paper removes "hierarchically related" categories
@@ -56,10 +56,10 @@ def hierarchical_parents(catalog: Catalog, share: float = 0.99) -> set[str]:
 
 
 def check_genres(catalog: Catalog, genres: Sequence[str]) -> tuple[str, ...]:
-    """Return a given list of genres, each once.
+    """Return a list of ``genres`` without repetitions.
 
     Raises:
-        UserError: a genre that no item has; the message names those there are.
+        UserError: no item of the ``catalog`` has one of them; the message names those that exist.
     """
     known = Counter(genre for kinds in catalog.genres for genre in kinds)
     for genre in genres:

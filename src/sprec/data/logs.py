@@ -1,4 +1,4 @@
-"""From a log to a dataset: read it, tidy titles, apply the protocol, select genres, and tell what was done."""
+"""From a log to a dataset: read it, clean titles, apply the protocol, select genres, and report what was done."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,13 +30,13 @@ READERS: dict[str, Callable[[Path, Faults], Log]] = {
     "steam": steam.read,
     "recbole": recbole.read,
 }
-"""Readers of published logs; anyone's own tables are read by :func:`sprec.data.readers.table.read`."""
+"""Readers of published logs; other tables are read by :func:`sprec.data.readers.table.read`."""
 
 
 _SHORTEST = 10
-"""Below it little of a title is left beside the ellipsis."""
+"""With fewer characters little of a title is left before the ellipsis."""
 _UNTITLED = 0.05
-"""Share of the interactions without a title above which the log and its list of items do not belong together."""
+"""If more than this share of the interactions lacks a title, log and list of items do not belong together."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Cleaning:
     """What to do with titles and genres.
 
     Attributes:
-        max_title: longer titles are cut at a word, in characters, 10 at least; 0 for no limit.
+        max_title: longer titles are cut at a word, in characters, at least 10; 0 for no limit.
         distinguish: tell items apart that share a title: by ``detail`` (year, author; then by id), by ``id``, or not.
-            What is added comes on top of ``max_title``.
-        drop_untitled: go on where more than 5% of the interactions are of items without a title.
-        unseen_items: keep items that nobody chose; None for the reader's choice.
+            The addition does not count towards ``max_title``.
+        drop_untitled: accept that more than 5% of the interactions are with items without a title.
+        unseen_items: keep items without interactions; None for the reader's choice.
         genres: the selected genres; None for the most frequent ones of the training examples.
         top: how many.
         exclude: genres that are never selected.
@@ -98,8 +98,8 @@ def import_log(
         items: the list of items (``table`` only).
         columns: names of columns (``table`` only).
         reading: how tables are read (``table`` only).
-        noun: what prompts call the items, if not as the format does.
-        verb: what users did with them.
+        noun: for the items in prompts; by default the format's.
+        verb: what users did with them; by default the format's.
 
     Raises:
         UserError: what is wrong with the files or the settings, in one line.
@@ -124,17 +124,18 @@ def import_log(
 
 
 def _of_windows(source: Path, name: str, cleaning: Cleaning, wording: Wording, faults: Faults) -> Dataset:
-    """A dataset of RecBole's benchmark files: no protocol applies, they are windows already."""
+    """A dataset from RecBole's benchmark files, which are windows already: no protocol applies."""
     catalog, splits = recbole.read_windows(source, faults)
     genres = _genres(catalog, splits["train"], cleaning)
     return Dataset(name, catalog, splits, genres, wording, faults.nonzero(), {"malformed": []})
 
 
 def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: Faults) -> Dataset:
-    """Apply a protocol to a log.
+    """Apply a ``protocol`` and ``cleaning`` to a log, and call the dataset ``name``.
 
-    ``Dataset.warnings`` counts everything that was dropped or repaired, ``Dataset.meta`` holds the counts of the whole
-    log (``log``: rows read, users, items, interactions, windows = ``sequences``), of its parts, and the settings.
+    ``Dataset.warnings`` counts everything that was dropped or repaired, ``faults`` included. ``Dataset.meta`` holds the
+    counts of the whole ``log`` (rows read, users, items, interactions, windows = ``sequences``), of its parts, and the
+    settings.
 
     Raises:
         UserError: nothing is left at some step, the log and the items do not fit together, a genre is unknown, or
@@ -171,7 +172,7 @@ def build(log: Log, name: str, protocol: Protocol, cleaning: Cleaning, faults: F
 
 
 def wording(noun: str, verb: str) -> Wording:
-    """How prompts speak of items that users have ``verb`` (watched, read, bought)."""
+    """The wording of prompts about items called ``noun`` (movies) that users have ``verb`` (watched, read, bought)."""
     return Wording(
         instruction=f"Given a list of {noun} the user has {verb} before, recommend new {noun} that the user may like.",
         prefix=f"The user has {verb} the following {noun} before: ",
@@ -181,7 +182,7 @@ def wording(noun: str, verb: str) -> Wording:
 
 
 def _chosen(items: pl.DataFrame, events: Events, keep_unseen: bool, faults: Faults) -> pl.DataFrame:
-    """The items that are worth tidying, each id once, in the order of the ids."""
+    """The items that are needed, each id once, in the order of the ids."""
     once = items.unique("item", keep="first", maintain_order=True)
     faults.add("items_listed_twice", count=len(items) - len(once))
     if not keep_unseen:
@@ -191,7 +192,7 @@ def _chosen(items: pl.DataFrame, events: Events, keep_unseen: bool, faults: Faul
 
 
 def _tidy(items: pl.DataFrame, cleaning: Cleaning, faults: Faults) -> pl.DataFrame:
-    """Clean titles; items without a usable one are dropped."""
+    """Clean titles and drop items without a usable one."""
     before = ["" if title is None or title in NOTHING else title for title in items["title"].to_list()]
     after = [clean_title(repair_scraped(title)) for title in before]
     faults.add("titles_tidied", count=sum(old != new for old, new in zip(before, after, strict=True)))
@@ -228,7 +229,7 @@ def _titled(events: Events, items: pl.DataFrame, listed: pl.DataFrame, faults: F
 
 
 def _pair(wanted: str, listed: pl.Series) -> str:
-    """An id of the log that has no title beside an id of the list, the one that it may stand for where there is one."""
+    """An id of the log without a title and an id of the list, the one that may be meant if there is one."""
     if wanted in listed:
         return f"the title of {wanted!r} cannot be used"
     alike = listed.filter(_bare(listed) == _bare(pl.Series([wanted])))
@@ -237,7 +238,7 @@ def _pair(wanted: str, listed: pl.Series) -> str:
 
 
 def _bare(ids: pl.Series) -> pl.Series:
-    """Ids without what spreadsheets and programs change in them: case, zeros in front, a decimal point behind."""
+    """Ids without what spreadsheets and programs change: case, leading zeros, a trailing decimal point."""
     return ids.str.to_lowercase().str.replace(r"\.0+$", "").str.replace(r"^0+", "")
 
 
@@ -254,7 +255,7 @@ def _filter(events: Events, protocol: Protocol, faults: Faults) -> Events:
 
 
 def _catalog(items: pl.DataFrame, events: Events, keep_unseen: bool) -> tuple[Catalog, np.ndarray]:
-    """The catalog, and its id of each item of the log (-1 for items that left it), shape (|items of the log|,)."""
+    """The catalog, and its id of each item of the log (-1 for dropped items), shape (|items of the log|,)."""
     seen = events.items.cast(pl.String).filter(pl.Series(np.bincount(events.item, minlength=len(events.items)) > 0))
     kept = items if keep_unseen else items.filter(pl.col("item").is_in(seen.implode()))
     numbered = kept.select("item").with_row_index("id")

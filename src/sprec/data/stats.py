@@ -1,4 +1,4 @@
-"""What a dataset is like: the paper's Table 1, counts, popularity skew, genre coverage, leakage, warnings."""
+"""Statistics of a dataset: the paper's Table 1, counts, popularity skew, genre coverage, leakage, warnings."""
 
 import math
 from datetime import datetime, timedelta
@@ -13,17 +13,17 @@ from sprec.data.dataset import SPLITS, Dataset, Split
 _EPOCH = datetime(1970, 1, 1)
 _PLAUSIBLE = "1990"
 _TIED, _SORTED = 0.01, 0.9
-"""Shares of ties, and of sorted neighbours among them, from which on their order is worth a word."""
+"""Shares of ties, and of sorted neighbours among them, from which their order is worth mentioning."""
 RUN = 4
 """A test row leaks if it shares this many consecutive items with a training row."""
 
 
 def stats(dataset: Dataset) -> dict[str, Any]:
-    """Describe a dataset in plain JSON types.
+    """Describe a ``dataset`` in plain JSON types.
 
-    ``table1`` are the columns of the paper's Table 1: of the whole log where the importer saw one
-    (``meta["log"]``), else of the sequences at hand, whose items count once per sequence they stand in.
-    ``late_training_targets`` are those later than the first test target; None where the importer saw no times.
+    ``table1`` are the columns of the paper's Table 1: of the whole log if the importer saw one (``meta["log"]``), else
+    of the sequences, whose items count once per sequence. ``late_training_targets`` are those later than the first test
+    target; None if the importer saw no times.
     """
     splits = {name: dataset.splits.get(name, Split.of([])) for name in SPLITS}
     sequences = sum(len(split) for split in splits.values())
@@ -52,9 +52,10 @@ def stats(dataset: Dataset) -> dict[str, Any]:
 
 
 def when(dataset: Dataset) -> dict[str, Any] | None:
-    """The ``first`` and ``last`` moment of the log (ISO, UTC), how many interactions are ``tied`` (share user and time
-    with another one), their ``share``, and the share of neighbours among them that are ``ascending`` (in the order of
-    their ids); None where the importer saw no times.
+    """The times of a ``dataset``'s log; None if the importer saw none.
+
+    ``first`` and ``last`` (ISO, UTC), how many interactions are ``tied`` (share user and time with another one), their
+    ``share``, and the share of neighbours among them that are ``ascending`` (in the order of their ids).
     """
     times, log = dataset.meta.get("time"), dataset.meta.get("log", {})
     if not isinstance(times, dict) or not log:
@@ -68,7 +69,7 @@ def when(dataset: Dataset) -> dict[str, Any] | None:
 
 
 def period(times: dict[str, Any]) -> str:
-    """:func:`when` in a line."""
+    """The ``times`` of :func:`when` in a line."""
     text = f"{times['first'][:10]} to {times['last'][:10]}"
     if times.get("tied"):
         text += f"; {times['share']:.1%} of the interactions have the same time as another one of the same user"
@@ -76,7 +77,7 @@ def period(times: dict[str, Any]) -> str:
 
 
 def doubts(times: dict[str, Any]) -> list[str]:
-    """What is odd about the times of :func:`when`, a line each."""
+    """What is odd about the ``times`` of :func:`when`, a line each."""
     found = []
     if times["first"] < _PLAUSIBLE:
         check = "is this the time column, and are its numbers Unix times?"
@@ -96,12 +97,12 @@ def _lengths(split: Split) -> dict[str, float]:
 
 
 def popularity(targets: np.ndarray, n: int) -> dict[str, float]:
-    """How unevenly targets fall on the ``n`` items of a catalog.
+    """How unevenly ``targets`` are distributed over the ``n`` items of a catalog.
 
     Returns:
-        ``top3`` and ``top1pct``: share of the targets that are among the 3 items, or the 1% of the items (at
-        least one), with most of them; ``gini`` over all items, those without a target included (0 even,
-        towards 1 all on one); ``distinct``: items that are a target. Shares are nan without targets.
+        ``top3`` and ``top1pct``: share of the targets that are one of the 3, or of the 1% (at least one), most frequent
+        items; ``gini`` over all items, those without a target included (0: even, towards 1: all on one item);
+        ``distinct``: items that are a target. Shares are nan without targets.
     """
     counts = np.sort(np.bincount(targets, minlength=n))
     total = int(counts.sum())
@@ -117,10 +118,10 @@ def popularity(targets: np.ndarray, n: int) -> dict[str, float]:
 
 
 def genre_coverage(catalog: Catalog, genres: tuple[str, ...], train: Split) -> dict[str, Any]:
-    """Share of items, and of the training targets, that have a selected genre; each genre's share of the
-    targets.
+    """Share of the items of a ``catalog`` and of the targets of ``train`` with a selected genre, one of ``genres``.
 
-    An item with several selected genres is shared between them (methods: GH and GP of the MGU metric).
+    Also each genre's share of the targets. An item with several selected genres is shared between them, as for GH and
+    GP of the metric MGU.
     """
     matrix = catalog.genre_matrix(genres)
     covered = matrix.sum(axis=1) > 0
@@ -134,7 +135,7 @@ def genre_coverage(catalog: Catalog, genres: tuple[str, ...], train: Split) -> d
 
 
 def leakage(train: Split, test: Split, run: int = RUN) -> dict[str, float]:
-    """Test rows (history and target) that share a run of consecutive items with a training row.
+    """Rows of ``test`` (history and target) that share ``run`` consecutive items with a row of ``train``.
 
     Returns:
         ``run``, the number of such ``rows`` and their ``share`` of the test rows.
@@ -144,7 +145,7 @@ def leakage(train: Split, test: Split, run: int = RUN) -> dict[str, float]:
 
 
 def overlapping(split: Split, other: Split, run: int = RUN) -> np.ndarray:
-    """Which rows share a run of consecutive items (history and target) with a row of the other split, (n,) bool."""
+    """Which rows of ``split`` share ``run`` consecutive items (history, target) with a row of ``other``, (n,) bool."""
     known, _ = _runs(other, run)
     asked, row = _runs(split, run)
     _, codes = np.unique(np.concatenate([known, asked]), axis=0, return_inverse=True)
@@ -153,7 +154,7 @@ def overlapping(split: Split, other: Split, run: int = RUN) -> np.ndarray:
 
 
 def _runs(split: Split, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """All runs of ``length`` items within a row, shape (m, length), and the rows they are from, shape (m,)."""
+    """All runs of ``length`` items within a row, shape (m, length), and their rows, shape (m,)."""
     items = np.insert(split.items, split.offsets[1:], split.targets)
     rows = np.repeat(np.arange(len(split)), np.diff(split.offsets) + 1)
     if len(items) < length:
@@ -163,7 +164,7 @@ def _runs(split: Split, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """Render :func:`stats` as text."""
+    """Render ``facts``, the result of :func:`stats`, as text."""
     lines = [facts["name"] + ("  (simulated users, not real behaviour)" if facts["simulated"] else ""), ""]
     lines += [*_columns(facts["table1"]), "", *_columns(facts["splits"]), ""]
     lengths, popular, leak = facts["history_length"], facts["popularity"], facts["leakage"]

@@ -1,4 +1,4 @@
-"""Titles as people read them: what scraping and wrong decoding left in them is repaired here."""
+"""Cleaning titles: repair what scraping and wrong decoding left in them."""
 
 import html
 import re
@@ -11,7 +11,7 @@ from sprec.system.errors import printable
 _SCRAPED_TAIL = '" />'
 _FIELD = re.compile(",(?! )")
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
-# as shops' pages were scraped: var aPageStart = ..., function () { ..., .a-row { ... }
+# from scraped pages of shops: var aPageStart = ..., function () { ..., .a-row { ... }
 _SCRIPT = re.compile(
     r"\bvar\s+[\w$]+\s*=|\bfunction\s*\w*\s*\([^)]*\)\s*\{|</?(?:script|style)\b|\bgetTime\(\)"
     r"|\b(?:document|window)\.\w+[.(=]|^\s*[.#@][\w-]+[^{}]*\{[^}]*:",
@@ -21,41 +21,43 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def clean_title(title: str) -> str:
-    """One clean line: HTML entities decoded (also those that were encoded twice), composed characters (NFC), no control
-    characters or sequences of terminals, no embedding or overriding of the direction, white space folded.
+    """A ``title`` as one clean line.
+
+    HTML entities are decoded (also doubly encoded ones), characters composed (NFC), white space folded; control
+    characters, terminal sequences and direction overrides are removed.
     """
     seen = None
-    while title != seen:  # each round leaves fewer characters, or none changed
+    while title != seen:  # ends: each round removes characters, or changes none
         seen = title
         title = printable(_ENTITY.sub(lambda found: html.unescape(found[0]), title))
     return unicodedata.normalize("NFC", " ".join(title.split()))
 
 
 def same_title(title: str) -> str:
-    """What two ways to write one title have in common: cleaned, without regard to case and to invisible marks."""
+    """A form that all spellings of a ``title`` share: cleaned, without case and invisible marks."""
     folded = unicodedata.normalize("NFC", clean_title(title).casefold())
     return "".join(letter for letter in folded if unicodedata.category(letter) != "Cf")
 
 
 def clean_genres(genres: Iterable[str]) -> tuple[str, ...]:
-    """Genres cleaned as titles are, each once, in their order."""
+    """The ``genres``, cleaned like titles, each once, in their order."""
     return tuple(dict.fromkeys(filter(None, map(clean_title, genres))))
 
 
 def is_broken(text: str) -> bool:
-    """Whether half of a character (a lone surrogate) is in it, which no file can hold."""
+    """Whether ``text`` contains a lone surrogate (half of a character), which cannot be encoded."""
     return _SURROGATE.search(text) is not None
 
 
 def is_junk(title: str) -> bool:
-    """Whether this is no title: no letter or digit, half of a character, the start of a tag, a script, a style."""
+    """Whether ``title`` is none: no letter or digit, a lone surrogate, the start of a tag, a script, a style."""
     if is_broken(title) or title.lstrip().startswith("<") or _SCRIPT.search(title):
         return True
     return not any(character.isalnum() for character in title)
 
 
 def repair_scraped(title: str) -> str:
-    """Turn a scraped attribute list (``Seal,Hits,Warner Bros.,...,Rock & Pop" />``) into ``Seal - Hits``.
+    """Turn a ``title`` that is a scraped attribute list (``Seal,Hits,Warner Bros.,...,Pop" />``) into ``Seal - Hits``.
 
     Fields are separated by commas without a space; the first two are the artist and the title.
     """
@@ -65,7 +67,7 @@ def repair_scraped(title: str) -> str:
 
 
 def repair_encoding(title: str) -> str:
-    """Undo UTF-8 bytes read as Latin-1 (``AmÃ©lie`` to ``Amélie``); other titles stay as they are."""
+    """Undo UTF-8 bytes read as Latin-1 in a ``title`` (``AmÃ©lie`` to ``Amélie``); others are unchanged."""
     try:
         return title.encode("latin-1").decode("utf-8")
     except (UnicodeEncodeError, UnicodeDecodeError):
@@ -73,7 +75,7 @@ def repair_encoding(title: str) -> str:
 
 
 def shorten(title: str, limit: int) -> str:
-    """Cut a title at a word so that it has at most ``limit`` characters, the ellipsis included."""
+    """Cut a ``title`` at a word so that it has at most ``limit`` characters, including the ellipsis."""
     if len(title) <= limit:
         return title
     head = title[: limit - 1]
@@ -81,7 +83,7 @@ def shorten(title: str, limit: int) -> str:
 
 
 def distinguish(titles: Sequence[str], details: Sequence[str | None], ids: Sequence[str]) -> list[str]:
-    """Make titles unique: those that several items share get their detail, those that still are shared their id."""
+    """Make ``titles`` unique: shared ones get the item's entry in ``details``, those still shared that in ``ids``."""
     detailed = _suffixed(titles, [f" ({detail})" if detail else "" for detail in details])
     return _suffixed(detailed, [f" [{id_}]" for id_ in ids])
 

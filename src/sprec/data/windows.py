@@ -1,8 +1,8 @@
 """The paper's protocol: a log of interactions becomes examples (the last items of a user, and the next one).
 
-Every user's events in order of time give one window per position that has enough history before it (paper, section on
-data; for MovieLens-10M 10,000,054 - 10 x 69,878 users = 9,301,274 windows). Windows are split by the time of their
-target and sampled; they are never all written out: a window is the position of its target in the sorted log.
+A user's events in order of time give one window per position with enough history before it (paper, section on data;
+for MovieLens-10M 10,000,054 - 10 x 69,878 users = 9,301,274 windows). Windows are split by the time of their target
+and sampled; a window is stored as the position of its target in the sorted log.
 """
 
 import math
@@ -19,12 +19,15 @@ PARTS = ("train", "valid", "test")
 _NO_WINDOW = len(PARTS)
 _BLOCK = 1 << 20
 _LONGEST = 100_000
-"""Items of a history; models read a few dozen."""
+"""Maximum items of a history; models read a few dozen."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many examples to draw of each part (paper: 4,096, 512 and 1,000); ``extra`` are further training ones."""
+    """How many examples to draw for ``train``, ``valid`` and ``test`` (paper: 4,096, 512, 1,000).
+
+    ``extra`` are further ones from the training part.
+    """
 
     train: int = 4096
     valid: int = 512
@@ -37,18 +40,18 @@ class Protocol:
     """How a log becomes a dataset.
 
     Attributes:
-        history: longest history, in items.
-        min_history: shortest history of a window; None for ``history`` (the paper's).
+        history: maximum length of a history, in items.
+        min_history: minimum length of a window's history; None for ``history`` (the paper's choice).
         min_length: users with fewer interactions are left out (paper: 10).
-        min_rating: interactions rated lower are left out.
+        min_rating: interactions with a lower rating are left out.
         core: keep only users and items with this many interactions each, repeatedly; 0 for all.
         repeats: see :func:`sprec.data.events.drop_repeats`.
-        ties: how interactions of a user at one time are ordered, see :func:`sprec.data.events.collect`.
+        ties: the order of a user's interactions with equal times, see :func:`sprec.data.events.collect`.
         drop_seen_targets: leave out windows whose target is in their history.
         windows: ``sliding``, one per position, or ``last``, one per user.
         split: by the ``time`` of the target (paper), ``leave-one-out`` (the last window of a user is for the test, the
             one before for validation) or by ``user``.
-        shares: of train, valid and test, where the split is by time or user (paper: 8:1:1).
+        shares: of train, valid and test, if the split is by time or user (paper: 8:1:1).
         sizes: examples to draw.
         seed: of the draws, of the split by user and of shuffled ties.
     """
@@ -75,7 +78,7 @@ class Protocol:
             raise UserError(f"history must be at most {_LONGEST:,} items, got {self.history:,}")
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise UserError(f"min_rating must be a number, got {self.min_rating}")
-        cut = self.shares[0] and self.shares[2] and abs(sum(self.shares) - 1) <= 1e-9  # not so where one is no number
+        cut = self.shares[0] and self.shares[2] and abs(sum(self.shares) - 1) <= 1e-9  # False if one is NaN
         if not cut or min(self.shares) < 0:
             raise UserError(f"shares must be positive and sum to 1, got {self.shares}")
         if min(asdict(self.sizes).values()) < 0 or not (self.sizes.train and self.sizes.test):
@@ -85,10 +88,10 @@ class Protocol:
 
 
 def find_windows(events: Events, protocol: Protocol) -> np.ndarray:
-    """Which events are the target of a window, a mask of shape (n,).
+    """Which ``events`` are the target of a window by the ``protocol``, a mask of shape (n,).
 
     Raises:
-        UserError: none is.
+        UserError: there is none.
     """
     bounds = events.bounds()
     starts, ends = bounds[:-1], bounds[1:]
@@ -109,7 +112,10 @@ def find_windows(events: Events, protocol: Protocol) -> np.ndarray:
 
 
 def assign(events: Events, windows: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """The part of each window (an index into :data:`PARTS`, 3 for events that are no target), shape (n,), uint8."""
+    """The part of each of the ``windows`` (a mask of ``events``) by the ``protocol``, shape (n,), uint8.
+
+    It is an index into :data:`PARTS`, 3 for events that are not a target.
+    """
     rules = {"time": _by_time, "leave-one-out": _leave_one_out, "user": _by_user}
     parts = np.full(len(events), _NO_WINDOW, dtype=np.uint8)
     parts[windows] = rules[protocol.split](events, windows, protocol)
@@ -155,8 +161,13 @@ def draw(events: Events, parts: np.ndarray, protocol: Protocol) -> dict[str, np.
 
     ``extra`` is drawn from the training part, disjoint from ``train``. A part smaller than its size is taken whole.
 
+    Args:
+        events: sorted events.
+        parts: of :func:`assign`.
+        protocol: has the sizes and the seed.
+
     Raises:
-        UserError: no window for training or for the test.
+        UserError: there is no window for training or for the test.
     """
     positions = {}
     wanted = (protocol.sizes.train + protocol.sizes.extra, protocol.sizes.valid, protocol.sizes.test)
@@ -173,7 +184,7 @@ def draw(events: Events, parts: np.ndarray, protocol: Protocol) -> dict[str, np.
 
 
 def _nth(mask: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """The positions of the ``ranks``-th True values (from 0), block by block so that they are never all listed."""
+    """The positions of the ``ranks``-th True values (from 0), block by block to save memory."""
     blocks = [mask[start : start + _BLOCK] for start in range(0, len(mask), _BLOCK)]
     before = np.concatenate([[0], np.cumsum([np.count_nonzero(block) for block in blocks])])
     block_of_rank = np.searchsorted(before, ranks, side="right") - 1
@@ -190,7 +201,7 @@ def examples(events: Events, targets: np.ndarray, history: int, item_ids: np.nda
     Args:
         events: sorted events.
         targets: positions, shape (m,).
-        history: longest history.
+        history: maximum length of a history.
         item_ids: the catalog's id of each item of the log, shape (|items|,).
     """
     starts = np.maximum(events.bounds()[events.user[targets]], targets - history)
@@ -201,6 +212,9 @@ def examples(events: Events, targets: np.ndarray, history: int, item_ids: np.nda
 
 
 def late_training_targets(events: Events, parts: np.ndarray) -> int:
-    """How many training windows have a target later than the earliest test target: 0 unless the split leaks time."""
+    """How many training windows of ``events`` have a target later than the earliest test target, by ``parts``.
+
+    It is 0 unless the split leaks the future.
+    """
     earliest = events.time[parts == PARTS.index("test")].min()
     return int(np.count_nonzero((events.time > earliest) & (parts == PARTS.index("train"))))

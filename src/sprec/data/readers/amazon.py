@@ -16,7 +16,7 @@ _SUFFIXES = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
 
 
 def read(source: Path, faults: Faults) -> Log:
-    """Open a folder with one file of reviews and one of metadata.
+    """Open the folder ``source`` with one file of reviews and one of metadata; dropped rows count in ``faults``.
 
     Raises:
         UserError: one of them is missing, or there are several.

@@ -1,4 +1,7 @@
-"""Columns as they come, made uniform: ids, times, genres; and rows that lack one of them, counted and dropped."""
+"""Make columns uniform (ids, times, genres), and count and drop rows that lack one of them.
+
+A ``source`` is the name of the log in messages, ``values`` are a column.
+"""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -11,7 +14,7 @@ from sprec.system.parquet import UNREADABLE
 
 NOTHING = frozenset(["", "nan", "NaN", "NAN", "null", "Null", "NULL", "none", "None", "NONE", "\\N"])
 NOTHING |= {"NA", "N/A", "n/a", "#N/A", "<NA>"}
-"""What databases and data frames write where there is nothing."""
+"""What databases and data frames write for a missing value."""
 
 _SECOND = 1_000_000_000
 _DATES = (
@@ -37,16 +40,16 @@ _DATES_WITH_ZONE = (
 def to_events(
     frames: Iterable[pl.DataFrame], source: str, faults: Faults, date_format: str = ""
 ) -> Iterator[pl.DataFrame]:
-    """Make batches with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers what ``Log.events`` promises.
+    """Turn batches with ``user``, ``item``, ``time``, perhaps ``rating`` and line numbers into those of ``Log.events``.
 
     Rows without a user, an item or a time are counted, the first few shown by line, and dropped. Without a column
     ``time`` the rows are numbered.
 
     Args:
         frames: the batches.
-        source: what messages call the log.
-        faults: where rows are counted.
-        date_format: how the times are written, with the marks of ``strftime``.
+        source: the name of the log in messages.
+        faults: counts the dropped rows.
+        date_format: of the times, with the codes of ``strftime``.
 
     Raises:
         UserError: negative ids, a column of a type that cannot be used, or no time of the first batch can be read.
@@ -103,7 +106,7 @@ def _complete_rows(frame: pl.DataFrame, columns: list[pl.Series], source: str, f
     if not events["user"].null_count() + events["item"].null_count() + events["time"].null_count():
         return events
     good = pl.Series([True]).new_from_index(0, len(events))
-    for name in ("user", "item", "time"):  # a row that lacks several counts as one without the first
+    for name in ("user", "item", "time"):  # a row that lacks several of them counts once, as lacking the first
         lacking = good & events[name].is_null()
         faults.add(f"interactions_dropped_without_{name}", count=int(lacking.sum() or 0))
         good &= ~lacking
@@ -115,10 +118,10 @@ def _complete_rows(frame: pl.DataFrame, columns: list[pl.Series], source: str, f
 
 
 def to_number(values: pl.Series, source: str) -> pl.Series:
-    """Numbers as floats, with decimal points or commas; null for what is none.
+    """Numbers as floats, with decimal points or commas; null for anything else.
 
     Raises:
-        UserError: a column of a type that holds no numbers.
+        UserError: the type of the column holds no numbers.
     """
     values = as_plain(values, source)
     numbers = values.cast(pl.Float64, strict=False)
@@ -132,7 +135,7 @@ def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.S
     """Categories and bytes as text, other values as they are.
 
     Raises:
-        UserError: lists, structures, bytes that are not UTF-8, or one of the ``others``; column and type are named.
+        UserError: lists, structures, bytes that are not UTF-8, or one of the ``others``; names column and type.
     """
     kind = values.dtype
     if kind in (pl.Categorical, pl.Enum, pl.Binary):
@@ -144,7 +147,7 @@ def as_plain(values: pl.Series, source: str, *others: type[pl.DataType]) -> pl.S
 
 
 def with_id(items: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
-    """The rows of a table of items that have an id, as a log has it but as text; the others are counted.
+    """The rows of a table of ``items`` with an id, as text in a log's form; others are counted in ``faults``.
 
     Raises:
         UserError: see :func:`to_id`.
@@ -155,12 +158,12 @@ def with_id(items: pl.DataFrame, source: str, faults: Faults) -> pl.DataFrame:
 
 
 def to_id(values: pl.Series, source: str) -> pl.Series:
-    """Ids as integers where all are numbers as programs write them, else as text; one of :data:`NOTHING` is no id.
+    """Ids as integers if all are canonical numbers, else as text; those in :data:`NOTHING` are missing.
 
-    Integers, which are quick, stand for their digits: who meets the same column as text again makes it text throughout.
+    Integers, which are faster, stand for their digits: if a later batch has text, the caller makes all of them text.
 
     Raises:
-        UserError: a column of a type that holds no ids.
+        UserError: the type of the column holds no ids.
     """
     values = as_plain(values, source)
     if values.dtype.is_float():
@@ -180,19 +183,19 @@ def to_id(values: pl.Series, source: str) -> pl.Series:
 
 
 def to_time(values: pl.Series, source: str, date_format: str = "") -> pl.Series:
-    """Times as nanoseconds since 1970, shape as given; null where unreadable or not between 1678 and 2261.
+    """Times as nanoseconds since 1970, shape as given; null if unreadable or not between 1678 and 2261.
 
     Dates, date texts (ISO, ``Wed Mar 01 12:00:00 -0800 2017``) and numbers are understood, each value by itself; the
-    unit of a number is the first of s, ms, us and ns in which it falls before the year 5138. Fractions of a number
-    count to the microsecond, those of a text to the nanosecond.
+    unit of a number is the first of s, ms, us and ns in which it falls before the year 5138. Numbers are precise to
+    the microsecond, texts to the nanosecond.
 
     Args:
         values: the column.
-        source: what messages call the log.
-        date_format: how texts are written, with the marks of ``strftime``.
+        source: the name of the log in messages.
+        date_format: of texts, with the codes of ``strftime``.
 
     Raises:
-        UserError: a column of a type that holds no moments, or an impossible format.
+        UserError: the type of the column holds no times, or the format is impossible.
     """
     values = as_plain(values, source, pl.Time, pl.Duration)
     if values.dtype.is_temporal():
@@ -213,20 +216,20 @@ def to_time(values: pl.Series, source: str, date_format: str = "") -> pl.Series:
 
 
 def _moments(values: pl.Series) -> pl.Series:
-    """Dates and moments as nanoseconds, null where those do not reach."""
+    """Dates and times as nanoseconds, null out of their range."""
     if isinstance(values.dtype, pl.Datetime) and values.dtype.time_unit == "ns":
         return values.dt.epoch("ns")
     return _times(values.dt.epoch("us"), 1000)
 
 
 def _times(values: pl.Series, unit: int) -> pl.Series:
-    """Integers of so many nanoseconds each; null where 64 bits do not hold them."""
+    """Integers in units of this many nanoseconds; null if 64 bits do not hold them."""
     most = (2**63 - 1) // unit
     return values.set((values > most) | (values < -most), None) * unit
 
 
 def _scale(numbers: pl.Series) -> pl.Series:
-    """Nanoseconds of numbers whose unit their size tells; what 64 bits do not hold (from 2262 on) is null."""
+    """Nanoseconds of numbers whose size tells their unit; null if 64 bits do not hold them (from 2262 on)."""
     if numbers.dtype.is_integer() and len(numbers) > numbers.null_count():
         low, high = numbers.min(), numbers.max()
         if isinstance(low, int) and isinstance(high, int) and -9.2e9 < low <= high < 9.2e9:  # all are seconds
@@ -239,7 +242,7 @@ def _scale(numbers: pl.Series) -> pl.Series:
 
 
 def _in_units(numbers: pl.Series, unit: int) -> pl.Expr:
-    """Numbers of so many nanoseconds each as whole nanoseconds; of floats only microseconds are true."""
+    """Numbers in units of this many nanoseconds as nanoseconds; floats are precise to the microsecond."""
     number = pl.col(numbers.name)
     if numbers.dtype.is_float() and unit > 1:
         return (number * (unit // 1000)).round().cast(pl.Int64, strict=False) * 1000
@@ -249,7 +252,7 @@ def _in_units(numbers: pl.Series, unit: int) -> pl.Expr:
 
 
 def _parse(texts: pl.Series, date_format: str) -> pl.Series:
-    """Texts that are written in one way."""
+    """Texts that all have one format."""
     zone = "UTC" if "%z" in date_format or "%#z" in date_format else None
     try:
         moments = texts.str.to_datetime(date_format, time_unit="us", time_zone=zone, strict=False)
@@ -276,7 +279,7 @@ def to_genres(values: pl.Series, source: str, separator: str = "|") -> pl.Series
     """Genres as lists of texts, each once, in their order; texts are split at ``separator``.
 
     Raises:
-        UserError: a column of a type that holds no texts, or lists of such.
+        UserError: the column holds neither texts nor lists of them.
     """
     listed = values.dtype == pl.List
     plain = as_plain(values.explode() if listed else values, source)

@@ -1,4 +1,4 @@
-"""Opening what users point at: a file is what its first bytes say, whatever it is called, and is read in pieces."""
+"""Opening users' files: the first bytes, not the name, tell what a file is, and it is read in pieces."""
 
 import codecs
 import contextlib
@@ -19,9 +19,9 @@ from sprec.system.progress import bar
 CHUNK = 1 << 24
 """Bytes that are read at once."""
 LONGEST_LINE = 1 << 26
-"""Bytes of a line or a field beyond which a file is no log."""
+"""A file with a longer line or field, in bytes, is not a log."""
 UNPACKED, RATIO = 1 << 28, 200
-"""An archive may unpack to so many bytes, and to so many times its own size (logs reach 20 times)."""
+"""An archive may unpack to this many bytes, and to this many times its own size (logs reach 20 times)."""
 
 DAMAGED = (
     EOFError,
@@ -33,7 +33,7 @@ DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""What reading raises on damaged bytes, on a password and on a method of compression that is not known."""
+"""Exceptions of reading damaged bytes, a file with a password or an unknown method of compression."""
 
 _GZIP = b"\x1f\x8b"
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # first: UTF-16's mark begins the first
@@ -63,9 +63,9 @@ class Source:
     """Bytes that can be read again from the start: a file, or a file in a zip.
 
     Attributes:
-        name: what messages call it.
+        name: for messages.
         open: opens it.
-        size: bytes that are stored.
+        size: in bytes, as stored.
     """
 
     name: str
@@ -77,7 +77,7 @@ def require_file(path: Path) -> Path:
     """Return ``path`` if it is a file.
 
     Raises:
-        UserError: it is missing or a folder, or files cannot have its name.
+        UserError: it is missing or a folder, or files cannot have this name.
     """
     if require_path(path).is_file():
         return path
@@ -85,10 +85,10 @@ def require_file(path: Path) -> Path:
 
 
 def source_of(path: Path) -> Source:
-    """A file to read.
+    """The file ``path`` as a source.
 
     Raises:
-        UserError: missing, a folder or empty.
+        UserError: it is missing, a folder or empty.
     """
     size = require_file(path).stat().st_size
     if not size:
@@ -97,7 +97,7 @@ def source_of(path: Path) -> Source:
 
 
 def start_of(path: Path, length: int = 1 << 12) -> bytes:
-    """The first bytes of a text, unpacked and as UTF-8; none where they cannot be read (who reads on will tell)."""
+    """The first ``length`` bytes of the text ``path``, unpacked and as UTF-8; empty if they cannot be read."""
     with contextlib.suppress(*DAMAGED), contextlib.closing(chunks(source_of(path), chunk=length)) as pieces:
         return next(pieces, b"")[:length]
     return b""
@@ -108,12 +108,11 @@ def chunks(source: Source, encoding: str = "", chunk: int = CHUNK) -> Generator[
 
     Args:
         source: what to read.
-        encoding: of the text; by default as its byte order mark says, else UTF-8 (which is not checked here).
-        chunk: bytes per piece, about.
+        encoding: of the text; by default according to its byte order mark, else UTF-8 (not checked here).
+        chunk: bytes per piece, roughly.
 
     Raises:
-        UserError: something that is no text, an encoding that does not exist or does not fit, or an archive that
-            unpacks to absurdly much.
+        UserError: it is not text, the encoding does not exist or does not fit, or an archive unpacks to an absurd size.
         BaseException: one of :data:`DAMAGED`.
     """
     with source.open() as raw, bar(f"reading {Path(source.name).name}", source.size) as progress:
@@ -139,7 +138,7 @@ def chunks(source: Source, encoding: str = "", chunk: int = CHUNK) -> Generator[
 
 
 def _decoder(start: bytes, encoding: str, name: str) -> Callable[[bytes], bytes]:
-    """How the pieces of a text that starts so become UTF-8; an empty piece is the last."""
+    """A function that turns the pieces of a text with this start into UTF-8; an empty piece is the last."""
     head = start[:16].lower()
     for mark, what in _FOREIGN:
         if head.startswith(mark.lower()):
@@ -165,19 +164,19 @@ def _decoder(start: bytes, encoding: str, name: str) -> Callable[[bytes], bytes]
 
 
 def refuse_bomb(name: str, unpacked: int, packed: int) -> None:
-    """Raise a UserError if an archive unpacks to absurdly much.
+    """Raise a UserError if an archive unpacks to an absurd size.
 
     Args:
-        name: what messages call it.
-        unpacked: bytes that come out.
-        packed: bytes that they are made of.
+        name: of the archive, for messages.
+        unpacked: bytes so far.
+        packed: bytes from which they were unpacked.
     """
     if unpacked > max(UNPACKED, RATIO * packed):
         raise UserError(f"{name} unpacks to more than {RATIO} times its size: not a log")
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON document.
+    """Read the file ``path``, one JSON document.
 
     Raises:
         UserError: missing, unreadable, not UTF-8, truncated or otherwise not JSON.
@@ -190,14 +189,18 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file complete?") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise UserError(f"{path} is not valid JSON: {error}") from error
     except RecursionError as error:
         raise UserError(f"{path} is not valid JSON: nested too deeply") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read one JSON document that must be an object."""
+    """Read the file ``path``, one JSON object.
+
+    Raises:
+        UserError: see :func:`read_json`; or it is not an object.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, found {type(content).__name__}")

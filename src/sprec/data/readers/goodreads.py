@@ -12,7 +12,9 @@ from sprec.system.errors import UserError
 
 
 def read(source: Path, faults: Faults) -> Log:
-    """Open a folder of UCSD Goodreads files; an interaction counts when the book was shelved (``date_added``).
+    """Open the folder ``source`` of UCSD Goodreads files; dropped rows count in ``faults``.
+
+    The time of an interaction is when the book was shelved (``date_added``).
 
     Raises:
         UserError: interactions or books are missing.
@@ -39,7 +41,7 @@ def _books(path: Path, genres: dict[str, list[str]], faults: Faults) -> Iterator
 
 
 def _genres(source: Path, faults: Faults) -> dict[str, list[str]]:
-    """Genres by book, the most voted first; none where the file is missing."""
+    """Genres by book, those with most votes first; none if the file is missing."""
     try:
         path = find_file(source, ["goodreads_book_genres*.json.gz", "goodreads_book_genres*.json"], "genres")
     except UserError:

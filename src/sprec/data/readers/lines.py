@@ -1,4 +1,4 @@
-"""Files of objects, one a line or in one array: JSON, or the Python literals that some publishers call JSON."""
+"""Files of objects, one per line or in one array: JSON, or the Python literals that some publishers call JSON."""
 
 import ast
 import codecs
@@ -17,7 +17,7 @@ from sprec.system.errors import UserError
 _RUN = re.compile(
     r"""((?:[^'"]*+'[^'"\\]*+')*+[^'"]*+)('[^'\\]*+(?:\\.[^'\\]*+)*+'|"[^"\\]*+(?:\\.[^"\\]*+)*+"|\Z)""", re.DOTALL
 )
-_SURROGATE = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")  # perhaps half of a pair
+_SURROGATE = re.compile(r"\\(?:u|U0000)[dD][89a-fA-F]")  # may be half of a pair
 _ARRAY_CHUNK = 1 << 20
 _OPENING = re.compile(rb"\s*(?:\{\s*[\"'}]|\[\s*[\[{\]])")  # a header may begin with [name], as SQL Server writes it
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -26,8 +26,12 @@ _BLANK = re.compile(r"[ \t\n\r]*")
 def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
     """Yield (line number from 1, line) of a plain or gzipped file, as UTF-8; blank lines are skipped.
 
+    Args:
+        path: the file.
+        encoding: see :func:`~sprec.data.readers.files.chunks`.
+
     Raises:
-        UserError: missing, empty, no text, a line without an end, or a damaged or cut-off archive.
+        UserError: it is missing, empty or not text, has an endless line, or is a damaged or incomplete archive.
     """
     source, number, rest = source_of(path), 0, b""
     try:
@@ -48,18 +52,21 @@ def read_lines(path: Path, encoding: str = "") -> Iterator[tuple[int, bytes]]:
 
 
 def holds_objects(path: Path) -> bool:
-    """Whether a file is JSON, by its name or by how it begins."""
+    """Whether the file ``path`` is JSON, by its name or its start."""
     plain = path.name.lower().removesuffix(".gz")
     return plain.endswith((".jsonl", ".ndjson", ".json")) or _OPENING.match(start_of(path)) is not None
 
 
 def read_objects(path: Path, faults: Faults, encoding: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of a file of JSON objects or Python dict literals, one a line, or of a JSON array.
+    """Yield (line number, object) of a file of JSON objects or Python dict literals, one per line, or of a JSON array.
 
-    Lines and elements that are no objects are counted.
+    Args:
+        path: the file.
+        faults: counts lines and elements that are not objects.
+        encoding: see :func:`read_lines`.
 
     Raises:
-        UserError: see :func:`read_lines`; or an array that is no JSON.
+        UserError: see :func:`read_lines`; or the array is not valid JSON.
     """
     if start_of(path).lstrip()[:1] == b"[":
         yield from _elements(path, faults, encoding)
@@ -67,7 +74,7 @@ def read_objects(path: Path, faults: Faults, encoding: str = "") -> Iterator[tup
     for number, line in read_lines(path, encoding):
         try:
             record = parse(line.decode("utf-8"))
-        except ValueError as error:  # of decoding, of JSON and of the literal alike
+        except ValueError as error:  # from decoding, JSON or the literal
             faults.add("malformed_lines", f"{path.name}:{number}: {error}")
             continue
         yield number, record
@@ -87,7 +94,7 @@ def _elements(path: Path, faults: Faults, encoding: str) -> Iterator[tuple[int, 
 
 
 class _Array:
-    """A JSON array that is never in memory as a whole."""
+    """A JSON array that is read piece by piece."""
 
     def __init__(self, path: Path, encoding: str) -> None:
         self._path = path
@@ -112,11 +119,11 @@ class _Array:
         self._at += 1
 
     def goes_on(self) -> bool:
-        """Whether anything follows what was read."""
+        """Whether anything follows the array."""
         return self._next() != ""
 
     def wrong(self, what: str) -> UserError:
-        """The error that names this place."""
+        """An error that names the current line."""
         return UserError(f"{self._path}:{self._line}: {what}")
 
     def _read(self, encoding: str) -> Iterator[str]:
@@ -130,13 +137,13 @@ class _Array:
             raise UserError(f"{self._path} is damaged or incomplete after line {self._line}: {error}") from error
 
     def _more(self) -> bool:
-        """Read on; forgets what is behind."""
+        """Read another piece and drop what has been parsed."""
         piece = next(self._pieces, None)
         self._text, self._at = self._text[self._at :] + (piece or ""), 0
         return piece is not None
 
     def _next(self) -> str:
-        """The next character that is no white space; it stays. Empty at the end."""
+        """The next character that is not white space, without consuming it; empty at the end."""
         while True:
             blank = _BLANK.match(self._text, self._at)
             assert blank is not None
@@ -168,12 +175,12 @@ class _Array:
 
 
 def parse(line: str) -> dict[str, Any]:
-    """The object on a line: JSON, else a Python literal. Nothing is ever evaluated.
+    """The object on a ``line``: JSON, else a Python literal. Nothing is ever evaluated.
 
-    Texts with half of a character (a lone surrogate), which no file can hold, become None.
+    Texts with a lone surrogate (half of a character), which cannot be encoded, become None.
 
     Raises:
-        ValueError: neither, or not an object.
+        ValueError: it is neither, or not an object.
     """
     try:
         try:
@@ -210,12 +217,12 @@ def _parse_literal(line: str) -> Any:
 
 
 def literal_to_json(line: str) -> str:
-    """Rewrite ``{u'a': "b's", 'c': None}`` as JSON: strings are requoted, the constants between them renamed.
+    """Rewrite a ``line`` like ``{u'a': "b's", 'c': None}`` as JSON: requote strings, rename the constants.
 
     Raises:
         ValueError: a string does not end.
     """
-    parts: list[str] = []  # in turns what stands between two strings and a string without its quotes
+    parts: list[str] = []  # alternately the text between two strings and a string without its quotes
     length = 0
     for plain, special in _RUN.findall(line):
         length += len(plain) + len(special)

@@ -1,4 +1,4 @@
-"""What every reader of raw logs hands over: batches of interactions, a table of items, and what was wrong."""
+"""What every reader of raw logs returns: batches of interactions, a table of items, and counts of faults."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ITEMS: dict[str, pl.DataType | type[pl.DataType]] = {
     "genres": pl.List(pl.String),
     "detail": pl.String,
 }
-"""The table of items; ``detail`` (a year, an author) can tell items apart that share a title."""
+"""The columns of a table of items; ``detail`` (a year, an author) can tell items apart that share a title."""
 
 LINE = "#line"
 """The column of line numbers in a batch, from 1 (exact where no field of a text file holds a line break)."""
@@ -25,13 +25,13 @@ EXAMPLES = 3
 
 @dataclass
 class Faults:
-    """Counts of what a reader repaired or dropped, and the first few places of each kind."""
+    """What a reader repaired or dropped: ``counts`` by kind, and ``examples``, the first few places of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, where: str = "", count: int = 1) -> None:
-        """Count a fault; ``where`` (file, line and why) is kept for the first few."""
+        """Add ``count`` faults of a ``kind``; ``where`` (file, line and why) is kept for the first few."""
         if count:
             self.counts[kind] += count
         if where and len(self.examples.setdefault(kind, [])) < EXAMPLES:
@@ -47,15 +47,15 @@ class Log:
     """A log of interactions as its files give it, not yet in memory.
 
     Attributes:
-        events: batches with the columns ``user`` and ``item`` (integers or text; an integer and its digits are one id),
-            ``time`` (nanoseconds since 1970) and, where there are ratings, ``rating``, in the order of the file; to be
-            read once.
-        items: the columns of :data:`ITEMS`.
-        noun: what the items are called in prompts.
+        events: batches with the columns ``user`` and ``item`` (integers or text; an integer and its digits are the same
+            id), ``time`` (nanoseconds since 1970) and, if there are ratings, ``rating``, in the order of the file; can
+            be read once.
+        items: has the columns of :data:`ITEMS`.
+        noun: for the items in prompts.
         verb: what users did with them ("The user has watched ...").
-        whole_catalog: whether ``items`` is the catalog of a platform, kept whole although nobody chose some of the
-            items (MovieLens), or a larger dump of metadata of which only the items in the log count (Amazon).
-        timed: whether the times are such, or only number the events of each user.
+        whole_catalog: whether ``items`` is the catalog of a platform, kept although some items have no interactions
+            (MovieLens), or a larger dump of metadata of which only the items in the log count (Amazon).
+        timed: whether the times are real, or only number the events of each user.
     """
 
     events: Iterator[pl.DataFrame]

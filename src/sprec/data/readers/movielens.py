@@ -51,7 +51,7 @@ _COMMAS = Dialect(",", quote='"', ragged=True)
 
 
 def read(source: Path, faults: Faults) -> Log:
-    """Open a MovieLens folder or zip.
+    """Open a MovieLens folder or zip, ``source``; dropped rows count in ``faults``.
 
     Raises:
         UserError: it holds no ratings of a known layout, or no movies.
@@ -105,7 +105,7 @@ class _Files:
         """The bytes of a file.
 
         Raises:
-            UserError: missing, empty, or absurdly large once it is unpacked.
+            UserError: it is missing, empty, or absurdly large once unpacked.
         """
         if name not in self:
             raise UserError(f"{self._source} holds no {name}")

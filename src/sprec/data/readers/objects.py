@@ -1,4 +1,4 @@
-"""Tables of events and items out of files of one object a line (Goodreads, Amazon, Steam)."""
+"""Tables of events and items from files with one object per line (Goodreads, Amazon, Steam)."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -22,14 +22,14 @@ BATCH = 200_000
 def event_batches(
     rows: Iterable[Row], source: Path, faults: Faults, *, date_format: str = "", timed: bool = True
 ) -> Iterator[pl.DataFrame]:
-    """Batches of events from rows whose values are what the file holds (None where it holds nothing).
+    """Batches of events from rows with the values of a file (None for missing ones).
 
     Args:
         rows: the rows.
-        source: the file that they are from.
-        faults: where malformed rows are counted.
+        source: their file.
+        faults: counts malformed rows.
         date_format: see :func:`~sprec.data.readers.columns.to_events`.
-        timed: whether their times count; else their order does.
+        timed: whether the times count; if not, the order of the rows does.
     """
     frames = _frames(iter(rows))
     if not timed:
@@ -54,21 +54,26 @@ def _frames(rows: Iterator[Row]) -> Iterator[pl.DataFrame]:
 
 
 def _type_of(values: Iterable[Any]) -> type[pl.DataType]:
-    """Of a column with whole numbers, others or texts; text for a mixture, which keeps each as it is."""
+    """The type of a column: integers, floats or text; text for a mixture, so that no value changes."""
     kinds = {type(value) for value in values if value is not None}
     return pl.Int64 if kinds <= {int} else pl.Float64 if kinds == {float} else pl.String
 
 
 def item_table(rows: Iterable[Item], faults: Faults) -> pl.DataFrame:
-    """The table of items (see :data:`~sprec.data.readers.log.ITEMS`); rows without an id are counted and dropped."""
+    """The table of items (see :data:`~sprec.data.readers.log.ITEMS`); ``rows`` without an id count in ``faults``."""
     return with_id(pl.DataFrame(list(rows), schema=ITEMS, orient="row"), "items", faults)
 
 
 def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
-    """The one file of a folder that fits the first pattern that any file fits.
+    """The only file in a folder that matches a pattern, by the first pattern that has matches.
+
+    Args:
+        source: the folder.
+        patterns: as :meth:`pathlib.Path.glob` takes them.
+        what: names the file in messages.
 
     Raises:
-        UserError: none, or several; the message lists them.
+        UserError: there is none, or several, which the message lists.
     """
     if not source.is_dir():
         raise UserError(f"{source} is not a folder; give the one that holds the {what}")
@@ -84,12 +89,12 @@ def find_file(source: Path, patterns: Iterable[str], what: str) -> Path:
 
 
 def is_value(value: Any) -> bool:
-    """Whether this is a number or a text."""
+    """Whether ``value`` is a number or a text."""
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 
 
 def as_text(value: Any) -> str | None:
-    """A whole number or a text as text; None for anything else and for the empty text."""
+    """An integer or text ``value`` as text; None for anything else and for the empty text."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return (str(value).strip() or None) if isinstance(value, str | int) and not isinstance(value, bool) else None

@@ -25,10 +25,10 @@ _DETAILS = ("release_year", "year", "publication_year", "author", "brand")
 
 
 def read(source: Path, faults: Faults) -> Log:
-    """Open a folder of atomic files (or its ``.inter`` file).
+    """Open ``source``, a folder of atomic files (or its ``.inter`` file); dropped rows count in ``faults``.
 
     Raises:
-        UserError: a file or a needed column is missing, or a header has no types.
+        UserError: a file or a required column is missing, or a header has no types.
     """
     folder = source.parent if source.is_file() else source
     interactions = source if source.suffix == ".inter" else find_file(folder, ["*.inter"], "RecBole interactions")
@@ -37,10 +37,10 @@ def read(source: Path, faults: Faults) -> Log:
 
 
 def has_windows(source: Path) -> bool:
-    """Whether a folder holds RecBole's benchmark files, whose rows are windows already (``item_id_list``).
+    """Whether the folder ``source`` holds RecBole's benchmark files, whose rows are windows (``item_id_list``).
 
     Raises:
-        UserError: a file that is not UTF-8.
+        UserError: a file is not UTF-8.
     """
     return any("item_id_list" in _header(path) for path in source.glob("*.train.inter"))
 
@@ -54,13 +54,13 @@ def _header(path: Path) -> str:
 
 
 def read_windows(source: Path, faults: Faults) -> tuple[Catalog, dict[str, Split]]:
-    """Read a folder with ``NAME.item`` and ``NAME.{train,valid,test,extra}.inter`` whose rows are windows.
+    """Read the folder ``source`` with ``NAME.item`` and ``NAME.{train,valid,test,extra}.inter``, a window per row.
 
-    Items without a usable title and rows with an unknown target are dropped and counted, unknown items leave the
-    histories.
+    Items without a usable title and rows with an unknown target are dropped and counted in ``faults``; unknown items
+    are removed from histories.
 
     Raises:
-        UserError: a file or a needed column is missing.
+        UserError: a file or a required column is missing.
     """
     train = find_file(source, ["*.train.inter"], "RecBole training windows")
     stem = train.name.removesuffix(".train.inter")

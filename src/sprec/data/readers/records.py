@@ -1,8 +1,7 @@
 """SPRec's records (instruction, input, output): the texts of a row, and matching the titles in them to items.
 
-Titles stand in double quotes and may contain quotes and commas themselves, so nothing is cut at quotes: the
-text between the first and the last quote is cut at ``", "`` and the longest run of pieces that is a title is
-taken.
+Titles are in double quotes and may contain quotes and commas themselves. So the text between the first and the last
+quote is split at ``", "``, and the longest run of pieces that is a title is taken.
 """
 
 import re
@@ -22,7 +21,7 @@ _NOUN = re.compile(r"following (\w+)")
 
 
 class Record(NamedTuple):
-    """One row: the texts around its titles, the pieces of its history (oldest first) and its target."""
+    """One row: ``instruction``, ``prefix`` and ``suffix`` around its ``history`` (pieces, oldest first), ``target``."""
 
     instruction: str
     prefix: str
@@ -32,10 +31,10 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a JSON list of ``{instruction, input, output}``.
+    """Read the file ``path``, a JSON list of ``{instruction, input, output}``.
 
     Raises:
-        UserError: not such a list; the message names the file and the row (from 0).
+        UserError: it is not such a list; names the file and the row (from 0).
     """
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -55,7 +54,7 @@ def _record(row: Any, where: str) -> Record:
 
 def _cut(text: str) -> tuple[str, tuple[str, ...], str]:
     first, last = text.find('"'), text.rfind('"')
-    if first == last:  # none, or a single quote that opens nothing
+    if first == last:  # no quote, or a single one
         return text, (), ""
     return text[:first], tuple(text[first + 1 : last].split(SEPARATOR)), text[last + 1 :]
 
@@ -66,7 +65,7 @@ def _unquote(output: str) -> str:
 
 
 def wording_of(records: Iterable[Record]) -> Wording:
-    """The most frequent instruction, prefix and suffix; the noun is the word after "following" in the prefix."""
+    """The most frequent wording of ``records``; the noun is the word after "following" in the prefix."""
     around = Counter((row.instruction, row.prefix, row.suffix) for row in records)
     (instruction, prefix, suffix), _ = around.most_common(1)[0]
     noun = _NOUN.search(prefix)
@@ -74,17 +73,17 @@ def wording_of(records: Iterable[Record]) -> Wording:
 
 
 def known_title(pieces: Sequence[str], known: Callable[[str], bool]) -> int:
-    """How many leading pieces make up the longest known title; 0 if none does."""
+    """How many leading ``pieces`` make up the longest ``known`` title; 0 if none does."""
     return next((n for n in range(len(pieces), 0, -1) if known(SEPARATOR.join(pieces[:n]))), 0)
 
 
 class TitleMatcher:
-    """Finds the item of a title as it stands in a record, and counts what had to be repaired.
+    """Finds the item of a title in a record, and counts repairs.
 
     Args:
-        items: every spelling of every title that is known to be right, to its item id.
-        faults: where repairs are counted: ``double_encoded_titles`` and ``respelled_titles`` (quotes lost at
-            the ends, HTML entities, white space).
+        items: every known spelling of every title, to its item id.
+        faults: counts repairs: ``double_encoded_titles`` and ``respelled_titles`` (quotes lost at the ends, HTML
+            entities, white space).
     """
 
     def __init__(self, items: Mapping[str, int], faults: Counter[str]) -> None:
@@ -96,14 +95,14 @@ class TitleMatcher:
         self._most_pieces = 1 + max((title.count(SEPARATOR) for title in items), default=0)
 
     def find(self, text: str) -> int | None:
-        """The item of this title, or None; repairs are counted."""
+        """The item with the title ``text``, or None; repairs are counted."""
         item, fault = self._look_up(text)
         if fault:
             self._faults[fault] += 1
         return item
 
     def find_all(self, pieces: Sequence[str]) -> tuple[list[int], list[str]]:
-        """The items of a history, and the pieces that belong to none."""
+        """The items of a history in ``pieces``, and the pieces that belong to no item."""
         items, unknown = [], []
         at = 0
         while at < len(pieces):
@@ -132,5 +131,5 @@ def _plain(title: str) -> str:
 
 
 def kind_of_unknown(title: str) -> str:
-    """``junk`` for what cannot be a title (a scraped tag), ``unknown`` for a title of no item."""
+    """``junk`` for a ``title`` that cannot be one (a scraped tag), ``unknown`` for one that no item has."""
     return "junk" if is_junk(title) else "unknown"

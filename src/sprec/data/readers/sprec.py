@@ -1,9 +1,8 @@
 """The official SPRec layout: ``data/<D>/{train,valid,test,valid_4096}.json`` and
 ``eval/<D>/{id2name,...}.json``.
 
-Without an ``eval`` folder the catalog is made of the titles in the records. Every fault of the files is
-repaired or its row dropped, and counted in ``Dataset.warnings``; a key that ends in ``_kept`` was only
-noticed.
+Without an ``eval`` folder the catalog consists of the titles in the records. Every fault in the files is repaired or
+its row dropped, and counted in ``Dataset.warnings``; faults under a key that ends in ``_kept`` are only counted.
 """
 
 import ast
@@ -31,7 +30,7 @@ from sprec.system.paths import require_name, require_path
 
 FILES = {"train": "train.json", "valid": "valid.json", "test": "test.json", "extra": "valid_4096.json"}
 LONG = 150
-"""Letters of a title above which it counts as long."""
+"""Titles with more characters count as long."""
 
 
 def read(
@@ -44,17 +43,17 @@ def read(
 ) -> Dataset:
     """Read one dataset of the official SPRec layout.
 
-    Every row whose target is in the repaired catalog is kept; titles of no item leave the history. The split
+    Every row whose target is in the repaired catalog is kept; unknown titles are removed from histories. The split
     ``extra`` is ``valid_4096.json`` without the rows of ``valid.json``.
 
     Args:
         source: the folder that holds ``data/<name>`` and perhaps ``eval/<name>``, or the folder of the
             records.
-        name: the dataset; may be left out where ``source`` holds only one.
+        name: the dataset; may be left out if ``source`` holds only one.
         genres: the genres of the fairness metrics; by default those of ``genre_dict.json``, else the 10 most
             frequent ones of the training set.
         drop_repeats: of items that follow themselves in a history, keep the first.
-        drop_seen_targets: drop rows whose target already is in the history.
+        drop_seen_targets: drop rows whose target is already in the history.
 
     Raises:
         UserError: a file is missing or malformed, a genre unknown, or no training or test row is left.
@@ -119,7 +118,7 @@ def _read_splits(folder: Path) -> dict[str, list[Record]]:
 
 
 def _catalog_of_files(facts: Path, faults: Counter[str]) -> tuple[Catalog, dict[str, int]]:
-    """The catalog of ``id2name.json`` and ``name2genre.json``, and every spelling of its titles to the item."""
+    """The catalog in ``id2name.json`` and ``name2genre.json``, and every spelling of its titles to the item."""
     names = read_json_object(facts / "id2name.json")
     kinds = read_json_object(facts / "name2genre.json") if (facts / "name2genre.json").exists() else {}
     titles: dict[str, str] = {}
@@ -160,7 +159,7 @@ def _genres_of(kinds: object, facts: Path) -> tuple[str, ...]:
 
 
 def _list_in_text(text: str) -> object:
-    """``"['Action', 'Indie']"``, as the genres of Steam are published, to the list; other text as it is."""
+    """The list in a text like ``"['Action', 'Indie']"``, Steam's form of genres; other texts unchanged."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -11,13 +11,13 @@ from sprec.data.readers.objects import Item, Row, as_text, event_batches, find_f
 
 
 def read(source: Path, faults: Faults) -> Log:
-    """Open a folder of UCSD Steam files.
+    """Open the folder ``source`` of UCSD Steam files; dropped rows count in ``faults``.
 
-    Reviews have dates (days). The Australian libraries have no times: the order in which a user's games are listed
-    stands for them, and says nothing about other users.
+    Reviews have dates (days). The Australian libraries have no times: the order in which a user's games are listed is
+    used instead, and cannot be compared between users.
 
     Raises:
-        UserError: no reviews and no libraries, or no games.
+        UserError: there are neither reviews nor libraries, or no games.
     """
     suffixes = (".json.gz", ".json")
     games = find_file(source, [f"*steam_games*{suffix}" for suffix in suffixes], "Steam games")

@@ -1,4 +1,4 @@
-"""Anyone's tables: a log with columns for user, item and time, and a list of items with columns for item and title."""
+"""Users' own tables: a log with columns for user, item and time, and a list of items with their titles."""
 
 import itertools
 from collections import Counter
@@ -27,9 +27,9 @@ _WHERE = "#where "
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called; ``rating``, ``genres`` and ``detail`` are used where they are there.
+    """The names of the columns for ``user``, ``item``, ``time`` and ``title``.
 
-    Fields of structures (JSON, Parquet) are called ``column.field``.
+    Those for ``rating``, ``genres`` and ``detail`` are optional. Fields of structures are called ``column.field``.
 
     Raises:
         UserError: one column in two roles.
@@ -43,9 +43,9 @@ class Columns:
     genres: str = "genres"
     detail: str = "detail"
     key: str = ""
-    """The item in the list of items; empty where it is called as in the log."""
+    """The item in the list of items; empty if it has the same name as in the log."""
     separator: str = "|"
-    """Between genres that are one text."""
+    """Between the genres in a text."""
 
     def __post_init__(self) -> None:
         roles: dict[str, str] = {}
@@ -61,10 +61,10 @@ class Reading:
     """How tables are read.
 
     Attributes:
-        dialect: how text is cut.
-        where: the events to keep, by column: the values that it may have. All columns must agree.
-        order: what orders the events of a user: their ``time``, or their place in the ``file``, which has none then.
-        date_format: how times are written (``%d/%m/%Y``), where they are neither numbers nor ISO dates.
+        dialect: of delimited text.
+        where: which events to keep: column to its allowed values. All columns must match.
+        order: what orders the events of a user: their ``time``, or their place in a ``file`` without times.
+        date_format: of times that are neither numbers nor ISO dates, such as ``%d/%m/%Y``.
     """
 
     dialect: Dialect = field(default_factory=Dialect)
@@ -73,7 +73,7 @@ class Reading:
     date_format: str = ""
 
     def needed(self, names: Columns) -> dict[str, str]:
-        """Our names of the columns that a log must have, to theirs."""
+        """The columns that a log must have: our names to those in ``names``."""
         timed = {"time": names.time} if self.order == "time" else {}
         return {"user": names.user, "item": names.item} | timed | {_WHERE + name: name for name in self.where}
 
@@ -89,8 +89,8 @@ def read(
 
     Args:
         source: the log.
-        items: the list of items; None where the log has a column of titles, or where the ids are titles.
-        faults: where rows that are left out are counted.
+        items: the list of items; None if the log has a column of titles, or if the ids are titles.
+        faults: counts the rows that are left out.
         columns: their names.
         reading: how they are read.
 
@@ -109,9 +109,9 @@ def read_listing(path: Path, faults: Faults, names: Columns, how: Reading, *, fr
 
     Args:
         path: the list, or a log whose rows name items.
-        faults: where rows that are left out are counted.
+        faults: counts the rows that are left out.
         names: of the columns.
-        how: the table is read.
+        how: how the table is read.
         from_log: whether it is a log.
 
     Raises:
@@ -126,9 +126,9 @@ def read_events(source: Path, faults: Faults, names: Columns, how: Reading) -> I
 
     Args:
         source: the log.
-        faults: where rows that are left out are counted.
+        faults: counts the rows that are left out.
         names: of the columns.
-        how: the table is read.
+        how: how the table is read.
 
     Raises:
         UserError: the file is missing, empty or not a table, or a column is missing.
@@ -140,7 +140,7 @@ def read_events(source: Path, faults: Faults, names: Columns, how: Reading) -> I
 
 
 def _refuse_useless(dialect: Dialect, *paths: Path | None) -> None:
-    """Raise a UserError if text is to be cut in a certain way and no file is delimited text."""
+    """Raise a UserError if options for delimited text are given and no file is delimited text."""
     usual = Dialect(encoding=dialect.encoding)
     if dialect != usual and all(path is None or path.suffix == ".parquet" or _is_json(path) for path in paths):
         options = {"separator": "--separator", "quote": "--quote", "escape": "--escape", "header": "--no-header"}
@@ -179,7 +179,7 @@ def _wanted_events(
 
 
 class _Choice:
-    """Counts the events that are not wanted, and says what values there are if none is."""
+    """Counts the events that are filtered out, and names the values found if all are."""
 
     def __init__(self, path: Path, where: Mapping[str, Collection[str]], faults: Faults) -> None:
         self._path, self._where, self._faults = path, where, faults
@@ -187,7 +187,7 @@ class _Choice:
         self._kept = self._rows = 0
 
     def saw(self, name: str, values: Iterable[str | None]) -> None:
-        """Note values of a column, a few of them."""
+        """Remember a few values of a column."""
         known = self._values[name]
         known.update(dict.fromkeys(value for value in values if value is not None and len(known) < 20))
 
@@ -197,7 +197,7 @@ class _Choice:
         self._faults.add("interactions_dropped_other_events", count=rows - kept)
 
     def done(self) -> None:
-        """Raise a UserError if nothing was kept."""
+        """Raise a UserError if no event was kept."""
         if self._rows and not self._kept:
             asked = " and ".join(f"{name}={'|'.join(sorted(values))}" for name, values in self._where.items())
             there = "; ".join(f"{name}: {', '.join(sorted(values))}" for name, values in self._values.items())
@@ -222,17 +222,17 @@ def _items(path: Path, names: Columns, reading: Reading, faults: Faults, *, from
     frame = frame.with_columns(
         pl.col("item" if title == item else "title").cast(pl.String).str.strip_chars().alias("title")
     )
-    if from_log:  # whose rows without an item are counted where its events are read
+    if from_log:  # its rows without an item are counted when its events are read
         return _most_frequent(frame, faults)
     return frame.select(list(ITEMS))
 
 
 def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
-    """One row per item of a log, with its most frequent title (of several the first in the alphabet), else its id.
+    """One row per item of a log, with its most frequent title (ties in alphabetical order), else its id.
 
     Args:
-        frame: what the log says of items, with the number of rows that say so.
-        faults: where items with several titles are counted.
+        frame: distinct rows about items, with their number.
+        faults: counts items with several titles.
     """
     frame = frame.with_columns(pl.col("title").fill_null(""))
     titled = (pl.col("title") != "") & (pl.col("title") != pl.col("item"))
@@ -251,7 +251,7 @@ def _most_frequent(frame: pl.DataFrame, faults: Faults) -> pl.DataFrame:
 def _records(
     path: Path, wanted: Iterable[str], faults: Faults, encoding: str
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The objects of a file, whose first one must have the wanted keys."""
+    """The objects of a file; the first must have the wanted keys."""
     records = read_objects(path, faults, encoding)
     first = next(records, None)
     if first is None:
@@ -268,7 +268,7 @@ def _has(record: Mapping[str, Any], name: str) -> bool:
 
 
 def _get(record: Mapping[str, Any], name: str) -> Any:
-    """The value of a key, or of ``key.field``; None where there is none."""
+    """The value of a key, or of ``key.field``; None if there is none."""
     if name in record:
         return record[name]
     head, dot, rest = name.partition(".")
@@ -298,7 +298,7 @@ def _items_of_objects(path: Path, names: Columns, reading: Reading, faults: Faul
     key = names.item if from_log else names.key or names.item
     needed = (key,) if from_log else (key, names.title)
     rows: Counter[tuple[str, str, tuple[str, ...], str | None]] = Counter()
-    own = Faults() if from_log else faults  # lines of a log are judged where its events are read
+    own = Faults() if from_log else faults  # the lines of a log are counted when its events are read
     for _, record in _records(path, needed, own, reading.dialect.encoding):
         item, title = as_text(_get(record, key)), as_text(_get(record, names.title))
         if from_log and not _has(record, names.title):

@@ -1,4 +1,4 @@
-"""Tables of every kind, batch by batch: delimited text, a Parquet file, a folder of Parquet parts."""
+"""Tables, batch by batch: delimited text, a Parquet file, a folder of Parquet parts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,12 @@ BATCH = 1_000_000
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be read, any number of times.
+    """A table that can be read any number of times.
 
     Attributes:
-        name: what messages call it.
-        columns: names of its columns, blanks around them stripped; fields of structures by ``column.field``.
-        frames: reads the columns that are asked for by name, in this order and under these names, perhaps with
-            line numbers.
+        name: for messages.
+        columns: the names of its columns, stripped; fields of structures are ``column.field``.
+        frames: reads the columns with the given names, in this order, perhaps with line numbers.
     """
 
     name: str
@@ -39,10 +38,10 @@ def open_table(path: Path, dialect: Dialect | None = None) -> Table:
 
     Args:
         path: a Parquet file, a folder of them (the parts of one table) or delimited text, gzipped or not.
-        dialect: how text is cut.
+        dialect: of delimited text.
 
     Raises:
-        UserError: missing, empty, or something else.
+        UserError: it is missing, empty, or something else.
     """
     if require_path(path).is_dir():
         return _parquet(_parts(path), str(path))
@@ -53,7 +52,7 @@ def open_table(path: Path, dialect: Dialect | None = None) -> Table:
 
 
 def text_table(source: Source, dialect: Dialect | None = None) -> Table:
-    """Open delimited text; see :class:`~sprec.data.readers.text.Text`."""
+    """Open delimited text from a ``source`` in a ``dialect``; see :class:`~sprec.data.readers.text.Text`."""
     text = Text(source, dialect or Dialect())
 
     def frames(names: list[str]) -> Iterator[pl.DataFrame]:
@@ -66,7 +65,7 @@ def text_table(source: Source, dialect: Dialect | None = None) -> Table:
 
 
 def _parts(folder: Path) -> list[Path]:
-    """The Parquet files of a folder, but for hidden ones and markers (``_SUCCESS``), in the order of their names."""
+    """The Parquet files of a folder in the order of their names, without hidden ones and markers (``_SUCCESS``)."""
     found = sorted(path for path in folder.rglob("*.parquet") if path.is_file() and path.name[0] not in "._")
     if not found:
         raise UserError(f"{folder} is a folder without Parquet files (*.parquet); give a file")
@@ -74,7 +73,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _parquet(paths: list[Path], name: str) -> Table:
-    # absolute, as polars would expand a ~ and take s3: for a protocol
+    # absolute, as polars would expand ~ and read s3: as a protocol
     table = pl.scan_parquet([path.absolute() for path in paths], glob=False, hive_partitioning=False)
     try:
         fields = dict(_fields(table.collect_schema()))
@@ -93,7 +92,7 @@ def _parquet(paths: list[Path], name: str) -> Table:
                     progress.advance(len(batch))
         except (*UNREADABLE, OSError) as error:
             raise _unreadable(name, error) from error
-        if read != promised:  # polars ends early, without an exception, where one of its threads panics
+        if read != promised:  # polars ends early, without an exception, if one of its threads panics
             raise UserError(
                 f"cannot read {name}: {read:,} of {promised:,} rows are there; it is damaged, write it again"
             )
@@ -102,9 +101,9 @@ def _parquet(paths: list[Path], name: str) -> Table:
 
 
 def _fields(schema: Mapping[str, pl.DataType]) -> Iterator[tuple[str, pl.Expr]]:
-    """The columns by name and, behind each structure, its fields by ``column.field``."""
+    """The columns by name, each structure followed by its fields, ``column.field``."""
     for place, (name, kind) in enumerate(schema.items()):
-        yield name.strip(), pl.nth(place)  # by place: polars takes some names for patterns
+        yield name.strip(), pl.nth(place)  # by place: polars reads some names as patterns
         if isinstance(kind, pl.Struct):
             yield from _inner(name.strip(), pl.nth(place), kind)
 
@@ -140,7 +139,7 @@ def read(table: Table, columns: Mapping[str, str], count: str = "") -> pl.DataFr
     Args:
         table: what to read.
         columns: our names to theirs.
-        count: a column to add: how often the row is there. Each row comes once then, in any order.
+        count: name of a column to add, how often each row occurs; the rows are then distinct, in any order.
     """
     found = [_counted(batch, count) if count else batch for batch in batches(table, columns)]
     if not found:
@@ -154,7 +153,7 @@ def _counted(batch: pl.DataFrame, count: str) -> pl.DataFrame:
 
 
 def require_columns(names: Iterable[str], wanted: Iterable[str], source: object) -> None:
-    """Raise a UserError that names the columns there are if one of ``wanted`` is missing or there twice."""
+    """Raise a UserError unless each of the columns ``wanted`` occurs once in ``names``, the columns of ``source``."""
     known = list(names)
     for name in wanted:
         if name not in known:

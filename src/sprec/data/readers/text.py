@@ -1,8 +1,8 @@
-"""Delimited text, block by block: whole rows of a few megabytes each, whose quotes are looked at before they are cut.
+"""Delimited text, in blocks of complete rows of a few megabytes, whose quotes are checked before they are parsed.
 
-A block whose every quote opens a field, closes one or is doubled inside of one goes to polars. Any other, and text
-with escapes, goes to Python's ``csv`` in its strict mode, which takes a quote inside an unquoted field for a letter and
-names the line of one that is opened and not closed.
+A block in which every quote opens a field, closes one or is doubled inside one is parsed by polars. Any other block,
+and text with escapes, goes to Python's ``csv`` in strict mode, which reads a quote inside an unquoted field as a letter
+and names the line of a quote that is never closed.
 """
 
 import csv
@@ -22,31 +22,31 @@ from sprec.system.parquet import UNREADABLE
 
 _SEPARATORS = ",;\t|"
 _UNIT = "\x1f"
-"""The unit separator: stands for a separator of several characters while fields are cut."""
+"""The unit separator, which replaces a separator of several characters during parsing."""
 _BATCH = 100_000
 """Rows per batch of Python's ``csv``."""
 _WIDEST = 10_000
-"""Columns beyond which a file is no table."""
+"""A file with more columns is not a table."""
 _QUOTED = "; put quotes around fields with quotes, line breaks or the separator and double the quotes inside"
 _ADVICE = f"{_QUOTED}, or pass --quote none if quotes have no meaning, --escape '\\' if backslashes escape them"
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How text is cut into rows and fields.
+    """How text is split into rows and fields.
 
     Attributes:
-        separator: between fields, one character or more; empty for the one of ``, ; tab |`` that the first line holds
-            most often.
-        quote: around fields; None for never; empty for ``"``, but for never after tabs or several characters (unless
-            the first line is quoted).
-        escape: makes the character behind it a plain one; empty for none.
-        header: the first line names the columns; else they are called 1, 2, 3, ...
-        encoding: of the text; empty for what the byte order mark says, else UTF-8.
-        ragged: fields beyond those of the first line are ignored; else they are an error.
+        separator: between fields, one character or more; empty for the most frequent of ``, ; tab |`` in the first
+            line.
+        quote: around fields; None for no quotes; empty for ``"``, or none if the separator is a tab or several
+            characters (unless the first line is quoted).
+        escape: makes the next character literal; empty for none.
+        header: the first line names the columns; if not, they are called 1, 2, 3, ...
+        encoding: of the text; empty for that of the byte order mark, else UTF-8.
+        ragged: fields beyond those of the first line are ignored; if not, they are an error.
 
     Raises:
-        UserError: a quote or an escape of several characters, or a separator that is one of them.
+        UserError: quote or escape has several characters, or is also the separator.
     """
 
     separator: str = ""
@@ -71,18 +71,18 @@ class Text:
 
     Args:
         source: the bytes.
-        dialect: how they are cut.
+        dialect: how they are split.
 
     Attributes:
-        columns: their names, blanks around them stripped.
+        columns: their names, stripped.
 
     Raises:
-        UserError: no text, empty, or a first line that nobody can cut.
+        UserError: it is not text, is empty, or its first line cannot be parsed.
     """
 
     def __init__(self, source: Source, dialect: Dialect) -> None:
         self._source = source
-        self._careful = not dialect.quote  # who asks for quotes gets them, line breaks and all
+        self._careful = not dialect.quote  # an explicit quote is obeyed, line breaks included
         blank, line = self._first_line(dialect.encoding)
         first = self._decoded(line.rstrip(b"\r\n"), 1)
         separator = dialect.separator or max(_SEPARATORS, key=first.count)
@@ -98,7 +98,7 @@ class Text:
         self._first = 1 + blank.count(b"\n") + 1 if dialect.header else 1
 
     def _first_line(self, encoding: str) -> tuple[bytes, bytes]:
-        """What is blank at the start, and the first line behind it."""
+        """The blank start, and the first line after it."""
         start = b""
         with closing(self._pieces(encoding, 1 << 16)) as pieces:
             for piece in pieces:
@@ -120,7 +120,7 @@ class Text:
             ) from error
 
     def _rows(self) -> Iterator[bytes]:
-        """The pieces behind the header."""
+        """The pieces after the header."""
         skip = self._skip
         for piece in self._pieces(self._dialect.encoding):
             yield piece[skip:]
@@ -142,7 +142,7 @@ class Text:
         """All rows in batches: the columns by place (``0``, ``1``, ...) as text, and line numbers.
 
         Raises:
-            UserError: a row that cannot be cut, or the file is damaged.
+            UserError: a row cannot be parsed, or the file is damaged.
         """
         pieces, rest, line, last = self._rows(), b"", self._first, False
         while not last:
@@ -165,7 +165,7 @@ class Text:
             raise self._wrong(line, f"{long}: not a table, or a quote is never closed{_ADVICE}")
 
     def _end_of_rows(self, buffer: bytes, line: int, *, last: bool) -> int | None:
-        """How many bytes are whole rows, whose quotes are where they may be; None where this is for ``csv``."""
+        """How many bytes are complete rows with well-placed quotes; None if ``csv`` must parse them."""
         quote = self._dialect.quote
         if self._dialect.escape:
             return None
@@ -187,7 +187,7 @@ class Text:
         return end
 
     def _parsed(self, block: bytes, line: int) -> pl.DataFrame:
-        """A block by polars; its rows that hold nothing are left out."""
+        """A block parsed by polars, without its empty rows."""
         separator = self._dialect.separator
         if len(separator.encode()) > 1:
             block = block.replace(_UNIT.encode(), b" ").replace(separator.encode(), _UNIT.encode())
@@ -212,7 +212,7 @@ class Text:
         return frame if not frame["0"].null_count() else frame.filter(~pl.all_horizontal(pl.exclude(LINE).is_null()))
 
     def _lines(self, rest: bytes, pieces: Iterator[bytes], line: int) -> Iterator[str]:
-        """The lines of what is left, with their ends."""
+        """The remaining lines, with their ends."""
         while True:
             whole, end, rest = rest.rpartition(b"\n")
             yield from io.StringIO(self._decoded(whole + end, line), newline="\n")
@@ -226,7 +226,7 @@ class Text:
             yield self._decoded(rest, line)
 
     def _by_csv(self, lines: Iterable[str], line: int) -> Iterator[pl.DataFrame]:
-        """Rows by Python's ``csv``; ``line`` is the number of the first."""
+        """Rows parsed by Python's ``csv``; ``line`` is the number of the first."""
         batch: list[list[str | int | None]] = []
         seen: list[str] = []
         rows = self._cut(_noted(lines, seen))
@@ -283,7 +283,7 @@ class Text:
         return ([field.replace(_UNIT, own.separator) for field in row] for row in rows) if replaced else rows
 
     def _refuse_swallowed(self, lines: list[str], line: int) -> None:
-        """Refuse a row of several lines each of which looks like a row: then the quotes at its ends are strangers."""
+        """Refuse a row of several lines each of which looks like a row: its outer quotes hardly belong together."""
         separator, last = self._dialect.separator, line + len(lines) - 1
         alike = all(part.count(separator) == len(self.columns) - 1 for part in lines)
         if self._careful and len(lines) > 1 and alike:
@@ -303,7 +303,7 @@ def _quote_of(first: str, separator: str, wanted: str | None) -> str | None:
 
 
 def _well_placed(letters: np.ndarray, quotes: np.ndarray, separator: bytes) -> bool:
-    """Whether of these quotes each opens a field, closes one or is doubled inside of one: in turns they do so."""
+    """Whether each of these quotes opens a field, closes one or is doubled inside one."""
     opening, closing = quotes[::2], quotes[1::2]
     before = letters[opening[opening > 0] - 1]
     after = letters[closing[closing < len(letters) - 1] + 1]
@@ -316,7 +316,7 @@ def _well_placed(letters: np.ndarray, quotes: np.ndarray, separator: bytes) -> b
 
 
 def _noted(lines: Iterable[str], seen: list[str]) -> Iterator[str]:
-    """The lines, each noted as it is taken."""
+    """The lines, each appended to ``seen`` as it is taken."""
     for line in lines:
         seen.append(line)
         yield line
