@@ -20,6 +20,7 @@ ALLOWED = {
     "theory": {"system", "methods", "evaluation"},
     "bench": {"system", "config", "data", "engine", "methods", "prompts", "recommend"},
     "runs": {"system", "config", "data", "engine", "evaluation", "methods", "prompts", "recommend"},
+    "report": {"system", "config", "data", "engine", "evaluation", "runs", "study"},
     "serve": {"system", "config", "data", "recommend", "runs"},
     "study": {"system", "config", "data", "engine", "evaluation", "methods", "recommend", "runs"},
 }

@@ -12,6 +12,7 @@ import typer
 from sprec.cli import backbone, data, items, runs
 from sprec.cli.bench import bench
 from sprec.cli.recommend import recommend
+from sprec.cli.report import report
 from sprec.cli.reproduce import reproduce
 from sprec.cli.theory import theory
 from sprec.system import threads
@@ -30,6 +31,7 @@ app.add_typer(items.app, name="items")
 for command in runs.COMMANDS:
     app.command()(command)
 app.command()(recommend)
+app.command()(report)
 app.command()(reproduce)
 app.command()(theory)
 app.command()(bench)

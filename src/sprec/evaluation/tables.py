@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from rich.markup import escape as rich_text
@@ -120,6 +121,36 @@ class Table:
             (["", self.note] if self.note else []),
         )
         return "\n".join([*title, *lines, *note]) + "\n"
+
+    def html(self, *, sideways: bool = False) -> str:
+        """A ``<table>`` for a page: intervals below their values, best in bold, real differences in words too.
+
+        Args:
+            sideways: a row for each metric, a column for each row, which fits a page where there are many metrics.
+        """
+        styles = _in_words("<strong>{}</strong>") | {"second": "<em>{}</em>"}
+        interval = ' <span class="interval">{} to {}</span>'
+        rows = self._printed(styles, interval, escape=escape)
+        corner, across = len(self.labels), [escape(with_arrow(name)) for name in self.metrics]
+        head, body = [*map(escape, self.labels), *across], rows
+        if sideways:
+            named = [", ".join(row[:corner]) for row in rows]
+            numbers = zip(*(row[corner:] for row in rows), strict=True)
+            body = [[name, *cells] for name, cells in zip(across, numbers, strict=True)]
+            head, corner = ["", *named], 1
+        numeric = [" class='number'" * (place >= corner) for place in range(len(head))]
+        top = [f"<th scope='col'{kind}>{name}</th>" for name, kind in zip(head, numeric, strict=True)]
+        lines = [
+            "".join(
+                f"<th scope='row'>{cell}</th>" if place < corner else f"<td class='number'>{cell}</td>"
+                for place, cell in enumerate(row)
+            )
+            for row in body
+        ]
+        title = f"<caption>{escape(self.title)}</caption>" if self.title else ""
+        note = f"<tfoot><tr><td colspan='{len(head)}'>{escape(self.note)}</td></tr></tfoot>" if self.note else ""
+        content = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table>{title}<thead><tr>{''.join(top)}</tr></thead><tbody>{content}</tbody>{note}</table>"
 
     def latex(self) -> str:
         """A ``tabular`` for booktabs: best in bold, second best underlined."""

@@ -1,0 +1,1 @@
+"""What others read of runs: the report, the model card."""
