@@ -13,19 +13,25 @@ from sprec.system.memory import Pieces
 from sprec.system.progress import bar, say
 
 CACHED = 4096
-"""Columns that a CPU reads at once without gradients: what a layer makes of more does not stay in its caches.
+"""Columns that a CPU reads at once without gradients: the activations of more do not fit in its caches.
 
-In bf16 a 2M model took half as long again for prompts in pieces of 16,000, and scored 17% and 9% slower in pieces of
-2,048 and 8,192.
+In bf16 a 2M model took 50% longer for prompts in pieces of 16,000, and scored 17% and 9% slower in pieces of 2,048 and
+8,192.
 """
 
 
 def wider(budget: int, sizes: Sequence[int], device: torch.device, times: int) -> int:
     """The tokens of a batch that is read without gradients.
 
-    On a GPU a step of decoding takes about as long for many rows as for few: up to ``times`` the budget, as long as
-    each process has two batches. On a CPU a good part of it: up to half of that, as long as each process has one. What
-    does not fit is done in pieces (:func:`in_batches`).
+    On a GPU a step of decoding takes about as long for many rows as for few: up to ``times`` the ``budget``, as long as
+    each process has two batches. On a CPU up to half of that, as long as each process has one. What does not fit is
+    done in pieces (:func:`in_batches`).
+
+    Args:
+        budget: tokens of a batch with gradients.
+        sizes: tokens of each row.
+        device: where they are read.
+        times: the largest factor.
     """
     if device.type == "cuda":
         return max(budget, min(times * budget, sum(sizes) // (2 * processes.world())))
@@ -34,9 +40,9 @@ def wider(budget: int, sizes: Sequence[int], device: torch.device, times: int) -
 
 
 def cached(budget: int, device: torch.device) -> int:
-    """The tokens of a batch that is read once and without gradients: on a CPU as many as stay in its caches.
+    """The tokens of a batch that is read once without gradients on a ``device``: on a CPU as many as fit in its caches.
 
-    At most twice the budget: without gradients a token takes much less memory.
+    At most twice the ``budget``: without gradients a token takes much less memory.
     """
     return min(2 * budget, CACHED) if device.type == "cpu" else budget
 
@@ -53,9 +59,9 @@ def in_batches(
 
     Args:
         batches: row numbers; every row from 0 on is in exactly one batch.
-        work: one JSON value per row of a batch. A batch that does not fit in memory is done in pieces.
-        description: of the progress bar.
-        journal: a folder that remembers finished batches until the caller is done with all of them.
+        work: returns one JSON value per row of a batch. A batch that does not fit in memory is done in pieces.
+        description: for the progress bar.
+        journal: a folder that keeps finished batches until all are done.
         together: every process does every batch, because the model is sharded over them.
 
     Returns:
@@ -67,7 +73,7 @@ def in_batches(
     own = list(batches) if together else processes.share(batches)
     done = Journal(journal) if journal else None
     values: dict[int, Any] = {}
-    do = work if together else Pieces(work, description)  # sharded, each process must do the same
+    do = work if together else Pieces(work, description)  # with a sharded model all processes must do the same
     with bar(description, sum(map(len, own))) as progress:
         for rows in own:
             found = done.find(rows) if done else None
@@ -82,26 +88,25 @@ def in_batches(
 
 
 class Journal:
-    """Finished batches, one line each, appended as they come; each process has a file of its own and reads all.
+    """Finished batches in files of a ``folder``, one line each; each process appends to its own file and reads all.
 
-    A line is the hash of its JSON, then the JSON: a torn or damaged one is told and does not count, its batch is done
-    again.
+    A line is the hash of its JSON, then the JSON: a torn or damaged line is recognised, and its batch is done again.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / f"batches-{processes.rank()}.jsonl"
         self._found = dict(entry for file in sorted(folder.glob("batches-*.jsonl")) for entry in _read(file))
-        if self._file.exists():  # what follows a torn line must start on a line of its own
+        if self._file.exists():  # after a torn line the next one must start on a new line
             with self._file.open("a", encoding="utf-8") as file:
                 file.write("\n")
 
     def find(self, rows: Sequence[int]) -> list[Any] | None:
-        """The values of a batch of these rows, None if it was never finished."""
+        """The values of a batch of these ``rows``, None if it has not been finished."""
         return self._found.get(tuple(rows))
 
     def add(self, rows: Sequence[int], values: Sequence[Any]) -> None:
-        """Remember a finished batch."""
+        """Record the ``values`` of a finished batch of ``rows``."""
         text = json.dumps([list(rows), list(values)])
         with self._file.open("a", encoding="utf-8") as file:
             file.write(f"{_hash(text)} {text}\n")

@@ -1,4 +1,4 @@
-"""Keys and values that are continued: written behind each other into tensors that have room for more columns."""
+"""Keys and values that grow: new columns are written into tensors that have room for them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values of a layer, (B, H_kv, columns, D): views of the tensors that have room, if there are any."""
+    """Keys and values of a layer, (B, H_kv, columns, D): views of larger tensors, if there are any."""
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -19,7 +19,7 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.wholes: tuple[Tensor, ...] = ()
 
     def hold(self, wholes: tuple[Tensor, ...], columns: int) -> None:
-        """Take these tensors, of which so many columns are filled."""
+        """Use these tensors, of which so many columns are filled."""
         if not self.is_initialized:
             self.lazy_initialization(*wholes)
         self.wholes = wholes
@@ -30,7 +30,7 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return cast("Tensor", self.keys), cast("Tensor", self.values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Put new columns behind the others; all rows continue what a single row has read."""
+        """Append columns; several rows may continue a single one."""
         start, wholes = self.get_seq_length(), self.wholes
         end, new = start + key_states.shape[2], (key_states, value_states)
         if not wholes or wholes[0].shape[2] < end:
@@ -47,16 +47,15 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         """Keep these rows, in this order."""
         rows, columns = indices.to(self.device), self.get_seq_length()
         wholes = tuple(whole.new_empty(len(rows), *whole.shape[1:]) for whole in self.wholes)
-        for new, known in zip(wholes, self.states(), strict=True):  # room is not copied
+        for new, known in zip(wholes, self.states(), strict=True):  # unfilled columns are not copied
             torch.index_select(known, 0, rows, out=new[:, :, :columns])
         self.hold(wholes, columns)
 
 
 class RoomyCache(DynamicCache):
-    """The keys and values of all layers. Where columns are copied, there is room for ``room`` more than needed.
+    """The keys and values of all layers. Whenever columns are copied, there is room for ``room`` more than needed.
 
-    Concatenating them instead would copy everything at every step. The fused kernels take views with strides as they
-    are.
+    Concatenation would copy everything at every step. The fused kernels accept strided views.
     """
 
     def __init__(self, room: int) -> None:
@@ -64,7 +63,10 @@ class RoomyCache(DynamicCache):
         self.layer_class_to_replicate = partial(_RoomyLayer, room)  # type: ignore[assignment]
 
     def continued(self, room: int) -> "RoomyCache":
-        """A cache whose rows, however many, all stand behind the single row of this one, which stays as it is."""
+        """A cache whose rows, however many, all continue the single row of this one, which does not change.
+
+        ``room`` is for further columns.
+        """
         cache = RoomyCache(room)
         for layer in self._layers():
             own = _RoomyLayer(room)
@@ -75,7 +77,7 @@ class RoomyCache(DynamicCache):
 
     @classmethod
     def joined(cls, caches: Sequence["RoomyCache"], room: int) -> "RoomyCache":
-        """The rows of caches below each other, shorter ones with zeros behind them. The caches are emptied."""
+        """The rows of ``caches`` in one, shorter ones padded with zeros, with ``room``. The caches are emptied."""
         cache = cls(room)
         for layers in zip(*(one._layers() for one in caches), strict=True):
             columns = max(layer.get_seq_length() for layer in layers)
@@ -92,10 +94,10 @@ class RoomyCache(DynamicCache):
 
 
 def _below(parts: Sequence[Tensor], columns: int, room: int) -> Tensor:
-    """Tensors (b, H, c, D) below each other in one with so many columns, and room that is not filled."""
+    """Tensors (b, H, c, D) stacked into one with so many columns, and unfilled room for more."""
     _, heads, _, size = parts[0].shape
     whole = parts[0].new_empty(sum(map(len, parts)), heads, columns + room, size)
     for part, rows in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
         rows[:, :, : part.shape[2]] = part
-        rows[:, :, part.shape[2] : columns] = 0.0  # nobody sees them, but what is no number would be seen
+        rows[:, :, part.shape[2] : columns] = 0.0  # masked out, but NaN would still spread
     return whole

@@ -1,18 +1,18 @@
 """The best leaves of a trie under a language model: constrained beam search, and its exact form.
 
-One search does both. A pool keeps the best hypotheses of every prompt, finished ones among them; a step reads the
-``width`` best unfinished ones and puts their children in their place. With a pool of ``width`` hypotheses this is beam
-search: what falls out is forgotten, and the best leaf may be below it. With a larger pool it is best-first search:
+One search does both. A pool keeps the best hypotheses of every prompt, including finished ones; a step reads the
+``width`` best unfinished ones and replaces them with their children. With a pool of ``width`` hypotheses this is beam
+search: the rest is dropped, and the best leaf may be below it. With a larger pool it is best-first search:
 log-probabilities only fall, so when the ``count`` best of the pool are finished, nothing can overtake them. The result
-says for each prompt whether that is certain: no forgotten hypothesis was better than the last leaf returned.
+says for each prompt whether that is certain: no dropped hypothesis was better than the last leaf returned.
 
-The prompt is read once, and all hypotheses share its keys and values: their tokens lie behind each other in the cache,
-and the attention mask tells each one its ancestors. So nothing is copied when hypotheses fork or are forgotten.
+The prompt is read once, and all hypotheses share its keys and values: their tokens follow each other in the cache, and
+the attention mask selects each one's ancestors. So nothing is copied when hypotheses fork or are dropped.
 
 Where only one sequence is left below a hypothesis its next tokens are known, so several are read at once: most titles
 are the only one after a few tokens. Steps that need nothing new do not call the model; the search is the same. This
-is done where all beams are wanted. Otherwise too much is read of hypotheses that are given up: with 5 wanted of 10 it
-took a tenth longer, with 10 a quarter less (2M backbone).
+is only done if all beams are wanted. Otherwise too much is read for hypotheses that are given up: with 5 wanted of 10
+it took 10% longer, with 10 it took 25% less time (2M backbone).
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
 """From rows of the batch (B,), nodes (B, W), children and their log-probabilities (B, T) to scores (B, T), below 0."""
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
-_WIDER = 4  # logits of all hypotheses are held at once
-_AHEAD = 16  # tokens of a hypothesis read at once; what is read of one that is forgotten is in vain
+_WIDER = 4  # the logits of all hypotheses are in memory at once
+_AHEAD = 16  # tokens of a hypothesis read at once, in vain if it is dropped
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Search:
     Attributes:
         count: leaves wanted per prompt.
         width: hypotheses read at once per prompt: the beams.
-        pool: hypotheses remembered per prompt; ``width`` or less is beam search. So that every search ends, the pool
-            falls back to ``width`` after as many hypotheses were read.
+        pool: hypotheses kept per prompt; ``width`` or less is beam search. So that every search ends, the pool falls
+            back to ``width`` after as many hypotheses have been read.
     """
 
     count: int
@@ -58,9 +58,9 @@ class Leaves(NamedTuple):
     """The best leaves of n prompts, best first, on the CPU.
 
     Attributes:
-        nodes: nodes of the trie, (n, count); -1 where the trie has no further leaf.
-        scores: summed log-probability (adjusted, with a guide), the end token's included, (n, count) float64.
-        certain: whether no forgotten hypothesis could have led to a better leaf, (n,).
+        nodes: nodes of the trie, (n, count); -1 if the trie has no further leaf.
+        scores: summed log-probability (adjusted, with a guide), including the end token's, (n, count) float64.
+        certain: whether no dropped hypothesis could have led to a better leaf, (n,).
     """
 
     nodes: Tensor
@@ -86,15 +86,15 @@ def best_leaves(
         policy: the model.
         prompts: token ids, at least one each.
         trie: the sequences that can be completed, each with its end token.
-        search: how many, and how thoroughly.
+        search: how many leaves, and how thoroughly.
         closed: ids that a prompt must not get; a leaf is found as long as one of its ids is open.
         guide: changes the score of every step.
-        budget: tokens per batch: those of prompts that not all begin with, and those of the trie that a search
+        budget: tokens per batch: those of prompts without their common prefix, and those of the trie that a search
             usually reads; or more (:func:`wider`).
-        description: beside the progress bar.
+        description: for the progress bar.
     """
     trie = trie.to(policy.device)
-    usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # what trained models need, with some room
+    usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # enough for trained models, with a margin
     sizes = [own + usual for own in own_tokens(prompts)]
     with policy.evaluating(), policy.inference() as model:
 
@@ -116,15 +116,15 @@ def best_leaves(
 
 
 class _Tree:
-    """Reads tokens that hang on prompts as a tree, without copying the prompts' state. Row 0 is the root, row 1 + e
+    """Reads tokens that follow prompts as a tree, without copying the prompts' state. Row 0 is the root, row 1 + e
     token e.
 
     Attributes:
         sees: which tokens of the tree each one sees, (B, 1 + E, E) for E tokens.
-        only: log-probability of the one token that can follow, where only one can, (B, 1 + E).
-        further: whether that one has been read, too, in the row behind, (B, 1 + E).
-        latest: the first row of the last T, those that were read together.
-        logits: behind them, (B, T, V).
+        only: log-probability of the next token, if only one is possible, (B, 1 + E).
+        further: whether that token has been read, too, in the next row, (B, 1 + E).
+        latest: the first of the last T rows, which were read together.
+        logits: after them, (B, T, V).
         normaliser: of these logits, (B, T).
     """
 
@@ -143,7 +143,7 @@ class _Tree:
         order = torch.arange(width, device=owner.device)
         own = (owner[:, :, None] == owner[:, None]) & (order <= order[:, None])
         new = torch.cat([above, own], 2)
-        self.logits = self.logits.new_empty(0)  # they are large; not two of them at once
+        self.logits = self.logits.new_empty(0)  # large: free the old ones first
         self.logits = self.state.read(chains.tokens, chains.depth - 1, new).float()
         self.normaliser = self.logits.logsumexp(2)
         only = self.logits.gather(2, chains.next[..., None])[..., 0] - self.normaliser
@@ -154,7 +154,7 @@ class _Tree:
         return self.latest + chains.first
 
     def log_probs(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities of tokens behind rows, (B, T'); behind rows before the latest, of the only one."""
+        """Log-probabilities of tokens after rows, (B, T'); after rows before the latest, of the only possible one."""
         place = (rows - self.latest).clamp(min=0)
         behind = self.logits.flatten(1).gather(1, place * self.logits.shape[2] + tokens)
         known: Tensor = self.only.gather(1, rows)
@@ -168,14 +168,14 @@ class _Tree:
 
 
 class _Chains(NamedTuple):
-    """Tokens to read below hypotheses (B, W), each hypothesis' behind each other, padded: (B, T).
+    """Tokens to read below hypotheses (B, W), those of a hypothesis in a row, padded: (B, T).
 
     Attributes:
         tokens: token ids; 0 for padding.
         owner: the hypothesis of each token.
         depth: its depth in the trie, 1 for the first.
-        next: the token that follows it, where only one can.
-        further: whether the next one stands behind it.
+        next: the token that follows it, if only one is possible.
+        further: whether that token is read, too.
         first: where the tokens of each hypothesis begin, (B, W).
     """
 
@@ -188,7 +188,7 @@ class _Chains(NamedTuple):
 
     @classmethod
     def below(cls, trie: Trie, nodes: Tensor, unread: Tensor, most: int) -> "_Chains":
-        """The token of each node that is unread, and those that follow where only one sequence is left, up to most."""
+        """The token of each unread node, and up to ``most`` tokens that follow if only one sequence is left."""
         entry, depth = trie.start[nodes].long(), trie.depth[nodes]
         length = torch.where(trie.single[nodes], (trie.length[entry] - depth).clamp(max=most), 1) * unread
         ends = length.cumsum(1)
@@ -210,11 +210,11 @@ class _Batch:
     Attributes:
         found: the results of the settled prompts.
         rows: the prompts in the batch; settled ones leave it in groups, (B,).
-        nodes: node of each hypothesis of the pool, its token not yet read, (B, C).
-        scores: its score, that token's included, (B, C).
+        nodes: node of each hypothesis of the pool, whose token has not been read, (B, C).
+        scores: its score, including that token's, (B, C).
         parents: the row of its parent in the tree, (B, C).
-        own: the row of its own token where that has been read ahead, -1 elsewhere, (B, C).
-        lost: best score of a forgotten hypothesis, (B,).
+        own: the row of its own token if it was read ahead, else -1, (B, C).
+        lost: best score of a dropped hypothesis, (B,).
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class _Batch:
         self.found.certain[rows] = self.found.scores[rows, -1] >= self.lost[settled]
 
     def _settled(self) -> Tensor:
-        """Prompts whose best hypotheses are finished; hypotheses that cannot be among the best are dropped, (B,)."""
+        """Which prompts' best hypotheses are finished, (B,); hypotheses that cannot be among the best are dropped."""
         unfinished = self._unfinished()
         better = (~unfinished & (self.scores > -torch.inf)).cumsum(1)
         self.scores = self.scores.masked_fill(unfinished & (better >= self.search.count), -torch.inf)
@@ -271,7 +271,7 @@ class _Batch:
         self.scores, self.parents, self.own = self.scores[kept], self.parents[kept], self.own[kept]
 
     def _step(self) -> None:
-        """Read the best unfinished hypotheses and put their children in their place."""
+        """Read the best unfinished hypotheses and replace them with their children."""
         self.steps += 1
         order = self.scores.masked_fill(~self._unfinished(), -torch.inf)
         scores, place = order.topk(min(self.search.width, order.shape[1]), dim=1)

@@ -20,9 +20,9 @@ from sprec.engine.layout.groups import round_up, token_budget_batches
 from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import sharded
 
-_WIDER = 8  # a row holds what all begin with, too: 100k columns in all, 3 GiB in a model of a billion parameters
+_WIDER = 8  # rows include the common prefix: 100k columns in all, 3 GiB in a model of a billion parameters
 _DRAWN = 128  # rows whose distributions are in memory at once, in float64: 250 MiB with a vocabulary of 128k
-_TOGETHER = 16  # draws of a prompt that share its keys and values: each passes over the columns of all of them
+_TOGETHER = 16  # draws of a prompt that share its keys and values: attention passes over the columns of all of them
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Decoding:
 
     Attributes:
         mode: the most probable next token, a draw, or beam search.
-        count: completions per prompt: draws, or the best so many beams; greedy gives one.
+        count: completions per prompt: draws, or the best beams; greedy gives one.
         beams: width of the beam search; at least ``count``.
-        max_new_tokens: of an answer at most, the end token included.
+        max_new_tokens: maximum length of an answer, including the end token.
         temperature: of the draws.
         seed: of the draws; draw j of prompt i depends on (seed, i, j) only, not on the batch it shares.
     """
@@ -48,8 +48,12 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Completion:
-    """Generated token ids without the end token, their summed log-probability (the end token's included), and
-    whether the end token was reached.
+    """A generated answer.
+
+    Attributes:
+        tokens: token ids without the end token.
+        log_prob: summed log-probability, including the end token's.
+        finished: whether the end token was reached.
     """
 
     tokens: tuple[int, ...]
@@ -74,7 +78,7 @@ class _Rows:
         return logits.float()
 
     def select(self, prompts: Tensor, rows: Tensor) -> None:
-        """Keep these prompts, (B',), and of each of them these rows, (B', R'); a row may continue several times."""
+        """Keep these prompts, (B',), and these rows of each, (B', R'); a row may occur several times."""
         self.state.select(prompts)
         self.sees = self.sees[prompts].gather(1, rows[..., None].expand(-1, -1, self.sees.shape[2]))
 
@@ -95,13 +99,13 @@ def generate(
         policy: the model.
         prompts: token ids, at least one each.
         decoding: how.
-        budget: tokens per batch: a prompt's once, without those that all begin with, and the new ones of all its rows;
-            or more (:func:`wider`).
-        description: beside the progress bar.
-        journal: a folder that remembers finished batches.
+        budget: tokens per batch: those of prompts without their common prefix, and the new ones of all their rows; or
+            more (:func:`wider`).
+        description: for the progress bar.
+        journal: a folder that keeps finished batches.
 
     Returns:
-        Per prompt its completions, best log-probability first (draws: in the order of their numbers).
+        The completions of each prompt, best log-probability first (draws: in the order of their numbers).
     """
     rows_each = {"beam": decoding.beams, "sample": decoding.count, "greedy": 1}[decoding.mode]
     copies = -(-rows_each // _TOGETHER) if decoding.mode == "sample" else 1
@@ -135,7 +139,7 @@ def _uniforms(rows: Sequence[int], decoding: Decoding) -> np.ndarray:
 def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, copies: int, end: int) -> list[list[Completion]]:
     """Greedy or sampled completions of a prefilled batch: one path per row; finished rows leave the batch.
 
-    The rows of a prompt are divided among so many copies of it.
+    The rows of a prompt are divided among ``copies`` of it.
     """
     count, device = decoding.count if decoding.mode == "sample" else 1, state.logits.device
     uniforms = None
@@ -169,7 +173,7 @@ def _follow(state: Prefilled, rows: Sequence[int], decoding: Decoding, copies: i
 
 
 def _divided(prompts: int, count: int, copies: int) -> Tensor:
-    """Numbers of the rows of each copy of each prompt, (prompts * copies, R); that of idle ones is behind all."""
+    """Numbers of the rows of each copy of each prompt, (prompts * copies, R); idle ones have the highest number."""
     each = -(-count // copies)
     number = torch.arange(copies * each).view(copies, each)
     rows = torch.arange(prompts)[:, None, None] * count + number
@@ -179,7 +183,7 @@ def _divided(prompts: int, count: int, copies: int) -> Tensor:
 def _going(finished: Tensor) -> tuple[Tensor, Tensor]:
     """Which prompts stay in the batch, and which of their rows; from (n, R) to (m,) and (m, R').
 
-    Every prompt keeps as many rows as the one with the most unfinished ones, its own unfinished ones among them.
+    Every prompt keeps as many rows as the one with the most unfinished ones, including all of its own.
     """
     prompts = still_needed(finished.all(1))
     most = int((~finished[prompts]).sum(1).max()) if len(prompts) else 0
@@ -191,7 +195,7 @@ def _going(finished: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def still_needed(finished: Tensor) -> Tensor:
-    """Rows that stay in the batch: all, until a quarter of them can leave; then the unfinished ones and a few more.
+    """Rows that stay in the batch: all until a quarter is ``finished`` (n,), then the unfinished ones and a few more.
 
     Sizes are rounded up: CPU kernels are compiled and kept per shape, and copying a cache at every step costs more
     than a few idle rows.
@@ -220,8 +224,13 @@ def _draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
 def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Completion]]:
     """Beam search over a prefilled batch of n prompts.
 
-    A beam that ends leaves for the finished pool; a prompt is done when its pool holds ``beams`` completions that no
-    live beam can beat (log-probabilities only fall). What still runs at the limit is returned as unfinished.
+    A beam that ends moves to the finished pool; a prompt is done when its pool holds ``beams`` completions that no live
+    beam can beat (log-probabilities only fall). Beams that reach the limit are returned as unfinished.
+
+    Args:
+        state: of the prompts.
+        decoding: count, beams and limit.
+        end: the end token.
     """
     n, width, device = len(state.logits), decoding.beams, state.logits.device
     pools: list[list[Completion]] = [[] for _ in range(n)]
@@ -241,7 +250,7 @@ def beam_search(state: Prefilled, decoding: Decoding, end: int) -> list[list[Com
         origin, token = origin.gather(1, order), token.gather(1, order)
         leading = zip(live, best[:, 0].tolist(), strict=True)
         settled = torch.tensor([_settled(pools[row], width, score) for row, score in leading], device=device)
-        scores = scores.masked_fill(settled[:, None], -torch.inf)  # those that stay for a while change nothing
+        scores = scores.masked_fill(settled[:, None], -torch.inf)  # settled prompts may stay, without effect
         kept = still_needed(settled)
         if not len(kept) or step + 1 == decoding.max_new_tokens:
             break

@@ -1,4 +1,4 @@
-"""Reading prompts once, and tokens behind them: the state that completions and catalogue search continue."""
+"""Reading prompts once, and tokens after them: the state that completions and catalog search continue."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,17 @@ from sprec.engine.model.policy import CausalLM
 
 
 class Prefilled:
-    """The state of B prompts that have been read, and of tokens that are read behind them.
+    """The state of B prompts that have been read, and of the tokens read after them.
 
-    Tokens behind a prompt lie behind each other in its row, whoever reads them: so its keys and values are there once,
-    and nothing is copied when hypotheses fork or are forgotten.
+    All tokens after a prompt follow each other in its row, whichever hypothesis they belong to. So its keys and values
+    are stored once, and nothing is copied when hypotheses fork or are dropped.
 
     Attributes:
-        logits: behind the prompts, (B, V) float32.
-        seen: which columns are a prompt's, (B, columns); the others are padding.
-        next_position: the position behind each prompt, (B,).
+        model: the model that reads.
+        cache: its keys and values.
+        logits: after the prompts, (B, V) float32.
+        seen: which columns belong to a prompt, (B, columns); the others are padding.
+        next_position: the position after each prompt, (B,).
     """
 
     def __init__(self, model: CausalLM, cache: RoomyCache, logits: Tensor, seen: Tensor, next_position: Tensor) -> None:
@@ -31,12 +33,12 @@ class Prefilled:
         self.seen, self.next_position = seen, next_position
 
     def read(self, tokens: Tensor, depth: Tensor, sees: Tensor) -> Tensor:
-        """Read tokens behind the prompts.
+        """Read tokens after the prompts.
 
         Args:
             tokens: (B, T).
-            depth: how many tokens stand between the prompt and each of them, (B, T).
-            sees: which tokens read so far, these included, each of them sees beside its prompt, (B, T, E + T).
+            depth: the number of tokens between the prompt and each of them, (B, T).
+            sees: which of the tokens after the prompt, these included, each of them sees, (B, T, E + T).
 
         Returns:
             Logits, (B, T, V), in the precision of the model.
@@ -46,7 +48,7 @@ class Prefilled:
         return _forward(self.model, self.cache, tokens, positions, torch.cat([prompt, sees], 2), 0)
 
     def select(self, prompts: Tensor) -> None:
-        """Keep these prompts, (B',), in this order."""
+        """Keep these ``prompts``, (B',), in this order."""
         if torch.equal(prompts, torch.arange(len(self.seen), device=prompts.device)):
             return
         self.cache.batch_select_indices(prompts)
@@ -55,19 +57,19 @@ class Prefilled:
 
 
 def own_tokens(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """How many tokens are read for each prompt alone; what all prompts begin with is read once."""
+    """How many tokens of each of the ``prompts`` are read for it alone; their common prefix is read once."""
     shared = common_prefix(prompts)
     return [len(prompt) - shared for prompt in prompts]
 
 
 def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.device, room: int) -> Prefilled:
-    """Read prompts; what all of them begin with is read once.
+    """Read prompts, their common prefix once.
 
     Args:
         model: it computes without gradients.
         prompts: token ids, at least one each.
-        device: where the tokens are put.
-        room: so many tokens can be read behind each prompt before its keys and values are copied.
+        device: of the model.
+        room: this many tokens can be read after each prompt before its keys and values are copied.
     """
     shared = common_prefix(prompts)
     template = RoomyCache(0)
@@ -98,7 +100,7 @@ def prefill(model: CausalLM, prompts: Sequence[Sequence[int]], device: torch.dev
 def _read(
     model: CausalLM, cache: RoomyCache, shared: int, prompts: Sequence[Sequence[int]], device: torch.device
 ) -> Prefilled:
-    """Read prompts, padded on the left, behind so many columns that all of them share."""
+    """Read prompts, padded on the left, after ``shared`` columns that are common to all."""
     width = round_up(max(map(len, prompts)))
     tokens = np.zeros((len(prompts), width), dtype=np.int64)
     real = np.zeros((len(prompts), shared + width), dtype=bool)
@@ -110,7 +112,7 @@ def _read(
     positions = (seen.long().cumsum(1) - 1).clamp(min=0)
     columns = torch.arange(shared + width, device=device)
     causal = columns[None, :] <= columns[shared:, None]
-    own = columns[None, :] == columns[shared:, None]  # padding sees itself: a softmax needs something
+    own = columns[None, :] == columns[shared:, None]  # padding sees itself: a softmax over nothing is NaN
     sees = (causal & seen[:, None, :]) | own
     with last_columns(model, 1, width):
         logits = _forward(model, cache, torch.from_numpy(tokens).to(device), positions[:, shared:], sees, 1)

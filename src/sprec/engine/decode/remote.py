@@ -1,7 +1,7 @@
 """Completing prompts on a server with the OpenAI completions API: vLLM, SGLang, ``transformers serve``.
 
-The weights reach the server by path: a whole model is named by its folder, adapters are loaded under a new name. A
-server that takes token ids as prompt gets these, another one the text that they decode to.
+The server gets the weights by path: a whole model is named by its folder, adapters are loaded under a new name. Prompts
+are sent as token ids to servers that accept them, else as text.
 """
 
 import json
@@ -31,18 +31,19 @@ from sprec.system.progress import say
 
 COMPLETIONS = "/v1/completions"
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds between the tries of a request that found no server, or one in trouble (5xx, 429)."""
+"""Seconds between attempts of a request that found no server, or an overloaded or failing one (429, 5xx)."""
 LARGEST = 1 << 20
-"""Bytes of an answer at most: 128 tokens in JSON are some kilobytes."""
+"""Maximum bytes of an answer; 128 tokens in JSON are a few kilobytes."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """Weights that a server answers with.
+    """Weights on a server.
 
     Attributes:
-        model: what requests call them: a folder, or the name of adapters.
-        adapters: whether they are adapters that :func:`load_adapters` put on the server's model.
+        server: where it listens.
+        model: their name in requests: a folder, or the name of adapters.
+        adapters: whether they are adapters that :func:`load_adapters` added to the server's model.
     """
 
     server: Server
@@ -64,16 +65,16 @@ def complete(
     Args:
         policy: its tokenizer and end token are used, not its weights.
         prompts: token ids, at least one each.
-        decoding: greedy or sampled; draw j of prompt i is asked for with a seed of its own.
-        served: server, and the name under which it has the weights.
-        description: beside the progress bar.
-        journal: a folder that remembers finished prompts.
+        decoding: greedy or sampled; each draw j of prompt i is requested with its own seed.
+        served: the server, and the name of the weights there.
+        description: for the progress bar.
+        journal: a folder that keeps finished prompts.
 
     Returns:
-        Per prompt its completions; their tokens spell the server's texts, their log-probabilities are unknown (NaN).
+        The completions of each prompt; their tokens spell the server's texts, log-probabilities are unknown (NaN).
 
     Raises:
-        UserError: the server cannot be reached, answers with an error, or with another model; or beams are asked for.
+        UserError: the server cannot be reached, answers with an error or with another model; or the mode is beam.
     """
     if decoding.mode == "beam":
         raise UserError("a server completes greedy and sampled, not by beams; use decode=sample, or server=null")
@@ -96,7 +97,7 @@ class _Asking:
 
     @contextmanager
     def ahead(self) -> Iterator[Callable[[list[int]], list[Any]]]:
-        """The answers of one row at a time; requests of the rows behind it are under way meanwhile."""
+        """The answers of one row at a time, while the requests of later rows are already running."""
         count = self.decoding.count if self.decoding.mode == "sample" else 1
         waiting = deque(processes.share(range(len(self.prompts))))
         running: dict[int, list[Future[tuple[str, bool]]]] = {}
@@ -105,8 +106,8 @@ class _Asking:
 
         def work(rows: list[int]) -> list[Any]:
             row = rows[0]
-            _ = self.takes_tokens  # asked once, before many ask
-            for passed in [other for other in running if other < row]:  # the journal had them
+            _ = self.takes_tokens  # ask once, before the threads start
+            for passed in [other for other in running if other < row]:  # these were in the journal
                 del running[passed]
             while waiting and (waiting[0] <= row or len(running) < 2 * width):
                 other = waiting.popleft()
@@ -121,7 +122,7 @@ class _Asking:
 
     @cached_property
     def takes_tokens(self) -> bool:
-        """Whether the server reads token ids; one that does not says so (400 or 422)."""
+        """Whether the server accepts token ids; one that does not answers 400 or 422."""
         fields = self._fields(0, 0, tokens=True) | {"max_tokens": 1}
         takes = _post(self.served.server, COMPLETIONS, fields)[0] not in (400, 422)
         if not takes:
@@ -149,7 +150,7 @@ class _Asking:
         """A request. What models and servers set by default (top-k, penalties, other ends) must not change a draw."""
         decoding, end, prompt = self.decoding, self.policy.end, list(self.prompts[row])
         sampled = decoding.mode == "sample"
-        seed = int(np.random.SeedSequence([decoding.seed, row, draw]).generate_state(1)[0] >> 1)  # servers want 31 bits
+        seed = int(np.random.SeedSequence([decoding.seed, row, draw]).generate_state(1)[0] >> 1)  # servers take 31 bits
         fields = {
             "model": self.served.model,
             "prompt": prompt if tokens else self.policy.decode([prompt])[0],
@@ -158,21 +159,21 @@ class _Asking:
             "top_p": 1.0,
         } | ({"seed": seed} if sampled else {})
         plain: dict[str, Any] = {"repetition_penalty": 1.0}
-        if not tokens:  # transformers serve: refuses fields it does not know, and samples only if this says so
+        if not tokens:  # transformers serve refuses unknown fields, and samples only with this one
             more = plain | {"do_sample": sampled, "top_k": 0, "eos_token_id": end}
             return fields | {"generation_config": json.dumps(more)}
         more = plain | {"top_k": -1, "stop_token_ids": [end]}
-        # vLLM knows adapters by ``model``, SGLang by ``lora_path``; it would answer with the bare model without
+        # vLLM selects adapters by ``model``, SGLang by ``lora_path``, without which it uses the base model
         return fields | more | ({"lora_path": self.served.model} if self.served.adapters else {})
 
 
 def load_adapters(server: Server, name: str, folder: Path) -> Served:
-    """Put the adapters of a folder on a server that runs their base model; free when they are there already.
+    """Load the adapters of a folder on a server that runs their base model; free if they are there already.
 
     Args:
         server: where it listens.
-        name: new for other weights: servers keep what they computed under an old one (vLLM issue 42125).
-        folder: as the server sees it too.
+        name: must differ for other weights: servers cache results by name (vLLM issue 42125).
+        folder: the adapters, under the same path on the server.
 
     Raises:
         UserError: the server cannot be reached, or does not load them.
@@ -192,10 +193,10 @@ def load_adapters(server: Server, name: str, folder: Path) -> Served:
 
 
 def _post(server: Server, path: str, fields: Mapping[str, Any]) -> tuple[int, str]:
-    """Status and body of an answer; what may pass (no connection, 429, 5xx) is tried again.
+    """Status and body of an answer; temporary failures (no connection, 429, 5xx) are retried.
 
     Raises:
-        UserError: it did not pass.
+        UserError: the last attempt failed, too.
     """
     for delay in (*BACKOFF, 0.0):
         try:
@@ -207,7 +208,7 @@ def _post(server: Server, path: str, fields: Mapping[str, Any]) -> tuple[int, st
             raise UserError(f"{server.url} gave no answer in {server.timeout:g} s; raise server.timeout") from error
         except OverflowError as error:
             raise UserError(f"the server at {server.url} answers with more than {LARGEST >> 20} MiB") from error
-        except (OSError, HTTPException, ValueError) as error:  # the last: no such port
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: an impossible port
             problem = f"cannot be reached ({error or type(error).__name__}); start it, or set server=null"
         if delay:
             time.sleep(delay)
@@ -215,10 +216,10 @@ def _post(server: Server, path: str, fields: Mapping[str, Any]) -> tuple[int, st
 
 
 def _title(text: Any) -> str:
-    """The text of a choice: nothing else is one, and half of a character (a lone surrogate) is none.
+    """The text of a choice, without lone surrogates (halves of characters).
 
     Raises:
-        TypeError: it is no text.
+        TypeError: it is not text.
     """
     if not isinstance(text, str):
         raise TypeError(f"text is {type(text).__name__}")
@@ -229,7 +230,7 @@ def _request(server: Server, path: str, body: str) -> tuple[int, str]:
     """Status and body of an answer.
 
     Raises:
-        TimeoutError: it was not complete in time, however many of its bytes came.
+        TimeoutError: it was not complete in time.
         OverflowError: it is larger than :data:`LARGEST`.
     """
     parts = urlsplit(server.url)
@@ -248,16 +249,16 @@ def _request(server: Server, path: str, body: str) -> tuple[int, str]:
 
 @contextmanager
 def _until(seconds: float, connection: socket.socket) -> Iterator[None]:
-    """Hang up when the time of a block is over: the timeout of a socket begins anew with every byte.
+    """Close the connection when the block takes longer: the timeout of a socket restarts with every byte.
 
     Raises:
-        TimeoutError: it was.
+        TimeoutError: it took longer.
     """
     over: list[bool] = []
 
     def hang_up() -> None:
         over.append(True)
-        with suppress(OSError):  # it has ended by itself
+        with suppress(OSError):  # it has ended already
             connection.shutdown(socket.SHUT_RDWR)
 
     timer = Timer(seconds, hang_up)

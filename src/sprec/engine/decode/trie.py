@@ -1,7 +1,7 @@
 """A trie over token sequences as flat arrays: children by one gather, sequences below a node as one range.
 
-Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node needs no more
-than the number of its first child and their count. The sequences, sorted, lie below a node as one contiguous range.
+Nodes are numbered breadth first, siblings by token. So the children of a node are neighbours, and a node only needs the
+number of its first child and their count. The sorted sequences below a node are one contiguous range.
 """
 
 import warnings
@@ -44,10 +44,10 @@ class Trie:
         branching: number of children (N,); 0 at a leaf.
         start: where the ids below each node start in ``ids`` (N,).
         stop: where they stop (N,).
-        single: whether only one sequence (of one or several ids) lies below (N,).
+        single: whether only one sequence (of one or several ids) is below (N,).
         ids: the ids, sorted by their sequences, ties by id (n,).
         leaf: the node where the sequence of each id ends (n,).
-        tokens: all sequences behind each other.
+        tokens: all sequences, concatenated.
         begin: where the sequence of each entry of ``ids`` begins in ``tokens`` (n,).
         length: its length (n,).
     """
@@ -67,11 +67,11 @@ class Trie:
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> "Trie":
-        """Build the trie; sequence i carries the id i.
+        """Build the trie of ``sequences``; sequence i has the id i.
 
         Raises:
-            ValueError: no sequences, an empty one, or one that is the beginning of another one: let all end with a
-                token that occurs nowhere else.
+            ValueError: there are none, one is empty, or one is a prefix of another; end all of them with a token that
+                occurs nowhere else.
         """
         lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
         if not lengths.all() or not len(lengths):
@@ -95,11 +95,11 @@ class Trie:
         return len(self.token)
 
     def to(self, device: torch.device | str) -> "Trie":
-        """The same trie on another device."""
+        """The same trie on another ``device``."""
         return Trie(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     def children(self, nodes: Tensor) -> Children:
-        """The children of nodes, (B, W) to (B, T), T the largest number of children in a row."""
+        """The children of ``nodes``, (B, W) to (B, T), T the largest number of children in a row."""
         branching = _taken(self.branching, nodes)
         ends = branching.cumsum(1)
         place = torch.arange(int(ends[:, -1].max()) if ends.numel() else 0, device=nodes.device)
@@ -112,17 +112,17 @@ class Trie:
         return Children(parents, child, _taken(self.token, child), mask)
 
     def ids_below(self, node: int) -> Tensor:
-        """All ids below a node; at a leaf, the ids that share its sequence, ascending."""
+        """All ids below a ``node``; at a leaf, the ids that share its sequence, ascending."""
         return self.ids[int(self.start[node]) : int(self.stop[node])]
 
 
 @dataclass(frozen=True)
 class Closed:
-    """Ids that must not be reached: some of them by nobody, others by single prompts. No id is in both parts.
+    """Ids that must not be reached: some by no prompt, others by certain prompts. No id is in both parts.
 
     Attributes:
         before: how many of the first i entries of ``Trie.ids`` are closed to all (n+1,).
-        own: the places in ``Trie.ids`` that are closed to each prompt, ascending, filled with n, (N, X).
+        own: the indices in ``Trie.ids`` that are closed to each prompt, ascending, padded with n, (N, X).
     """
 
     before: Tensor
@@ -130,11 +130,11 @@ class Closed:
 
     @classmethod
     def of(cls, trie: Trie, own: Tensor, barred: Tensor) -> "Closed":
-        """What is closed, by ids.
+        """The closed ids, in the order of a trie.
 
         Args:
             trie: with n ids.
-            own: ids that are closed to each prompt, filled with n, (N, X).
+            own: ids that are closed to each prompt, padded with n, (N, X).
             barred: which ids are closed to all, bool (n,).
         """
         ids = trie.ids.cpu()
@@ -143,15 +143,15 @@ class Closed:
         return cls(before, place[own].sort(1).values)
 
     def take(self, rows: list[int]) -> "Closed":
-        """The same for some of the prompts."""
+        """The same for the prompts ``rows``."""
         return Closed(self.before, self.own[rows])
 
     def to(self, device: torch.device | str) -> "Closed":
-        """The same on another device."""
+        """The same on another ``device``."""
         return Closed(self.before.to(device), self.own.to(device))
 
     def shuts(self, trie: Trie, nodes: Tensor, rows: Tensor) -> Tensor:
-        """Whether all ids below nodes (B, T) are closed to the prompts ``rows`` (B,); shape (B, T)."""
+        """Whether all ids below ``nodes`` (B, T) of the ``trie`` are closed to the prompts ``rows`` (B,); (B, T)."""
         start, stop = _taken(trie.start, nodes).long(), _taken(trie.stop, nodes).long()
         own = self.own[rows]
         gone = torch.searchsorted(own, stop) - torch.searchsorted(own, start)
@@ -160,15 +160,15 @@ class Closed:
 
 
 class Masses:
-    """What values per id sum to below the nodes of a trie.
+    """Sums of values per id below the nodes of a trie.
 
-    A sum adds the values below its node and no others: its relative error is that of their addition however small they
-    are. (Differences of prefix sums lose what is small beside the total.) Nodes with the same ids below
-    them share a sum; a 0/1 matrix of sums (S) by ids (n) makes them all in one product.
+    A sum adds only the values below its node, so its relative error does not depend on the others. (Differences of
+    prefix sums would lose values that are small relative to the total.) Nodes with the same ids below them share a sum;
+    one product with a 0/1 matrix of sums (S) by ids (n) makes them all.
 
     Args:
-        trie: on the device where the sums are wanted.
-        dtype: that they are computed in.
+        trie: on the device of the sums.
+        dtype: of the sums.
     """
 
     def __init__(self, trie: Trie, dtype: torch.dtype = torch.float64) -> None:
@@ -180,22 +180,22 @@ class Masses:
         ones, shape = torch.ones(cells.shape[1], dtype=dtype), (len(start), len(trie.ids))
         matrix = torch.sparse_coo_tensor(torch.from_numpy(cells), ones, shape, check_invariants=True)
         self._sum_of = torch.from_numpy(which.reshape(-1)).to(trie.token.device)
-        with warnings.catch_warnings():  # row by row it multiplies in half the time, and says that it is in beta
+        with warnings.catch_warnings():  # CSR takes half the time, and warns that it is in beta
             warnings.simplefilter("ignore", UserWarning)
             self._matrix = matrix.to(trie.token.device).coalesce().to_sparse_csr()
 
     def of(self, values: Tensor) -> Tensor:
-        """All sums of values per id, (B, n) to (S, B), for :meth:`below`."""
+        """All sums of ``values`` per id, (B, n) to (S, B), for :meth:`below`."""
         sums: Tensor = torch.sparse.mm(self._matrix, values.to(self._matrix.dtype).T)
         return sums
 
     def below(self, sums: Tensor, nodes: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Sum of the values of all ids below nodes (B, ...), same shape.
+        """Sum of the values of all ids below nodes, shape of ``nodes``.
 
         Args:
-            sums: what :meth:`of` made.
-            nodes: nodes of the trie.
-            rows: the row of the values that each row of ``nodes`` asks (B,); by default its own.
+            sums: of :meth:`of`.
+            nodes: of the trie, (B, ...).
+            rows: the row of the values for each row of ``nodes`` (B,); by default the same.
         """
         row = torch.arange(len(nodes), device=nodes.device) if rows is None else rows
         at = _taken(self._sum_of, nodes.flatten(1)) * sums.shape[1] + row[:, None]
@@ -203,14 +203,14 @@ class Masses:
 
 
 def _taken(values: Tensor, at: Tensor) -> Tensor:
-    """``values[at]`` of a vector, in half the time of the brackets."""
+    """``values[at]`` of a vector, in half the time of indexing."""
     return values.index_select(0, at.flatten()).view(at.shape)
 
 
 def _grow(
     tokens: np.ndarray, begin: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Make the nodes level by level: token and parent of each, first node of each level, leaf of each sequence."""
+    """The nodes, level by level: token and parent of each, first node of each level, leaf of each sequence."""
     vocabulary = int(tokens.max()) + 1
     at = np.zeros(len(lengths), dtype=np.int64)  # the node that each sequence has reached
     all_tokens, parents, levels = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)], [0, 1]

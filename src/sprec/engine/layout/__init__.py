@@ -1,1 +1,1 @@
-"""Prompt groups as tensors: how completions share a prompt, and what attends to what."""
+"""Prompt groups as tensors: how completions share a prompt, and which tokens attend to which."""

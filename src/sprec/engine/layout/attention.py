@@ -1,12 +1,12 @@
 """Attention that knows the common prefix of a batch; on CPUs it trains with two batched products and a softmax.
 
-At the lengths of this field (100 to 300 tokens) the backward pass of PyTorch's fused CPU kernel is 4 to 8 times slower
-than the plain form, its forward pass two to four times as fast: so generation takes it (``benchmarks/``). On GPUs the
-fused kernels stay, and FlexAttention reads packed rows. All are registered with transformers' attention interface, so
-that every model that uses the interface has them.
+At usual lengths (100 to 300 tokens) the backward pass of PyTorch's fused CPU kernel is 4 to 8 times slower than the
+plain form, its forward pass two to four times as fast, so generation uses it (``benchmarks/``). GPUs use the fused
+kernels, and FlexAttention for packed rows. All are registered with transformers' attention interface, for every model
+that uses it.
 
-Where the mask has more keys than there are, the missing ones are the prefix: the first columns of row 0, in front of
-the own keys of every row.
+If the mask has more keys than are given, the missing ones are the prefix: the first columns of row 0, which come before
+the keys of every row.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from sprec.system.errors import UserError
 
 PLAIN, FUSED, FLEX = "sprec_plain", "sprec_fused", "sprec_flex"
 _WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-"""Kinds of layers that see a part of the columns, and the setting that says how many."""
+"""Kinds of layers that see some of the columns, and the setting with their number."""
 
 
 def plain_attention(
@@ -50,14 +50,14 @@ def plain_attention(
         attention_mask: (B, 1, T, prefix + S), additive or bool (True: sees); None for causal over S keys.
         scaling: factor of the scores, 1/sqrt(D) by default.
         dropout: on the attention weights while training.
-        softcap: scores are squeezed into (-softcap, softcap) by a tanh (Gemma 2).
+        softcap: bounds the scores to (-softcap, softcap) by a tanh (Gemma 2).
         s_aux: sinks of the softmax (gpt-oss); not implemented.
 
     Returns:
         (B, T, H, D), and None for the weights.
 
     Raises:
-        UserError: the model has sinks: leaving them out would give wrong numbers.
+        UserError: the model has sinks; ignoring them would give wrong numbers.
     """
     if s_aux is not None:
         raise UserError("models with attention sinks are not supported; take another backbone")
@@ -72,7 +72,7 @@ def plain_attention(
     mask = _mask_or_causal(attention_mask, whole, key.shape[2], query)
     mask = additive(mask[..., mask.shape[-2] - width :, :], query.dtype)
     scaling = scaling or query.shape[3] ** -0.5
-    # scores for training are computed as training does: rounded otherwise, DPO's first loss would not be ln 2
+    # the reference's scores must be computed as in training: with other rounding DPO's first loss would not be ln 2
     if layout is None and softcap is None and not torch.is_grad_enabled():
         output = _fused(query, key, value, mask, scaling)
     else:
@@ -98,18 +98,18 @@ def _weighted(weights: Tensor, value: Tensor) -> Tensor:
 
 
 def _grouped(rows: Tensor, shared: Tensor) -> Tensor:
-    """The rows of the heads that share keys or values below each other, (B, H_kv, H/H_kv * T, X)."""
+    """The rows of the heads that share keys or values, concatenated, (B, H_kv, H/H_kv * T, X)."""
     return rows.reshape(len(rows), shared.shape[1], -1, rows.shape[3])
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """PyTorch's kernel: its forward is two to four times as fast as products that are written out (CPU)."""
+    """PyTorch's kernel; its forward pass is two to four times as fast as the plain form (CPU)."""
     grouped = query.shape[1] != key.shape[1]
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling, enable_gqa=grouped)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to scores: 0 where a query sees a key, the lowest number elsewhere."""
+    """A bool ``mask`` in the form to add to scores: 0 where a query sees a key, else the lowest number of ``dtype``."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
@@ -129,8 +129,23 @@ def fused_attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """PyTorch's fused attention; arguments and result as in :func:`plain_attention`, but without soft caps."""
-    if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:  # a wrong number is worse than none
+    """PyTorch's fused attention, without soft caps.
+
+    Args:
+        module: as in :func:`plain_attention`.
+        query: as there.
+        key: as there.
+        value: as there.
+        attention_mask: as there.
+        kwargs: as there.
+
+    Returns:
+        As there.
+
+    Raises:
+        UserError: the model has sinks or soft caps.
+    """
+    if kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None:
         raise UserError("models with attention sinks or soft caps are not supported here; take another backbone")
     key, value = _with_prefix(key, value, attention_mask)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -155,10 +170,28 @@ def flexible_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """FlexAttention where the mask is one of blocks (packed rows), :func:`fused_attention` for all others."""
+    """FlexAttention for packed rows, :func:`fused_attention` for other masks.
+
+    Args:
+        module: as in :func:`plain_attention`.
+        query: as there.
+        key: as there.
+        value: as there.
+        attention_mask: a block mask for packed rows, else as there.
+        scaling: as there.
+        dropout: as there; must be 0 for packed rows.
+        kwargs: as there.
+
+    Returns:
+        As there.
+
+    Raises:
+        ValueError: packed rows with dropout or soft caps.
+        UserError: see :func:`fused_attention`.
+    """
     if not isinstance(attention_mask, BlockMask):
         return fused_attention(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
-    if dropout or kwargs.get("softcap") is not None:  # a wrong number is worse than none
+    if dropout or kwargs.get("softcap") is not None:
         raise ValueError("packed rows have neither dropout nor soft caps on attention weights")
     return attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
@@ -169,31 +202,31 @@ for _name, _function in ((PLAIN, plain_attention), (FUSED, fused_attention), (FL
 
 
 def implementation(device: torch.device) -> str:
-    """The name of the attention that is fastest on this device, for a model that is about to be made there."""
-    if device.type == "cuda":  # cuDNN's plans an attention for every new shape, and each step of decoding is one
+    """The name of the fastest attention for a model on this ``device``."""
+    if device.type == "cuda":  # not cuDNN, which plans for every new shape, and each step of decoding has one
         torch.backends.cuda.enable_cudnn_sdp(False)
     return {"cpu": PLAIN, "cuda": FLEX}.get(device.type, FUSED)
 
 
 def takes_prefix_row(model: nn.Module) -> bool:
-    """Whether a model, possibly wrapped, computes attention by one of the functions above."""
+    """Whether a ``model``, possibly wrapped, computes attention by one of the functions above."""
     return _inner(model).config._attn_implementation in (PLAIN, FUSED, FLEX)
 
 
 def unpads(model: nn.Module) -> bool:
-    """Whether a model, possibly wrapped, reads all tokens of a batch in one row (:mod:`sprec.engine.layout.one_row`).
+    """Whether a ``model``, possibly wrapped, reads a batch in one row (:mod:`sprec.engine.layout.one_row`).
 
-    Not where a layer other than attention looks at neighbours in a row (:func:`attends`).
+    Not if a layer other than attention looks at neighbours in a row (:func:`attends`).
     """
     inner = _inner(model)
     return bool(inner.config._attn_implementation == PLAIN and inner._supports_sdpa and attends(inner))
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether all layers of a model mix columns by attention alone, in a function that can be replaced.
+    """Whether all layers of a ``model`` mix columns only by attention, in a function that can be replaced.
 
-    Convolutional and recurrent layers would read padding, other completions and other groups; attention of a model's
-    own does not know where the common prefix stands.
+    Convolutional and recurrent layers would read padding, other completions and other groups, and a model's own
+    attention does not know where the common prefix is.
     """
     inner = _inner(model)
     kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
@@ -201,23 +234,23 @@ def attends(model: nn.Module) -> bool:
 
 
 def window(config: Any) -> int | None:
-    """Tokens that every layer sees at once; None without a limit.
+    """The number of tokens that every layer sees; None if unlimited.
 
     Args:
         config: of the decoder (``get_text_config()``).
     """
     kinds = getattr(config, "layer_types", None)
-    if kinds is None:  # older architectures slide in all layers or in none
+    if kinds is None:  # older architectures have sliding windows in all layers or in none
         kinds = ["sliding_attention"] if getattr(config, "use_sliding_window", True) else []
     found = (getattr(config, _WINDOWS[kind], None) for kind in set(kinds) & set(_WINDOWS))
     return min(filter(None, found), default=None)
 
 
 def packs(model: nn.Module, precision: torch.dtype) -> bool:
-    """Whether a model, possibly wrapped, reads packed rows: with FlexAttention, where that works.
+    """Whether a ``model``, possibly wrapped, reads packed rows in this ``precision``, with FlexAttention.
 
-    It does not with architectures that take no masks of blocks or whose attention is more than a softmax of products
-    (soft caps, sinks: the fused kernels cannot do these either), and not with dropout on attention weights.
+    Not if the architecture takes no block masks, if its attention has soft caps or sinks (which the fused kernels lack,
+    too), or if it has dropout on attention weights.
     """
     inner = _inner(model)
     config: Any = inner.config.get_text_config()

@@ -1,8 +1,8 @@
-"""FlexAttention over packed rows: groups behind one another in one row, and a mask that lives in blocks of 128 x 128.
+"""FlexAttention over packed rows: all groups in one row, and a mask in blocks of 128 x 128.
 
 A token is seen from its own column up to some last column: a prompt's by its whole group, a completion's by the rest of
-that completion, the common prefix's by everybody. So one number per token says everything about the mask, and which
-blocks are empty, full or mixed follows from the largest and the smallest of 128 numbers; no (T, T) mask is ever made.
+that completion, the common prefix's by all. So one number per token defines the mask, and whether a block is empty,
+full or mixed follows from the largest and smallest of 128 numbers; no (T, T) mask is ever made.
 """
 
 from collections.abc import Callable
@@ -18,24 +18,24 @@ from sprec.system.progress import say
 
 BLOCK = 128
 _KERNELS = 64
-_TOLERANCE = 0.02  # of the norm: three times the rounding of bf16
+_TOLERANCE = 0.02  # relative to the norm: three times the rounding of bf16
 
 
 def row_width(tokens: int) -> int:
-    """Columns of a packed row of so many tokens: whole blocks, and few different sizes.
+    """Columns of a packed row of ``tokens`` tokens: whole blocks, and few different sizes.
 
-    Eight sizes from one power of two to the next (at most an eighth of padding), because kernels may be compiled for
-    each size; two blocks at least, because a dimension of size 1 is always compiled apart.
+    There are eight sizes per power of two (at most an eighth is padding), because kernels may be compiled for each
+    size, and at least two blocks, because a dimension of size 1 is always compiled separately.
     """
     step = max(BLOCK, 1 << max(0, tokens.bit_length() - 4))
     return max(2 * BLOCK, -(-tokens // step) * step)
 
 
 def block_mask(last: Tensor) -> BlockMask:
-    """The mask of one packed row: a query sees the keys k <= query whose last[k] is not before it.
+    """The mask of one packed row: a query sees the keys k <= query with last[k] >= query.
 
     Args:
-        last: (T,) int, T a multiple of 128: the last column that sees each column, itself at least.
+        last: (T,) int, T a multiple of 128: the last column that sees each column, at least itself.
     """
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -56,9 +56,10 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float | None = None) -> Tensor:
-    """Attention (1, H, T, D) over a packed row; (1, H_kv, T, D) keys and values.
+    """Attention over a packed row: ``query`` (1, H, T, D), ``key`` and ``value`` (1, H_kv, T, D) to (1, H, T, D).
 
-    Compiled on GPUs. Elsewhere it is PyTorch's form that is written out, for tests, which makes all T x T scores.
+    It is compiled on GPUs. On CPUs, for tests, it is PyTorch's plain form, which makes all T x T scores. ``scaling`` is
+    the factor of the scores, 1/sqrt(D) by default; the ``mask`` is of :func:`block_mask`.
     """
     kind = query.device.type
     # rotary embeddings leave queries and keys in fp32 under autocast, and the kernel takes one type
@@ -66,13 +67,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: 
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     kernel = _compiled() if kind == "cuda" else cast("Callable[..., Tensor]", flex_attention)
     scale, grouped = scaling or query.shape[-1] ** -0.5, query.shape[1] != key.shape[1]
-    with torch.autocast(kind, torch.bfloat16, enabled=False):  # its state is compiled in
+    with torch.autocast(kind, torch.bfloat16, enabled=False):  # autocast's state is compiled in
         return kernel(query, key, value, block_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    # past its limit of kernels (8), dynamo would silently take the form that makes all T x T scores
+    # beyond its limit of 8 kernels, dynamo would silently use the form that makes all T x T scores
     config: Any = torch._dynamo.config
     config.recompile_limit = max(_KERNELS, config.recompile_limit)
     return cast("Callable[..., Tensor]", torch.compile(flex_attention))
@@ -80,15 +81,22 @@ def _compiled() -> Callable[..., Tensor]:
 
 @cache
 def works(device: torch.device, heads: int, kv_heads: int, size: int, dtype: torch.dtype) -> bool:
-    """Whether FlexAttention compiles for these heads and computes the same as the fused kernels, gradients too.
+    """Whether FlexAttention compiles and agrees with the fused kernels, gradients included.
 
-    There are GPUs, sizes of heads and releases for which it does not; then groups are padded, and a line says so. The
-    kernels are those that training needs anyway: after two widths they are compiled for all.
+    For some GPUs, head sizes and releases it does not; then groups are padded, and a line says so. Training needs the
+    same kernels anyway: after two widths they are compiled for all.
+
+    Args:
+        device: of the model.
+        heads: of queries.
+        kv_heads: of keys and values.
+        size: of a head.
+        dtype: of the products.
     """
     try:
         off = torch.stack([_differences(device, heads, kv_heads, size, dtype, BLOCK * blocks) for blocks in (2, 4)])
         reason = "" if (off <= _TOLERANCE).all() else f"its results are off by {off.max().item():.1%}"
-    except Exception as error:  # compilers fail in every way
+    except Exception as error:  # compilers raise all kinds of exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if reason:
         say(f"! FlexAttention does not work here ({reason}): prompt groups are padded instead of packed")
@@ -96,10 +104,10 @@ def works(device: torch.device, heads: int, kv_heads: int, size: int, dtype: tor
 
 
 def _differences(device: torch.device, heads: int, kv_heads: int, size: int, dtype: torch.dtype, width: int) -> Tensor:
-    """Relative differences of output and gradients to those of the fused kernels in fp32, (4,)."""
-    random = torch.Generator().manual_seed(0)  # of its own: the draws of a run stay what they are
+    """Relative differences of output and gradients from those of the fused kernels in fp32, (4,)."""
+    random = torch.Generator().manual_seed(0)  # a separate one: the draws of a run must not change
     column = torch.arange(width)
-    # a prefix of more than a block, then groups; what is left over sees the prefix and itself
+    # a prefix of more than a block, then groups; the remaining columns see the prefix and themselves
     last = torch.where(column < 150, width - 1, column // 150 * 150 + 149).clamp(max=width - 1).int().to(device)
     sees = (column <= column[:, None]).to(device) & (column.to(device)[:, None] <= last)
     parts = [torch.randn(1, width, count, size, generator=random) for count in (heads, kv_heads, kv_heads, heads)]

@@ -1,13 +1,13 @@
-"""The prompt group: one prompt and the completions that hang on it, as token ids and as a batch of tensors.
+"""The prompt group: one prompt and its completions, as token ids and as a batch of tensors.
 
 A row of a batch reads ``[prefix | padding | prompt | completions]``, the completions as a tree
-(:mod:`sprec.engine.layout.tree`): each token sees the prompt and those above it, never another branch, and its position
-continues theirs. So a prompt is read once however many completions it has, and so is what they begin with together:
-less than P + K*C tokens instead of K*(P + C). The tokens that all prompts of a batch start with
-(the template) stand in the first columns, so that a model can read them once for the whole batch.
+(:mod:`sprec.engine.layout.tree`): each token sees the prompt and its ancestors, never another branch, and its position
+follows theirs. So a prompt is read once however many completions it has, and so are their common beginnings: less than
+P + K*C tokens instead of K*(P + C). The common prefix of all prompts in a batch (the template) is in the first columns,
+so that a model can read it once for the whole batch.
 
-That is the padded layout. In the packed one (on GPUs, :mod:`sprec.engine.layout.flex`) all groups of a batch stand
-behind one another in a single row, ``[prefix | prompt | completions | prompt | completions | ... | padding]``.
+That is the padded layout. In the packed one (on GPUs, :mod:`sprec.engine.layout.flex`) all groups of a batch follow
+each other in a single row, ``[prefix | prompt | completions | prompt | completions | ... | padding]``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ from sprec.engine.layout.tree import Tree
 
 WIDTH_MULTIPLE = 8
 """Widths of batches are rounded up to it: CPU kernels are compiled per shape and kept, and without rounding a long
-run meets thousands of shapes (2.3 GiB against 1.0 GiB of memory when pre-training the 2M backbone)."""
+run has thousands of shapes (2.3 GiB instead of 1.0 GiB of memory when pre-training the 2M backbone)."""
 _COLUMNS = 64  # the same for the tokens of a batch in one row
-_MIN_PREFIX = 8  # a shared prefix shorter than this costs more to handle than to read again
+_MIN_PREFIX = 8  # shorter prefixes cost more to handle than to read repeatedly
 
 
 @dataclass(frozen=True)
 class PromptGroup:
-    """Token ids of a prompt, shape (P,), and of its completions, shapes (C_k,), each with its EOS."""
+    """Token ids of a ``prompt``, shape (P,), and of its ``completions``, shapes (C_k,), each with its EOS."""
 
     prompt: Sequence[int]
     completions: tuple[Sequence[int], ...]
@@ -47,7 +47,7 @@ class PromptGroup:
 
     @cached_property
     def tree(self) -> Tree:
-        """The completions as they are read."""
+        """The completions as a tree."""
         return Tree.of(self.completions)
 
     @cached_property
@@ -58,7 +58,7 @@ class PromptGroup:
 
 @dataclass(frozen=True)
 class GroupBatch:
-    """B groups as tensors of T columns; all completions lie in the last ones.
+    """B groups as tensors of T columns; all completions are in the last ones.
 
     In the packed layout there is one row: read (1, T) for (B, T) in ``input_ids`` and ``position_ids``, and T for kept.
 
@@ -67,15 +67,15 @@ class GroupBatch:
         attention_mask: (B, 1, T, T) float, to add to the scores: 0 where a query (row) sees a key (column). Packed:
             (T,) int, the last column that sees each column.
         position_ids: (B, T) long.
-        kept: number of trailing columns whose logits are needed: every prompt's last token lies in them, and the rest.
+        kept: number of trailing columns whose logits are needed: from the last token of every prompt on.
         source: (S,) long: the flat index b * kept + column of each state that predicts completion tokens; S is rounded
-            up, the last ones are the first one again.
+            up, the last ones repeat the first.
         predictor: (N,) long: for each completion token the state that predicts it, as an index into ``source``.
-        token: (N,) long: the completion tokens; N is rounded up, the last ones count for nothing.
+        token: (N,) long: the completion tokens; N is rounded up, the last ones do not count.
         slot: (N,) long: b * K + k, the completion that each token belongs to; B * K for those that do not count.
         mask: (B, K) bool: which completions exist.
         real: (B, T) bool: which columns hold tokens.
-        prefix: number of leading columns that are the same in all rows, and seen by all that follow; 0 for none.
+        prefix: number of leading columns that are equal in all rows, and seen by all later ones; 0 for none.
         extra: further tensors of shape (B, ...) that an objective needs (weights, smoothing).
     """
 
@@ -93,7 +93,7 @@ class GroupBatch:
     prefix: int = 0
 
     def to(self, device: torch.device) -> "GroupBatch":
-        """The same batch on another device."""
+        """The same batch on another ``device``."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -101,15 +101,15 @@ class GroupBatch:
 
     @property
     def packed(self) -> bool:
-        """Whether all groups stand in one row."""
+        """Whether all groups are in one row."""
         return self.attention_mask.dim() == 1
 
     def attention(self) -> Tensor | BlockMask:
-        """The mask as the model takes it."""
+        """The mask in the form that the model takes."""
         return block_mask(self.attention_mask) if self.packed else self.attention_mask
 
     def with_prefix_row(self) -> "GroupBatch":
-        """The same groups with the common prefix in a row of its own, before the others: (1 + B, T - prefix).
+        """The same groups with the common prefix in a separate first row: (1 + B, T - prefix).
 
         The mask has T keys: the prefix, then the row's own columns (:mod:`sprec.engine.layout.attention`).
         """
@@ -131,10 +131,10 @@ class GroupBatch:
         )
 
     def in_one_row(self, prefix: int) -> tuple["GroupBatch", Layout]:
-        """The same tokens in a single row without the padding, and where attention finds them.
+        """The same tokens in a single row without padding, and their layout for attention.
 
         Args:
-            prefix: tokens of the prefix, if that is in a row of its own (:meth:`with_prefix_row`).
+            prefix: tokens of the prefix, if it is in a separate row (:meth:`with_prefix_row`).
         """
         rows, width = self.input_ids.shape
         predicting = self.source // self.kept * width + width - self.kept + self.source % self.kept
@@ -161,12 +161,12 @@ def collate(
     *,
     packed: bool = False,
 ) -> GroupBatch:
-    """Lay groups into one batch: rows that end together, padded on the left; or packed into one row.
+    """Lay groups out as a batch: rows padded on the left, or all groups packed into one row.
 
     Args:
-        groups: B groups; every one has a prompt of at least one token.
-        extra: tensors of shape (B, ...) that travel with the batch.
-        dtype: of the mask: the one the attention computes in.
+        groups: B groups; each has a prompt of at least one token.
+        extra: tensors of shape (B, ...) that belong to the batch.
+        dtype: of the mask: that of the attention.
         multiple: widths are rounded up to it.
         packed: the layout; :attr:`sprec.engine.model.policy.Policy.packed` says which one a policy reads.
     """
@@ -201,12 +201,12 @@ def _packed(groups: Sequence[PromptGroup], extra: dict[str, Tensor], multiple: i
 
 
 class _Rows:
-    """The rows of a batch as groups are put into them; shapes (R, T) for R rows of T columns.
+    """The rows of a batch under construction; shapes (R, T) for R rows of T columns.
 
     Attributes:
         input_ids: token ids.
         positions: their positions.
-        last: the last column that sees each one; padding is seen by itself only.
+        last: the last column that sees each one; padding is only seen by itself.
         real: which columns hold tokens.
     """
 
@@ -221,19 +221,19 @@ class _Rows:
         self._states = 0
 
     def put(self, row: int, column: int, tokens: Sequence[int], positions: np.ndarray, last: np.ndarray | int) -> int:
-        """Tokens behind one another, from a column on; the next column."""
+        """Write tokens from a column on; returns the next column."""
         own = slice(column, column + len(tokens))
         self.input_ids[row, own], self.positions[row, own], self.last[row, own] = tokens, positions, last
         self.real[row, own] = True
         return column + len(tokens)
 
     def add(self, group: PromptGroup, prefix: int, row: int, column: int) -> int:
-        """The next group of the batch, without its prefix, from a column on; the next column."""
+        """Write the next group, without its prefix, from a column on; returns the next column."""
         tree, prompt = group.tree, len(group.prompt)
         end = column + group.columns - prefix
         first = self.put(row, column, group.prompt[prefix:], np.arange(prefix, prompt), end - 1)
         self.put(row, first, tree.tokens, prompt + np.array(tree.depth, int), first + np.array(tree.last, int))
-        # the prompt's last token predicts the first one of every completion, and each token of the tree what follows
+        # the prompt's last token predicts the first one of every completion, each token of the tree the next one
         self._source.append(row * self.input_ids.shape[1] + np.arange(first - 1, end))
         for completion, path in zip(group.completions, tree.paths, strict=True):
             if completion:
@@ -244,7 +244,7 @@ class _Rows:
         return end
 
     def batch(self, mask: Tensor, kept: int, extra: dict[str, Tensor], multiple: int, prefix: int = 0) -> GroupBatch:
-        """What was put in, as a batch."""
+        """The finished batch."""
         width, completions = self.input_ids.shape[1], max(1, *map(len, self._lengths))
         lengths = np.array([[*own, *[0] * (completions - len(own))] for own in self._lengths])
         row, column = np.divmod(np.concatenate(self._source), width)
@@ -266,36 +266,36 @@ class _Rows:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts start with, at least one token of each left over; 0 if not worth it."""
+    """Length of the common prefix of all ``prompts``, without the last token of each; 0 if it is not worthwhile."""
     if len(prompts) < 2:
         return 0
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the extremes in lexical order differ first
+    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the lexical extremes differ earliest
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
     shared = min(shared, min(map(len, prompts)) - 1)
     return shared if shared >= _MIN_PREFIX else 0
 
 
 def _worthwhile_prefix(groups: Sequence[PromptGroup], longest: int) -> int:
-    """Leading columns to read once: they must fit in a row of what is left, and save more than this row costs."""
+    """Leading columns to read once: they must fit in a row of the rest, and save more than this row costs."""
     prefix = min(common_prefix([group.prompt for group in groups]), longest // 2)
     return prefix if prefix * (len(groups) - 1) > longest - prefix else 0
 
 
 def round_up(width: int, multiple: int = WIDTH_MULTIPLE) -> int:
-    """The next multiple of a number."""
+    """The ``width`` rounded up to a ``multiple``."""
     return -(-width // multiple) * multiple
 
 
 def _rounded(values: Sequence[int] | np.ndarray, filler: int, multiple: int) -> Tensor:
-    """A vector, filled up to a multiple of the square of ``multiple``: few shapes, see :data:`WIDTH_MULTIPLE`."""
+    """A vector, padded to a multiple of the square of ``multiple``: few shapes, see :data:`WIDTH_MULTIPLE`."""
     array = np.asarray(values, dtype=np.int64)
     return torch.from_numpy(np.pad(array, (0, -len(array) % multiple**2), constant_values=filler))
 
 
 def _sees(last: np.ndarray, real: np.ndarray) -> Tensor:
-    """Mask (B, 1, T, T), bool, from the last column that sees each column, and which ones hold tokens.
+    """Mask (B, 1, T, T), bool, from the last column that sees each column, and which columns hold tokens.
 
-    Padding sees itself, because a softmax over nothing is not a number on some kernels.
+    Padding sees itself, because a softmax over nothing is NaN in some kernels.
     """
     query, key = np.arange(last.shape[1])[:, None], np.arange(last.shape[1])
     sees = (key <= query) & (query <= last[:, None, :]) & real[:, :, None] | (key == query)
@@ -307,12 +307,12 @@ def token_budget_batches(lengths: Iterable[int], budget: int, *, packed: bool = 
 
     Args:
         lengths: tokens of each row.
-        budget: most tokens of a batch, padding included; a longer row gets a batch of its own.
-        packed: the rows will be packed: the budget is for the sum of their tokens, and they stay in their order.
+        budget: maximum tokens of a batch, including padding; a longer row gets its own batch.
+        packed: the rows will be packed: the budget is for the sum of their tokens, and they keep their order.
 
     Returns:
         Row indices, longest rows first (the first batch shows at once whether memory suffices). Batches of more than
-        eight rows have a multiple of eight, but for the last one: few shapes, see :data:`WIDTH_MULTIPLE`.
+        eight rows, except the last one, have a multiple of eight: few shapes, see :data:`WIDTH_MULTIPLE`.
     """
     sizes = np.asarray(list(lengths))
     if packed:

@@ -1,9 +1,9 @@
 """The last decoder layer, computed only where its states are used.
 
-Behind the last layer only the states that predict completion tokens are read: with prompts of 200 tokens and answers
-of 15 one in fourteen. The other columns still need keys and values there, but no query, no output projection and no
-feed-forward network, which hold about five sixths of a layer's weights. The results are the same; a model of L layers
-saves up to 5/6L of its products in scoring, in training and when it reads prompts.
+After the last layer only the states that predict completion tokens are used: one in fourteen with prompts of 200 tokens
+and answers of 15. The other columns still need keys and values there, but no query, output projection or feed-forward
+network, which have about five sixths of a layer's weights. The results are the same; a model of L layers saves up to
+5/(6 L) of its products in scoring, in training and when it reads prompts.
 """
 
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 _ROW_WISE = ("mlp", "self_attn.q_proj", "self_attn.o_proj", "attn.c_proj")
-"""Parts of a decoder layer that treat every column by itself, as Llama, Qwen, Gemma, Mistral, GPT-2 and others name
-them. A layer without them is computed whole."""
-_WORTHWHILE = 0.75  # share of the columns above which cutting costs more than it saves
+"""Parts of a decoder layer that treat every column separately, as named by Llama, Qwen, Gemma, Mistral, GPT-2 and
+others. A layer without them is computed completely."""
+_WORTHWHILE = 0.75  # with a larger share of the columns cutting costs more than it saves
 _QUERIES = "sprec_queries"
 
 
 @contextmanager
 def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
-    """Inside the block the states behind the last layer hold for the last ``kept`` of ``width`` columns only.
+    """Inside the block the states after the last layer are valid only for the last ``kept`` of ``width`` columns.
 
     Args:
         model: a causal LM, possibly wrapped.
@@ -39,7 +39,7 @@ def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
         return (inputs[0][:, -kept:].contiguous(), *inputs[1:])
 
     def fill(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, tuple):  # mixtures of experts return their routing too
+        if isinstance(output, tuple):  # mixtures of experts return their routing, too
             return (_filled(output[0], width), *output[1:])
         return _filled(output, width)
 
@@ -55,10 +55,10 @@ def last_columns(model: nn.Module, kept: int, width: int) -> Iterator[None]:
 
 
 def logits_of_last(model: nn.Module, kept: int, width: int, device: torch.device) -> int | Tensor:
-    """``logits_to_keep`` for the last ``kept`` of ``width`` columns, 0 for all of them.
+    """``logits_to_keep`` of a ``model`` for the last ``kept`` of ``width`` columns, 0 for all of them.
 
-    Where layers share keys (Gemma 4), their numbers: a count makes the model itself cut the states before those layers,
-    which fits neither the masks nor the layouts here.
+    If layers share keys (Gemma 4) it is the columns' indices, on the ``device``: given a count, the model would cut the
+    states before those layers, which does not fit the masks and layouts here.
     """
     inner: Any = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
     if kept and getattr(inner.config.get_text_config(), "num_kv_shared_layers", 0):
@@ -67,17 +67,17 @@ def logits_of_last(model: nn.Module, kept: int, width: int, device: torch.device
 
 
 def queries_needed(attention: nn.Module, width: int) -> int:
-    """How many trailing queries of an attention layer are used: ``width`` outside of :func:`last_columns`."""
+    """How many trailing queries of an ``attention`` layer are used: ``width`` outside :func:`last_columns`."""
     return min(width, getattr(attention, _QUERIES, width))
 
 
 def _filled(states: Tensor, width: int) -> Tensor:
-    """States of the last columns, zeros in front: shapes must fit the residual stream."""
+    """States of the last columns after zeros: the shape must fit the residual stream."""
     return nn.functional.pad(states, (0, 0, width - states.shape[1], 0))
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a causal LM; none where they cannot be told from other parts.
+    """The decoder layers of a causal LM; none if they cannot be told from other parts.
 
     Args:
         model: the causal LM, possibly wrapped.

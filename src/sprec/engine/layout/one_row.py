@@ -1,11 +1,11 @@
-"""All tokens of a padded batch in one row, for CPUs: padding is read by nobody but attention.
+"""All tokens of a padded batch in one row, for CPUs: only attention reads padding.
 
-Everything in a decoder but attention treats tokens one by one. So the model gets the N tokens of a batch in a single
+All parts of a decoder except attention treat tokens separately. So the model gets the N tokens of a batch in a single
 row, and attention lays them out in the rows of the batch, (R, W), whose padding costs little there. Moving tokens
 between the two layouts replaces the copies that attention makes anyway.
 
-The gradients are gathers, too. Those of padding are whatever stands in column 0: a padded query sees nothing but its
-own padded key, and neither of them goes back to a token.
+The gradients are gathers, too. Those of padding are an arbitrary copy of column 0: a padded query only sees its own
+padded key, and neither of them goes back to a token.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,16 +20,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the tokens of a row of N columns stand in R rows of W slots.
+    """Where the tokens of a row of N columns are in R rows of W slots.
 
-    Columns: a few fillers, which are read and used by nobody; the prefix; other tokens; the tokens whose states are
-    needed behind the last layer.
+    Columns: a few unused fillers; the prefix; other tokens; the tokens whose states are needed after the last layer.
 
     Attributes:
-        place: (R, W) long: the column of each slot, some column for padding.
+        place: (R, W) long: the column of each slot, any column for padding.
         slot: (N,) long: the flat slot of each column, 0 for fillers.
-        fillers: how many of them.
-        prefix: tokens of row 0 whose keys and values stand in front of those of every row.
+        fillers: their number.
+        prefix: tokens of row 0 whose keys and values precede those of every row.
         kept: trailing slots of the rows whose queries are needed in the last layer.
     """
 
@@ -42,25 +41,25 @@ class Layout:
 
     @property
     def columns(self) -> int:
-        """N."""
+        """N, the number of columns."""
         return len(self.slot)
 
     def attended(self, query: Tensor, key: Tensor, value: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of a row as attention needs them; the queries of the last slots only."""
+        """The row's ``query``, ``key`` and ``value``, (1, H, N, D), as rows; queries of the last ``width`` slots."""
         whole = self.place.shape[1]
         keys, values = (self.spread(states, whole, self.prefix) for states in (key, value))
         return self.spread(query, width, 0), keys, values
 
     def spread(self, states: Tensor, width: int, prefix: int) -> Tensor:
-        """States (1, H, N, D) as rows (R, H, prefix + width, D): those of the prefix, then of the last slots."""
+        """``states`` (1, H, N, D) as rows (R, H, prefix + width, D): those of the prefix, then of the last slots."""
         return cast("Tensor", _Spread.apply(states, self, width, prefix))  # type: ignore[no-untyped-call]
 
     def collect(self, rows: Tensor) -> Tensor:
-        """Rows (R, H, width, D) of the last slots as states (1, N, H, D); what had no slot there is arbitrary."""
+        """``rows`` (R, H, width, D) of the last slots as states (1, N, H, D), arbitrary for columns without a slot."""
         return cast("Tensor", _Collect.apply(rows, self))  # type: ignore[no-untyped-call]
 
     def from_columns(self, heads: int, width: int, prefix: int) -> Tensor:
-        """For each of (R, H, prefix + width) its entry in (N, H), flat."""
+        """The flat index in (N, H) of each entry of (R, H, prefix + width), for H ``heads``."""
 
         def make() -> Tensor:
             first = self.place[:1, :prefix].expand(len(self.place), -1)
@@ -70,7 +69,7 @@ class Layout:
         return self._once(("columns", heads, width, prefix), make)
 
     def from_rows(self, heads: int, width: int, prefix: int) -> Tensor:
-        """For each of (N, H) its entry in (R, H, prefix + width), flat; any entry where it has none."""
+        """The flat index in (R, H, prefix + width) of each entry of (N, H), H ``heads``; any index if there is none."""
 
         def make() -> Tensor:
             row, slot = self.slot // self.place.shape[1], self._slot_of(width).clamp(min=0)
@@ -80,7 +79,7 @@ class Layout:
         return self._once(("rows", heads, width, prefix), make)
 
     def absent(self, width: int) -> Tensor:
-        """The columns that have no slot among the last ones, fillers included."""
+        """The columns without a slot among the last ``width`` ones, including fillers."""
 
         def make() -> Tensor:
             missing = self._slot_of(width) < 0
@@ -139,19 +138,19 @@ _LAYOUT: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 def current() -> Layout | None:
-    """The layout of the forward pass under way."""
+    """The layout of the current forward pass."""
     return _LAYOUT.get()
 
 
 def layout_of(query: Tensor) -> Layout | None:
-    """The layout of the forward pass under way, where these queries (1, H, N, D) are those of its row."""
+    """The layout of the current forward pass, if ``query`` (1, H, N, D) belongs to its row."""
     layout = _LAYOUT.get()
     return layout if layout is not None and query.shape[2] == layout.columns and len(query) == 1 else None
 
 
 @contextmanager
 def laid_out(layout: Layout) -> Iterator[None]:
-    """Inside the block attention knows where the tokens of a row stand."""
+    """Inside the block attention uses this ``layout`` of the row."""
     token = _LAYOUT.set(layout)
     try:
         yield

@@ -1,7 +1,7 @@
-"""The completions of a prompt as a tree: what several of them begin with is read once.
+"""The completions of a prompt as a tree: common beginnings are read once.
 
-Recommendations begin alike: with a quotation mark, an article, the name of a series. The last token of a completion is
-predicted but never read: nothing follows it.
+Recommendations often begin alike: with a quotation mark, an article, the name of a series. The last token of a
+completion is predicted but never read, as nothing follows it.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 
 class Tree(NamedTuple):
-    """n tokens that hang on a prompt, each one before all that hang on it.
+    """n tokens below a prompt, each one before its descendants.
 
     Attributes:
         tokens: token ids, (n,).
-        depth: how many tokens stand above each one: its position behind the prompt, (n,).
-        last: the last token that hangs on each one, itself if none does, (n,). All between the two do, too.
+        depth: the number of ancestors of each one: its position after the prompt, (n,).
+        last: the last descendant of each one, itself if it has none, (n,). All tokens between the two are, too.
         paths: for each completion the tokens that are read for it, from the first to the last but one.
     """
 
@@ -26,7 +26,7 @@ class Tree(NamedTuple):
 
     @classmethod
     def of(cls, completions: Sequence[Sequence[int]]) -> "Tree":
-        """Lay completions into a tree; in lexical order each one shares most with the one before."""
+        """The tree of ``completions``; in lexical order each one shares most with the one before."""
         read = [tuple(completion[:-1]) for completion in completions]
         tree = cls([], [], [], [[]] * len(read))
         before: tuple[int, ...] = ()

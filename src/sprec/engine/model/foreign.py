@@ -1,4 +1,4 @@
-"""What is checked of a model from elsewhere before it is used: that it brings no code, and all of its weights."""
+"""Checks of a model from elsewhere before it is used: it must bring no code, and exactly its own weights."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,24 +12,24 @@ from sprec.system import storage
 from sprec.system.errors import UserError
 
 _KERNELS = ("attn_implementation", "experts_implementation")
-"""Keys of a configuration by which transformers takes code from the hub, without asking for trust in it."""
+"""Configuration keys that make transformers load code from the hub even without trust_remote_code."""
 
 
 def refuse_kernels(path: str, revision: str | None = None) -> None:
-    """Refuse a model whose configuration names a kernel of the hub: loading it would download code and run it.
+    """Refuse a model whose configuration names a kernel of the hub: loading it would download and run code.
 
     Args:
         path: hub name or folder.
         revision: branch, tag or commit.
 
     Raises:
-        UserError: names the file and the key; or a configuration that is no JSON.
+        UserError: there is one, and the message names file and key; or the configuration is not JSON.
     """
     folder = Path(path)
     if not folder.is_dir():
         try:
             found = snapshot_download(path, revision=commit(path, revision), allow_patterns=["*config*.json"])
-        except (OSError, ValueError):  # no such name, or no network: then loading it fails, and says why
+        except (OSError, ValueError):  # no such name or no network: loading it fails later and says why
             return
         folder = Path(found)
     for file in sorted(folder.rglob("*config*.json")):
@@ -57,10 +57,13 @@ _LAYERS = ("num_hidden_layers", "n_layer")
 
 
 def require_sizes(folder: Path) -> None:
-    """Refuse a configuration of a model that is larger than the weights beside it: it would fill the memory first.
+    """Refuse a model whose configuration is larger than its weights: it would fill the memory before it fails.
+
+    Args:
+        folder: of the model.
 
     Raises:
-        UserError: more layers than there are weights, or a size that none of them has.
+        UserError: it has more layers than there are weights for, or a size that no weight has.
     """
     shapes = []
     for file in sorted(folder.glob("*.safetensors")):
@@ -76,11 +79,11 @@ def require_sizes(folder: Path) -> None:
 
 
 def require_weights(path: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights that are not exactly those of the architecture: the others would be random, or left out.
+    """Refuse weights that are not exactly those of the architecture: missing ones would be random, others ignored.
 
     Args:
-        path: where they are from.
-        report: the loading info of transformers; tied weights that are stored once are none of the missing ones.
+        path: their location.
+        report: the loading info of transformers, in which tied weights stored once do not count as missing.
 
     Raises:
         UserError: names the first weights that are missing, of another shape or unknown.
@@ -96,7 +99,7 @@ def require_weights(path: str, report: Mapping[str, Any]) -> None:
 
 
 def require_adapters(file: Path, expected: Collection[str]) -> None:
-    """Refuse a file of adapters that does not hold all of them, and nothing else.
+    """Refuse a file of adapters that does not hold exactly the expected ones.
 
     Args:
         file: the ``adapter_model.safetensors``.

@@ -1,4 +1,4 @@
-"""GGUF files (of llama.cpp) as models in Hugging Face format: weights dequantised, nothing guessed."""
+"""GGUF files (of llama.cpp) as models in Hugging Face format, with dequantised weights."""
 
 import copy
 from collections import Counter
@@ -15,11 +15,7 @@ _MAGIC = b"GGUF"
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Whether a file is a GGUF file, by its first bytes.
-
-    Args:
-        path: anything; what is no file is none.
-    """
+    """Whether ``path`` is a GGUF file, by its first bytes; False if it is not a file."""
     file = Path(path)
     if not file.is_file():
         return False
@@ -32,11 +28,11 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
 
     Args:
         file: of an architecture that transformers reads from GGUF.
-        folder: where to; it must exist.
+        folder: must exist.
 
     Returns:
-        What the file says of itself: ``name`` and ``license`` (empty where it says nothing), and ``weights``, the
-        number of parameters by their type in the file.
+        The file's metadata: ``name`` and ``license`` (empty if missing), and ``weights``, the number of parameters by
+        their type in the file.
 
     Raises:
         UserError: the package gguf is missing, the file is not readable or of another architecture, or tensors are
@@ -53,7 +49,7 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
     quantised, info = loaded
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         _require_none(file, key, info[key])
-    for key in ("is_local", "local_files_only"):  # how it was loaded must not be saved with it
+    for key in ("is_local", "local_files_only"):  # options of loading that must not be saved
         tokenizer.init_kwargs.pop(key, None)
     _plain(file, quantised).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -61,8 +57,10 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def require_reader() -> None:
-    """Raises:
-    UserError: the package that reads GGUF files is not installed.
+    """Require the package that reads GGUF files.
+
+    Raises:
+        UserError: it is not installed.
     """
     if find_spec("gguf") is None:
         raise UserError("GGUF files are read by the package gguf: pip install 'sprec[gguf]'")
@@ -87,7 +85,7 @@ def _described(file: Path) -> dict[str, Any]:
 
 
 def _require_none(file: Path, kind: str, names: Any) -> None:
-    """Transformers warns of such tensors, and goes on with random numbers."""
+    """Refuse tensors of which transformers only warns, to go on with random numbers."""
     found = sorted(str(name) for name in names)
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
@@ -95,7 +93,7 @@ def _require_none(file: Path, kind: str, names: Any) -> None:
 
 
 def _plain(file: Path, quantised: PreTrainedModel) -> PreTrainedModel:
-    """The same model without the note that it is quantised, with which transformers does not save it."""
+    """The same model without the mark of quantisation, with which transformers would not save it."""
     config = copy.deepcopy(quantised.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -1,4 +1,4 @@
-"""What the name of a model stands for: folders change, and so do branches of the hub."""
+"""The content behind the name of a model: folders change, and so do branches of the hub."""
 
 from functools import cache
 from pathlib import Path
@@ -9,15 +9,15 @@ from sprec.engine.model.backbones import located
 from sprec.system import storage
 
 _FOR_PEOPLE = ("README", "LICENSE", "NOTICE", storage.MANIFEST)
-"""Beginnings of the names of files that no program loads with a model."""
+"""Prefixes of the names of files that are never loaded with a model."""
 _VERSION = "transformers_version"
-"""Entry of configurations that says who wrote the file; the model is the same."""
+"""Configuration key that names the writing version; it does not change the model."""
 
 
 def commit(path: str, revision: str | None = None) -> str:
-    """The commit of a hub repository: of what is in the cache, else of what the hub has now.
+    """The commit of a hub repository: the cached one, else the hub's current one.
 
-    A branch that moved on the hub is the old one here until its cache is removed: two runs of a study read the same
+    If a branch moves on the hub, the cached commit counts until the cache is removed: two runs of a study read the same
     weights.
 
     Args:
@@ -25,8 +25,8 @@ def commit(path: str, revision: str | None = None) -> str:
         revision: branch, tag or commit.
 
     Returns:
-        The commit; the revision as it is, by default ``main``, of a folder and where neither cache nor hub knows the
-        name: then loading it fails, and says why.
+        The commit. For a folder, and if neither cache nor hub knows the name, the revision (by default ``main``):
+        loading the model fails later and says why.
     """
     asked = revision or "main"
     if Path(path).is_dir():
@@ -40,14 +40,14 @@ def commit(path: str, revision: str | None = None) -> str:
 
 
 def origin(path: str, revision: str | None = None) -> str:
-    """The content behind a name, so that what was made from it can be told from what was not.
+    """Identifies the content behind a name, so that results of other weights are not mistaken for those of these.
 
     Args:
-        path: name of a known backbone, which is fetched when it is not here, of the hub, or a folder.
+        path: name of a known backbone, which is fetched if needed, name of the hub, or folder.
         revision: of the hub.
 
     Returns:
-        The hash of all that is loaded of a folder, wherever it is, or the :func:`commit` of a hub repository.
+        The hash of all files of a folder that are loaded, or the :func:`commit` of a hub repository.
 
     Raises:
         UserError: a known backbone cannot be fetched, or the path is a GGUF file.
@@ -63,7 +63,7 @@ def _content(file: Path) -> str:
     if file.name.endswith("config.json"):
         try:
             found = storage.read_json(file)
-        except ValueError:  # loading it fails, and says why
+        except ValueError:  # loading it fails later and says why
             return storage.hash_of(file)
         if isinstance(found, dict):
             return storage.digest({key: value for key, value in found.items() if key != _VERSION})
@@ -73,5 +73,5 @@ def _content(file: Path) -> str:
 
 @cache
 def _hashed(file: Path, size: int, changed: int) -> str:
-    """The hash of a file, taken once as long as its size and time of change stay."""
+    """The hash of a file, cached by its size and modification time."""
     return storage.hash_of(file)

@@ -1,4 +1,4 @@
-"""A causal language model with its tokenizer, device and precision: any of Hugging Face's, or one made from scratch."""
+"""A causal language model with its tokenizer, device and precision: one in Hugging Face format, or from scratch."""
 
 import contextlib
 import copy
@@ -39,12 +39,19 @@ from sprec.system.memory import Pieces, free, out_of_memory
 from sprec.system.progress import bar, say
 
 CausalLM: TypeAlias = PreTrainedModel | PeftModel
-_TEXTS = 4096  # tokenised in one call, which keeps about 2.5 KiB a title (offsets, token strings) until it returns
+_TEXTS = 4096  # tokenised in one call, which holds about 2.5 KiB per title (offsets, token strings) until it returns
 
 
 @dataclass
 class Policy:
-    """The model that recommends. ``model`` is a plain or adapted causal LM; its parameters change while training."""
+    """The model that recommends.
+
+    Attributes:
+        model: a plain or adapted causal LM; its parameters change in training.
+        tokenizer: of the model.
+        precision: of the forward passes.
+        quantized: whether the base weights are 4-bit.
+    """
 
     model: CausalLM
     tokenizer: PreTrainedTokenizerBase
@@ -53,15 +60,15 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.model.parameters()).device
 
     @property
     def context(self) -> int:
-        """Tokens of a prompt and its answer that the model can read: its positions, and the window of its layers.
+        """Maximum tokens of a prompt and its answer: the model's positions, and the window of its layers.
 
-        Within the window sliding attention is full attention, which is what the layouts of batches suppose. Unlimited
-        for architectures that name no number.
+        Within the window sliding attention is full attention, as the layouts of batches assume. It is unlimited for
+        architectures that give no number.
         """
         config: Any = self.model.config.get_text_config()
         return min(getattr(config, "max_position_embeddings", None) or sys.maxsize, window(config) or sys.maxsize)
@@ -73,7 +80,7 @@ class Policy:
 
     @property
     def packed(self) -> bool:
-        """How its prompt groups are laid out: packed into one row (FlexAttention, on GPUs), or padded."""
+        """Whether its prompt groups are packed into one row (FlexAttention, on GPUs) instead of padded."""
         return packs(self.model, self.precision)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -94,10 +101,10 @@ class Policy:
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[CausalLM]:
-        """The model for generating: its weights in the precision of the policy, adapters merged.
+        """The model for generation: its weights in the policy's precision, adapters merged.
 
-        fp32 weights are copied to bf16 once instead of at every step; with fp32 precision, and where there is no room
-        for a copy, it is the model itself.
+        fp32 weights are copied to bf16 once instead of at every step; with fp32 precision, or without memory for a
+        copy, it is the model itself.
         """
         plain = self.precision is torch.float32 or self.quantized
         yield self.model if plain else self._copy() or self.model
@@ -107,7 +114,7 @@ class Policy:
             model = copy.deepcopy(self.model)
             if isinstance(model, PeftModel):
                 model = cast("CausalLM", model.merge_and_unload())
-            for value in model.parameters():  # not the buffers: the frequencies of rotary positions stay exact
+            for value in model.parameters():  # not the buffers: rotary frequencies must stay exact
                 value.data = value.data.to(self.precision)
             return model
         except (RuntimeError, MemoryError) as error:
@@ -119,7 +126,11 @@ class Policy:
 
     @cached_property
     def end(self) -> int:
-        """The token that ends a completion."""
+        """The token that ends a completion.
+
+        Raises:
+            UserError: the tokenizer has none.
+        """
         if not isinstance(self.tokenizer.eos_token_id, int):
             raise UserError(f"the tokenizer of {self.tokenizer.name_or_path or 'the model'} has no EOS token")
         return self.tokenizer.eos_token_id
@@ -130,14 +141,14 @@ class Policy:
         return start if isinstance(start, int) else self.end
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts, with the BOS token where the tokenizer adds one; never empty.
+        """Token ids of the prompts ``texts``, with the BOS token if the tokenizer adds one; never empty.
 
-        What looks like a special token (a title with ``</s>`` in it) is text like any other, here and in completions.
+        Text that looks like a special token (a title with ``</s>``) is ordinary text, here and in completions.
         """
         return [_without(ids, self.end) or [self._start] for ids in self._encode(texts, special=True)]
 
     def encode_completions(self, texts: Sequence[str], *, end: bool = True) -> list[list[int]]:
-        """Token ids of responses, with the end token behind unless ``end`` is off."""
+        """Token ids of the responses ``texts``, followed by the end token unless ``end`` is False."""
         return [ids + [self.end] * end for ids in self._encode(texts, special=False)]
 
     def _encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
@@ -148,20 +159,22 @@ class Policy:
         return encoded
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of generated token ids."""
+        """The texts of generated ``tokens``."""
         plain = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         rows = [list(ids) for ids in tokens]
-        return [str(text) for text in self.tokenizer.batch_decode(rows, **plain)] if rows else []  # one text for none
+        return (
+            [str(text) for text in self.tokenizer.batch_decode(rows, **plain)] if rows else []
+        )  # it would return one text for no rows
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str], budget: int = 16384) -> Tensor:
         """Last-layer hidden state at the last token of each text, (n, hidden) float32 on the CPU (BIGRec's grounding).
 
-        Adapters are off: the base model reads.
+        Adapters are off: these are the base model's.
 
         Args:
-            texts: any.
-            budget: tokens read at once, padding included; fewer once they did not fit in memory.
+            texts: n of them.
+            budget: tokens read at once, including padding; fewer if they do not fit in memory.
         """
         encoded = self.encode_prompts(texts)
         output = torch.empty(len(encoded), self.model.config.get_text_config().hidden_size)
@@ -180,13 +193,13 @@ class Policy:
         adapted = isinstance(model, PeftModel)
         base = model.get_base_model() if adapted else model
         with self.autocast(), model.disable_adapter() if adapted else contextlib.nullcontext():
-            # right padding needs no mask: a causal model cannot look at it
+            # right padding needs no mask: a causal model does not see it
             states = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         picked: Tensor = states[torch.arange(len(batch)), last].float().cpu()
         return picked
 
     def save(self, folder: Path) -> None:
-        """Write model (or adapter) and tokenizer in Hugging Face format, safetensors only.
+        """Write model (or adapters) and tokenizer to a ``folder`` in Hugging Face format, safetensors only.
 
         All processes must call it; the first one writes.
         """
@@ -201,18 +214,18 @@ class Policy:
         return ((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the trainable parameters, whole and on the CPU; all processes must ask for it."""
+        """A copy of the trainable parameters, whole and on the CPU; all processes must call it."""
         return {name: whole(value) for name, value in self.trainable()}
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Put back a copy taken with :meth:`state`."""
+        """Restore the parameters from a ``state`` of :meth:`state`."""
         for name, value in self.trainable():
             value.copy_(placed_like(state[name], value))
 
 
 def _without(ids: list[int], end: int) -> list[int]:
-    """Some tokenizers close every text with EOS; a prompt goes on."""
+    """Token ids without a final EOS, which some tokenizers add to every text: a prompt continues."""
     return ids[:-1] if ids[-1:] == [end] else ids
 
 
@@ -229,12 +242,12 @@ def scratch(
 
     Args:
         settings: sizes of model and vocabulary.
-        texts: what the tokenizer learns from.
+        texts: training data of the tokenizer.
         seed: of the weights.
-        device: where the model is put.
+        device: of the model.
         precision: of the forward passes.
-        across_words: let tokens reach over spaces, which makes the sequences of a small catalog much shorter; off, the
-            tokens are parts of words, as those of large models.
+        across_words: let tokens contain spaces, which makes the sequences of a small catalog much shorter; if False,
+            tokens are parts of words, as in large models.
     """
     tokenizer = _train_tokenizer(texts, settings.vocabulary, across_words)
     torch.manual_seed(seed)
@@ -258,7 +271,7 @@ def scratch(
 
 
 def _moved(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    torch.nn.Module.to(model, device)  # the wrapper of transformers has no types
+    torch.nn.Module.to(model, device)  # transformers' wrapper has no types
     return model
 
 
@@ -269,7 +282,7 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int, across_words: bool) 
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not across_words)
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>"]
-    apart = re.compile("|".join(special))  # learned from a title, they would be one token with the special one
+    apart = re.compile("|".join(special))  # if learned from a title, their text would become the special token
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=special,
@@ -284,10 +297,15 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int, across_words: bool) 
 
 
 def load_huggingface(settings: HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
-    """Load a model of the hub or a folder and give it fresh adapters if the settings ask for them.
+    """Load a model from the hub or a folder, with fresh adapters if the settings ask for them.
+
+    Args:
+        settings: which model, and its adapters.
+        device: of the model.
+        precision: of the forward passes.
 
     Raises:
-        UserError: the model or its tokenizer cannot be loaded; the message says from where.
+        UserError: the model or its tokenizer cannot be loaded; names its location.
     """
     policy = _load(settings.path, settings, device, precision)
     if settings.lora:
@@ -296,24 +314,34 @@ def load_huggingface(settings: HuggingFace, device: torch.device, precision: tor
 
 
 def load_saved(folder: Path, settings: Scratch | HuggingFace, device: torch.device, precision: torch.dtype) -> Policy:
-    """Load what :meth:`Policy.save` wrote: a whole model, or adapters on the base that the settings name."""
+    """Load what :meth:`Policy.save` wrote: a whole model, or adapters for the base that the settings name.
+
+    Args:
+        folder: of the model or adapters.
+        settings: of the backbone.
+        device: of the model.
+        precision: of the forward passes.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     if isinstance(settings, Scratch) or settings.lora is None:
         trust = isinstance(settings, HuggingFace) and settings.trust_remote_code
         whole = HuggingFace(path=str(folder), lora=None, trust_remote_code=trust)
         return _load(str(folder), whole, device, precision)
-    if not (folder / "adapter_model.safetensors").is_file():  # peft would fall back to a pickle
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would load a pickle instead
         raise UserError(f"{folder} has no adapter_model.safetensors; run the stage again")
     policy = _load(settings.path, settings, device, precision)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is missing ends in one line below
+            warnings.simplefilter("ignore")  # missing adapters are reported below, in one line
             policy.model = PeftModel.from_pretrained(policy.model, str(folder), is_trainable=True)
     except (
         RuntimeError,
         ValueError,
         TypeError,
         SafetensorError,
-    ) as error:  # shapes, other configurations
+    ) as error:  # wrong shapes or configurations
         raise UserError(f"no adapters could be loaded from {folder}: {_first_line(error)}") from error
     require_adapters(folder / "adapter_model.safetensors", get_peft_model_state_dict(policy.model))
     return policy
@@ -328,24 +356,24 @@ def _load(path: str, settings: HuggingFace, device: torch.device, precision: tor
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
     except UserError:
         raise
-    except Exception as error:  # whatever libraries say of files that are damaged or absurd
+    except Exception as error:  # damaged or absurd files raise all kinds of exceptions
         raise _refused("tokenizer", path, error) from error
-    for key in ("is_local", "local_files_only"):  # how it was loaded must not be saved with it
+    for key in ("is_local", "local_files_only"):  # options of loading that must not be saved
         tokenizer.init_kwargs.pop(key, None)
-    # frozen weights may be bf16; weights that are trained stay fp32 under autocast: small updates would be lost
+    # frozen weights may be bf16; trained ones stay fp32 under autocast, or small updates would be lost
     dtype = precision if settings.lora else torch.float32
     options: dict[str, Any] = source | {"dtype": dtype, "attn_implementation": implementation(device)}
     if not settings.allow_pickle:
         options["use_safetensors"] = True
     if settings.quantize:
         options["quantization_config"] = _nf4(device)
-    # weights of another shape are told by name, not by where they stand in a report
+    # weights of another shape are reported by name below
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     loaded: Any = AutoModelForCausalLM
     try:
         model, report = loaded.from_pretrained(path, **options)
     except Exception as error:
-        if options["attn_implementation"] in str(error):  # looked up where the architecture keeps its own
+        if options["attn_implementation"] in str(error):  # looked up among the architecture's own
             raise UserError(_unsupported(path)) from error
         raise _refused("causal language model", path, error) from error
     require_weights(path, report)
@@ -357,7 +385,7 @@ def _load(path: str, settings: HuggingFace, device: torch.device, precision: tor
 
 
 def _refused(what: str, path: str, error: Exception) -> UserError:
-    """The one line for what could not be loaded."""
+    """The error for something that could not be loaded."""
     if "trust_remote_code" in str(error):
         return UserError(
             f"{path} brings code of its own; read it, and if you trust it, pass --set backbone.trust_remote_code=true"
@@ -373,7 +401,7 @@ def _unsupported(path: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    """What a library says first: a line, and the next one where it announces it."""
+    """The first line of a library's message, with the next one if the first ends in a colon."""
     first, *others = (str(error).strip() or type(error).__name__).splitlines()
     return " ".join([first, *others[: first.rstrip().endswith(":")]])
 
@@ -391,7 +419,7 @@ def _nf4(device: torch.device) -> BitsAndBytesConfig:
 
 
 def adapt(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """Wrap a model in fresh low-rank adapters.
+    """Wrap a ``model`` in fresh low-rank adapters with the settings ``lora``.
 
     Raises:
         UserError: none of the target layers exists in this architecture.

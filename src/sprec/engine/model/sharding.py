@@ -1,4 +1,4 @@
-"""Tensors that several processes hold parts of (FSDP2), and whole ones."""
+"""Tensors sharded over several processes (FSDP2), and whole ones."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole(value: Tensor) -> Tensor:
-    """A copy of a tensor on the CPU, gathered if it is sharded (then all processes must ask for it)."""
+    """A copy of a tensor ``value`` on the CPU, gathered if it is sharded (then all processes must call this)."""
     full = value.detach()
     if isinstance(full, DTensor):
         full = full.full_tensor()
@@ -14,7 +14,7 @@ def whole(value: Tensor) -> Tensor:
 
 
 def placed_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor on the device of another one, sharded as it is where the shapes agree."""
+    """The whole tensor ``value`` on the device of ``like``, sharded in the same way if the shapes agree."""
     moved = value.to(like.device)
     if isinstance(like, DTensor) and moved.shape == like.shape:
         return distribute_tensor(moved, like.device_mesh, like.placements)
@@ -22,11 +22,11 @@ def placed_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def sharded(model: torch.nn.Module) -> bool:
-    """Whether parameters of a model are sharded."""
+    """Whether parameters of a ``model`` are sharded."""
     return any(isinstance(value, DTensor) for value in model.parameters())
 
 
 def finite(value: Tensor) -> bool:
-    """Whether all numbers of a tensor (of this process's part of it) are finite."""
+    """Whether all numbers of a tensor ``value`` (of this process's part of it) are finite."""
     own = value.to_local() if isinstance(value, DTensor) else value
     return bool(own.isfinite().all())

@@ -1,8 +1,8 @@
 """Checkpoints inside a training stage: parameters, the state of AdamW, the outcome so far, the best epoch.
 
-With them a stage goes on at the step where it was stopped, bit for bit in fp32: batches, dropout and learning rates
-are functions of (seed, step), so nothing else has to be remembered. Tensors are saved whole, whatever they are
-sharded over, so another number of processes can go on.
+With them a stage resumes at the step where it was stopped, bit for bit in fp32: batches, dropout and learning rates are
+functions of (seed, step), so nothing else has to be saved. Sharded tensors are saved whole, so another number of
+processes can resume.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from sprec.system.progress import say
 
 _STATE, _PROGRESS = "state.safetensors", "progress.json"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
-_KEPT = 2  # the newest may turn out to be damaged
+_KEPT = 2  # the newest may be damaged
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Checkpoint:
     """A stage after ``step`` optimiser steps.
 
     Attributes:
-        step: optimiser steps that were done.
+        step: the number of finished optimiser steps.
         parameters: the trainable parameters, by name.
-        moments: per parameter that had a gradient what AdamW remembers: exp_avg, exp_avg_sq, step.
+        moments: AdamW's state of each parameter that had a gradient: exp_avg, exp_avg_sq, step.
         best: the parameters of the best epoch so far, empty without validation.
-        outcome: JSON of what the stage has reported so far.
+        outcome: of the stage so far, as JSON.
     """
 
     step: int
@@ -48,7 +48,7 @@ class Checkpoints:
     """The checkpoints of one stage.
 
     Attributes:
-        folder: where they are; nothing else is in there. It is called by the key of the stage.
+        folder: holds them and nothing else; its name is the key of the stage.
         every: optimiser steps between two of them.
     """
 
@@ -56,7 +56,7 @@ class Checkpoints:
     every: int
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint: all of it or nothing; the one before the last goes."""
+        """Write a ``checkpoint``, completely or not at all, and remove all but the newest two."""
         tensors = {f"parameter/{name}": value for name, value in checkpoint.parameters.items()}
         tensors |= {f"best/{name}": value for name, value in checkpoint.best.items()}
         for name, moments in checkpoint.moments.items():
@@ -69,7 +69,7 @@ class Checkpoints:
             storage.discard(old)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, on the CPU; None where there is none."""
+        """The newest intact checkpoint, on the CPU; None if there is none."""
         for folder in self._folders():
             problem = storage.verify(folder)
             if not problem:
@@ -93,10 +93,10 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def capture(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Trainable parameters and what AdamW remembers of them, whole and on the CPU; all processes must call it.
+    """The trainable parameters of a ``policy`` and their state in an ``optimizer``, whole and on the CPU.
 
-    AdamW remembers nothing of a parameter that never had a gradient (adapters in a part of the model that no title
-    passes).
+    All processes must call it. AdamW has no state for a parameter that never had a gradient (adapters in a part of the
+    model that titles do not use).
     """
     moments = {
         name: {kind: whole(optimizer.state[value][kind]) for kind in _MOMENTS}
@@ -107,7 +107,7 @@ def capture(policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
 
 
 def recall(policy: Policy, optimizer: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Give the optimiser back what it remembered."""
+    """Restore the ``moments`` of a :class:`Checkpoint` in the ``optimizer`` of a ``policy``."""
     for name, value in policy.trainable():
         if name in moments:
             optimizer.state[value] = {kind: placed_like(moments[name][kind], value) for kind in _MOMENTS}

@@ -1,9 +1,8 @@
-"""Memory for time: the backward pass recomputes what is cheap instead of keeping it from the forward pass.
+"""Trading time for memory: the backward pass recomputes what is cheap instead of keeping it from the forward pass.
 
-A decoder layer keeps three times as much for its norms, activations and attention weights as for its products of
-matrices, which take nearly all of its time. So the results of products are kept and all else is computed again from
-them (Chen et al. 2016, with the selection of what to keep that Korthikanti et al. 2022 propose). The numbers are the
-same, bit for bit: what is recomputed is computed alike.
+A decoder layer keeps three times as much for its norms, activations and attention weights as for its matrix products,
+which take nearly all of its time. So the products are kept and everything else is recomputed from them (Chen et al.
+2016, with the selection of Korthikanti et al. 2022). The results are the same, bit for bit.
 """
 
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ from sprec.engine.layout.last_layer import layers_of
 from sprec.engine.layout.one_row import current, laid_out
 
 _PRODUCTS = [torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
-"""What is kept. Not the batched products of attention: attention weights are as large as all else together."""
+"""What is kept. Not the batched products of attention: attention weights are as large as everything else."""
 
 
 @contextmanager
 def recomputing(model: nn.Module) -> Iterator[None]:
-    """Inside the block all decoder layers but the last one keep products only, while they train.
+    """Inside the block all decoder layers but the last only keep products in training.
 
     The last layer computes few columns (:mod:`sprec.engine.layout.last_layer`) and keeps little anyway.
 
@@ -44,7 +43,7 @@ def recomputing(model: nn.Module) -> Iterator[None]:
 
 
 def _contexts() -> tuple[Any, Any]:
-    """The contexts of the forward pass and of computing again, which needs the layout that the forward pass has."""
+    """The contexts of the forward pass and of the recomputation, which needs the layout of the forward pass."""
     first, again = create_selective_checkpoint_contexts(_PRODUCTS)  # type: ignore[no-untyped-call]
     return first, _as_before(again, current())
 

@@ -17,7 +17,7 @@ from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import sharded
 from sprec.system.errors import UserError
 
-_ROWS = 256  # of logits that are float32 at a time
+_ROWS = 256  # rows of logits that are float32 at a time
 
 
 def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
@@ -26,8 +26,8 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
     Args:
         model: a causal LM, possibly wrapped for several processes.
         batch: the groups.
-        head: the LM head inside the model. It is given the hidden states that predict completion tokens and no
-            others, each once: with prompts of 200 tokens and answers of 15 that is one row in fourteen.
+        head: the LM head inside the model. It only reads the hidden states that predict completion tokens, each once:
+            one row in fourteen with prompts of 200 tokens and answers of 15.
     """
     with ExitStack() as stack:
         prefix = batch.prefix if takes_prefix_row(model) else 0
@@ -52,8 +52,9 @@ def token_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Ten
 class _LogProbs(torch.autograd.Function):
     """Log-probabilities of tokens under rows of logits (N, V), in float32, some rows at a time.
 
-    Written out, the logits of 4,096 tokens and 49,152 words would be in memory five times: as they are, in float32, as
-    log-probabilities, as their gradient, and as the gradient of the logits. Here the gradient takes their place.
+    With plain autograd the logits (of 4,096 tokens and 49,152 words, say) would be in memory five times: as they are,
+    in float32, as log-probabilities, as their gradient, and as the gradient of the logits. Here the gradient replaces
+    the logits.
     """
 
     @staticmethod
@@ -77,10 +78,10 @@ class _LogProbs(torch.autograd.Function):
 
 @contextmanager
 def _rows_of_head(head: nn.Module, rows: Tensor, kept: int) -> Iterator[None]:
-    """Inside the block the head sees only these rows of its flattened input: (B, kept, H) becomes (1, N, H)."""
+    """Inside the block the head only sees these rows of its flattened input: (B, kept, H) becomes (1, N, H)."""
 
     def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if inputs[0].shape[1] != kept:  # a wrong number is worse than none
+        if inputs[0].shape[1] != kept:
             raise UserError(
                 "the model does not take logits_to_keep, as those of transformers do; take another backbone"
             )
@@ -94,14 +95,17 @@ def _rows_of_head(head: nn.Module, rows: Tensor, kept: int) -> Iterator[None]:
 
 
 def completion_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -> Tensor:
-    """Summed log-probability of every completion, shape (B, K), float32; 0 where a completion is missing."""
+    """Summed log-probability of every completion, shape (B, K), float32; 0 for missing completions.
+
+    ``model``, ``batch`` and ``head`` are as in :func:`token_log_probs`.
+    """
     per_token = token_log_probs(model, batch, head)
     sums = torch.zeros(batch.mask.numel() + 1, dtype=per_token.dtype, device=per_token.device)
     return sums.index_add(0, batch.slot, per_token)[:-1].view(batch.mask.shape)
 
 
 def own_columns(model: nn.Module, groups: Sequence[PromptGroup]) -> list[int]:
-    """Tokens that a model, possibly wrapped, reads for each of the groups alone; what all begin with is read once."""
+    """Tokens that a ``model``, possibly wrapped, reads for each of the ``groups``, without their common prefix."""
     shared = common_prefix([group.prompt for group in groups]) if takes_prefix_row(model) else 0
     return [group.columns - shared for group in groups]
 
@@ -120,10 +124,10 @@ def score(
     Args:
         policy: the model.
         groups: prompt groups; the number of completions may differ.
-        budget: tokens per batch, padding included, or what a CPU reads best (:func:`cached`); what all prompts begin
-            with is read once and does not count.
-        description: beside the progress bar.
-        journal: a folder that remembers finished batches.
+        budget: tokens per batch, including padding, or what a CPU reads best (:func:`cached`); the common prefix of
+            the prompts is read once and does not count.
+        description: for the progress bar.
+        journal: a folder that keeps finished batches.
 
     Returns:
         One tensor of shape (K_i,) per group, on the CPU, in the order of ``groups``.

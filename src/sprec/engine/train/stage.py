@@ -1,6 +1,6 @@
 """One training stage: prompt groups, an objective over their completion log-probabilities, an order of the samples.
 
-The order is a pure function of seed, epoch and index; a stage saves itself while it runs and resumes where it was.
+The order is a pure function of seed, epoch and index; a stage saves checkpoints and resumes from them.
 """
 
 import math
@@ -30,14 +30,20 @@ from sprec.system.progress import bar, say
 
 __all__ = ["LOG", "Objective", "Outcome", "plan", "token_loss", "train"]
 
-_BUCKET = 32  # batches that are sorted by length together; more would make neighbours in time alike
+_BUCKET = 32  # batches sorted by length together; with more, neighbouring rows of the shuffle would be too alike
 
 
 def plan(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[np.ndarray]:
-    """The batches of a stage: row indices, one array per optimiser step; a function of (lengths, seed, epoch).
+    """The batches of a stage: row indices, one array per optimiser step; a function of the arguments.
 
-    Each epoch is shuffled, then every 32 batches' worth of rows is sorted by length, cut into batches, and the
-    batches are shuffled again: rows of a batch have similar lengths and little is padded.
+    Each epoch is shuffled, then the rows of every 32 batches are sorted by length and cut into batches, which are
+    shuffled again: rows of a batch have similar lengths and little padding.
+
+    Args:
+        lengths: of the rows, in tokens.
+        batch: rows per step.
+        epochs: passes over the rows.
+        seed: of the order.
     """
     sizes = np.asarray(lengths)
     steps: list[np.ndarray] = []
@@ -78,18 +84,18 @@ def train(
         seed: of the order of the examples and the dropout.
         extra: tensors of shape (len(groups), ...) that the objective finds in ``batch.extra``.
         valid: examples for the loss after each epoch; with them the best epoch's parameters are kept.
-        budget: tokens per forward pass; a batch is split into micro-batches. Without dropout the result depends on it
-            by rounding only, with dropout it decides which masks are drawn.
-        description: beside the progress bar.
+        budget: tokens per forward pass; a batch is split into micro-batches. Without dropout it changes the result only
+            by rounding, with dropout it also changes the masks.
+        description: for the progress bar.
         track: experiment trackers that get the training log.
-        log_folder: where the log, experiment trackers and the batch of a failed step are written.
-        checkpoints: where the stage saves itself and resumes from.
+        log_folder: for the log, experiment trackers and the batch of a failed step.
+        checkpoints: saved during the stage, which resumes from them.
         recompute: keep less in memory and compute more (:mod:`sprec.engine.train.recompute`); the result is the same.
 
     Raises:
-        UserError: a loss, a gradient or a weight is not finite (the batch of a loss or a gradient is saved and named),
+        UserError: a loss, gradient or weight is not finite (the batch of such a loss or gradient is saved and named),
             or a single example does not fit in memory.
-        Interrupted: a signal came; a checkpoint is written.
+        Interrupted: a signal came; a checkpoint has been written.
     """
     steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
     if not steps:
@@ -104,7 +110,7 @@ def train(
         if task.done < len(steps):
             trainer = GroupTrainer(policy, task, budget, outcome, progress, logs, track)
             trainer.add_callback(keeper)
-            own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed keeps AdamW's state to itself
+            own = None if trainer.is_deepspeed_enabled else checkpoints  # DeepSpeed does not expose AdamW's state
             trainer.add_callback(_Saver(policy, task, own, saved, outcome, keeper))
             with settled(), recomputing(policy.model) if recompute else nullcontext():
                 trainer.train()
@@ -115,7 +121,7 @@ def train(
 
 
 def _resumed(policy: Policy, checkpoints: Checkpoints | None, description: str, steps: int) -> Checkpoint | None:
-    """The last checkpoint, its parameters put into the policy."""
+    """The last checkpoint, after its parameters have been restored."""
     saved = checkpoints.latest() if checkpoints else None
     if saved:
         policy.restore(saved.parameters)
@@ -125,7 +131,7 @@ def _resumed(policy: Policy, checkpoints: Checkpoints | None, description: str, 
 
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
-    """The folder of the logs: a temporary one only where none is given, which a killed process would leave."""
+    """The folder of the logs: a temporary one only if none is given, as a killed process would leave it behind."""
     if given is not None:
         yield given
         return
@@ -160,13 +166,13 @@ class _KeepBest(TrainerCallback):
         self.outcome.valid_loss.append(loss)
 
     def restore(self) -> None:
-        """Give the policy the best epoch's parameters; the last ones stay where there is no validation."""
+        """Restore the best epoch's parameters; without validation the last ones stay."""
         if self.best:
             self.policy.restore(self.best)
 
 
 class _Saver(TrainerCallback):
-    """A checkpoint every so many steps, and when a signal asks to leave; at the start, what the last one remembers."""
+    """Saves checkpoints regularly and when a signal asks to leave; restores the optimiser's state at the start."""
 
     def __init__(
         self,
@@ -206,7 +212,7 @@ def _require_numbers(parameters: Mapping[str, Tensor], step: int) -> None:
 
 
 def token_loss(policy: Policy, groups: Sequence[PromptGroup], budget: int = 8192) -> float:
-    """Mean negative log-likelihood per completion token."""
+    """Mean negative log-likelihood per completion token; ``policy``, ``groups`` and ``budget`` as for :func:`score`."""
     values = score(policy, groups, budget=budget, description="validation loss")
     tokens = sum(len(completion) for group in groups for completion in group.completions)
     return -sum(value.sum().item() for value in values) / max(1, tokens)

@@ -1,7 +1,8 @@
 """The loop of a training stage: ``transformers.Trainer`` with prompt groups, our loss, and our micro-batches.
 
-The Trainer brings gradient clipping, experiment trackers and the distributed back ends; here a batch is cut into
-micro-batches by token budget and shared between the processes.
+The Trainer provides gradient clipping, experiment trackers and the distributed back ends; here batches are cut into
+micro-batches by token budget and shared between the processes. Where a method overrides the Trainer's, ``model``,
+``optimizer``, ``logs``, ``args``, ``inputs``, ``num_training_steps`` and ``num_items_in_batch`` are as there.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from sprec.system.progress import Bar, say
 
 CLIP = 1.0
 LOG = "log.jsonl"
-_SMALLEST = 256  # tokens per forward pass below which halving cannot help
+_SMALLEST = 256  # tokens per forward pass; halving further does not help
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Objective:
     """What a stage minimises.
 
     Attributes:
-        loss: policy log-probabilities (B, K) and their batch to one loss per group, (B,). What else it needs
-            (reference log-probabilities, weights) travels in ``batch.extra``.
-        per_token: divide the sum of a batch by its completion tokens (SFT) instead of its groups.
-        prepare: from the extra tensors of all groups of an optimiser step to those that the loss gets; for what must
-            not depend on how the token budget cuts the step.
+        loss: from policy log-probabilities (B, K) and their batch to one loss per group, (B,). Other inputs (reference
+            log-probabilities, weights) are in ``batch.extra``.
+        per_token: divide the sum over a batch by its completion tokens (SFT) instead of its groups.
+        prepare: from the extra tensors of all groups of an optimiser step to those that the loss gets; for values that
+            must not depend on how the token budget cuts the step.
     """
 
     loss: Callable[[Tensor, GroupBatch], Tensor]
@@ -53,7 +54,13 @@ class Objective:
 
 @dataclass
 class Outcome:
-    """What a stage reports: one entry per optimiser step, and the validation loss after each epoch."""
+    """What a stage reports.
+
+    Attributes:
+        steps: an entry of the log per optimiser step.
+        valid_loss: after each epoch, in nats per token.
+        best_epoch: that with the lowest, from 0.
+    """
 
     steps: list[dict[str, float]] = field(default_factory=list)
     valid_loss: list[float] = field(default_factory=list)
@@ -62,7 +69,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """What a stage trains on; ``done`` steps were made before it was interrupted."""
+    """What a stage does.
+
+    Attributes:
+        groups: the training examples.
+        objective: the loss.
+        extra: tensors of shape (len(groups), ...) for the objective.
+        settings: rate, warm-up and weight decay.
+        steps: the rows of each optimiser step.
+        seed: of the dropout.
+        done: steps finished before it was interrupted.
+    """
 
     groups: Sequence[PromptGroup]
     objective: Objective
@@ -74,7 +91,7 @@ class Task:
 
 
 class _Steps(Dataset[np.ndarray]):
-    """The planned batches that are left; the Trainer counts and fetches them."""
+    """The remaining batches; the Trainer counts and fetches them."""
 
     def __init__(self, task: Task) -> None:
         self.steps, self.done = task.steps[task.done :], task.done
@@ -87,18 +104,27 @@ class _Steps(Dataset[np.ndarray]):
 
 
 def rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then linear decay to 0 at the end.
+    """Share of the peak learning rate at a ``step``: ``warmup`` steps of linear warm-up, then linear decay to 0.
 
-    As the linear schedule of transformers, but its warm-up begins at 0 and so wastes the first step.
-
-    A stage that is no longer than its warm-up warms up in half of its steps: it would never reach its rate.
+    Like the linear schedule of transformers, whose warm-up begins at 0 and so wastes the first step. A stage of
+    ``steps`` steps that is no longer than its warm-up warms up in half of them, as it would never reach its rate.
     """
     warmup = warmup if warmup < steps else steps // 2
     return (step + 1) / (warmup + 1) if step < warmup else (steps - step) / max(1, steps - warmup)
 
 
 class GroupTrainer(Trainer):
-    """The steps of a :class:`Task` that are left; what they report goes into an :class:`Outcome` and a log file."""
+    """Does the remaining steps of a ``task``.
+
+    Args:
+        policy: the model.
+        task: what to do.
+        budget: tokens per forward pass.
+        outcome: gets an entry per step.
+        progress: advances by one per step.
+        folder: for the log and the batch of a failed step.
+        track: experiment trackers.
+    """
 
     def __init__(
         self,
@@ -112,7 +138,7 @@ class GroupTrainer(Trainer):
     ) -> None:
         self.policy, self.task, self.budget = policy, task, budget
         self.outcome, self.progress, self.folder = outcome, progress, folder
-        self.last: tuple[int, np.ndarray] = (task.done, np.zeros(0, dtype=np.int64))  # the step under way
+        self.last: tuple[int, np.ndarray] = (task.done, np.zeros(0, dtype=np.int64))  # the current step
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=len(task.steps),
@@ -126,7 +152,7 @@ class GroupTrainer(Trainer):
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
         )
-        arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs are for several processes
+        arguments._n_gpu = min(1, arguments.n_gpu)  # a process uses one GPU, however many are visible
         super().__init__(
             model=policy.model,
             args=arguments,
@@ -138,14 +164,14 @@ class GroupTrainer(Trainer):
             (folder / LOG).write_text("".join(json.dumps(step) + "\n" for step in outcome.steps))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW on the parameters that are trained."""
+        """AdamW for the trainable parameters."""
         settings, parameters = self.task.settings, [value for _, value in self.policy.trainable()]
         made = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.optimizer = made
         return made
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> torch.optim.lr_scheduler.LRScheduler:
-        """:func:`rate_factor`: a function of the step, so that a resumed stage goes on as before."""
+        """:func:`rate_factor`, a function of the step, so that a resumed stage continues exactly."""
         steps, done, warmup = len(self.task.steps), self.task.done, self.task.settings.warmup_steps
 
         def factor(further: int) -> float:
@@ -156,14 +182,14 @@ class GroupTrainer(Trainer):
         return made
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """All batches that are left: every process sees all of them and takes its share in the step."""
+        """All remaining batches: every process gets them all and takes its share of each step."""
         return DataLoader(_Steps(self.task), batch_size=None, shuffle=False)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Trackers get what the objective saw, beside the loss.
+        """Add the objective's own numbers for the trackers.
 
         Raises:
-            UserError: the gradient of the step was no number; so are the weights now.
+            UserError: the gradient of the step, and so the weights, are not finite.
         """
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise self._no_number("gradient", logs["grad_norm"])
@@ -172,7 +198,7 @@ class GroupTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Add the gradient of a batch, in smaller and smaller pieces until they fit in memory."""
+        """Accumulate the gradient of a batch, in smaller and smaller pieces until they fit in memory."""
         step, rows = self.last = inputs
         model.train()
         loss = None
@@ -181,7 +207,7 @@ class GroupTrainer(Trainer):
         return loss
 
     def _attempt(self, model: nn.Module, rows: np.ndarray, step: int) -> Tensor | None:
-        """The loss of a step, its gradient added; None when memory ran out, and another attempt may fit."""
+        """The loss of a step, with its gradient accumulated; None if memory ran out and another attempt may fit."""
         rank = processes.rank()
         seed = [self.task.seed, step, rank] if rank else [self.task.seed, step]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
@@ -190,11 +216,11 @@ class GroupTrainer(Trainer):
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        self._halve_budget(step)  # outside of the except clause, which holds the tensors of the failed attempt
+        self._halve_budget(step)  # outside the except clause, which holds the tensors of the failed attempt
         return None
 
     def _halve_budget(self, step: int) -> None:
-        """Out of memory: try the step again in smaller pieces; the gradient is the same, but for dropout's masks.
+        """After running out of memory, prepare to repeat the step in smaller pieces; only dropout's masks change.
 
         Raises:
             UserError: the pieces cannot get smaller, or other processes are in the middle of the same step.
@@ -225,7 +251,7 @@ class GroupTrainer(Trainer):
                 with self.policy.autocast():
                     log_probs = completion_log_probs(model, batch, self.policy.head)
                 loss = weight * self.task.objective.loss(log_probs, batch).sum() / normaliser
-                # data-parallel wrappers average the gradients of the processes; the sum is meant
+                # data-parallel wrappers average the gradients of the processes; we need the sum
                 self.accelerator.backward(loss * processes.world())
             total += loss.detach()
             first, others = _drift(log_probs.detach(), batch)
@@ -235,11 +261,11 @@ class GroupTrainer(Trainer):
 
     @contextmanager
     def _synchronised(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Gradients of several micro-batches add up here before they meet those of the other processes."""
+        """Gradients of several micro-batches are summed locally before those of all processes are."""
         if processes.world() == 1:
             yield
             return
-        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed steps when it is set
+        self.accelerator.gradient_state._set_sync_gradients(last)  # DeepSpeed makes its step when this is True
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
@@ -251,15 +277,15 @@ class GroupTrainer(Trainer):
 
     def _batch(self, groups: Sequence[PromptGroup], extra: dict[str, Tensor]) -> GroupBatch:
         batch = collate(groups, extra, self.policy.precision, packed=self.policy.packed)
-        if "reference" in batch.extra:  # rows with fewer completions than the widest of the whole stage
+        if "reference" in batch.extra:  # as wide as the widest group of the stage
             batch.extra["reference"] = batch.extra["reference"][:, : batch.mask.shape[1]]
         return batch.to(self.policy.device)
 
     def _note(self, loss: Tensor, chosen: float, rejected: float, step: int) -> Tensor:
-        """Put a step into the log; the loss of all processes, on each of them.
+        """Log a step; returns the loss of all processes, on each of them.
 
         Raises:
-            UserError: the loss is no number.
+            UserError: the loss is not finite.
         """
         value, chosen, rejected = processes.total([loss.item(), chosen, rejected], self.policy.device)
         if not math.isfinite(value):
@@ -288,7 +314,8 @@ class GroupTrainer(Trainer):
 def _parts(sizes: Sequence[int], budget: int, packed: bool) -> list[tuple[list[int], float]]:
     """The micro-batches of this process: rows of the batch, and the weight of their loss.
 
-    All processes do the same number of them, because they meet in every one: who has fewer repeats a row with weight 0.
+    All processes do the same number of them, because they communicate in each: one with fewer repeats a row with
+    weight 0.
     """
     world = processes.world()
     shares = [range(rank, len(sizes), world) for rank in range(world)]
@@ -304,7 +331,7 @@ def _parts(sizes: Sequence[int], budget: int, packed: bool) -> list[tuple[list[i
 def _drift(log_probs: Tensor, batch: GroupBatch) -> tuple[float, float]:
     """Log-probability of the chosen and (mean) of the rejected completions, relative to the reference if there is one.
 
-    Both fall together when likelihood is displaced (Razin et al. 2024): the margin grows, the chosen answer suffers.
+    Both fall under likelihood displacement (Razin et al. 2024): the margin grows, but the chosen answer suffers.
     """
     change = log_probs - batch.extra["reference"] if "reference" in batch.extra else log_probs
     others = change[:, 1:].sum(1) / batch.mask[:, 1:].sum(1).clamp(min=1)
