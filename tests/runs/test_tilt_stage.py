@@ -55,7 +55,13 @@ def test_a_user_alone_gets_the_list_that_the_user_gets_among_others(tilted: Path
     histories = [list(example.history) for example in toy_dataset.test[:20]]
     together = recommender.recommend(histories)
     assert together == lists(tilted) == [recommender.recommend([history])[0] for history in histories]
-    assert together != recommender.recommend(histories, tilt=False)
+    plain = recommender.recommend(histories, tilt=False)
+    assert together != plain
+    assert recommender.recommend(histories, tilt_strength=0) == plain
+    changes = [sum(a != b for a, b in zip(recommender.recommend(histories, tilt_strength=s), plain, strict=True))
+               for s in (0.25, 1, 10)]  # fmt: skip
+    assert changes == sorted(changes)
+    assert 0 < changes[0] < changes[2]
     assert [row[:3] for row in together] == recommender.recommend(histories, k=3)
 
 

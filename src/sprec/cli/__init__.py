@@ -14,6 +14,7 @@ from sprec.cli.bench import bench
 from sprec.cli.recommend import recommend
 from sprec.cli.report import report
 from sprec.cli.reproduce import reproduce
+from sprec.cli.serve import serve
 from sprec.cli.theory import theory
 from sprec.system import threads
 from sprec.system.program import program
@@ -32,6 +33,7 @@ for command in runs.COMMANDS:
     app.command()(command)
 app.command()(recommend)
 app.command()(report)
+app.command()(serve)
 app.command()(reproduce)
 app.command()(theory)
 app.command()(bench)
@@ -52,7 +54,7 @@ def options(
     """Language models as recommenders, aligned by self-play so that they stop recommending the same few items."""
 
 
-COMPUTING = frozenset({"run", "evaluate", "recommend", "reproduce", "theory", "bench"})
+COMPUTING = frozenset({"run", "evaluate", "recommend", "serve", "reproduce", "theory", "bench"})
 """Commands that import PyTorch and keep it busy."""
 
 

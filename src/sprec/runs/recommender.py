@@ -86,6 +86,7 @@ class Recommender:
         blocks: Sequence[Sequence[Entry]] | None = None,
         genres: Sequence[str] = (),
         unknown: Literal["raise", "skip"] = "raise",
+        tilt_strength: float = 1.0,
         **settings: Any,
     ) -> Recommendations:
         """The k best items for each history. Somebody without a history gets what is popular.
@@ -100,6 +101,7 @@ class Recommender:
             blocks: further items that must not be, of each history.
             genres: recommend items with one of these genres only.
             unknown: what happens to items that are not in the catalog: ``skip`` goes on without them.
+            tilt_strength: factor of the tilt where there is one: 0 for none of it, 1 as it was learned.
             settings: of recommending, where they differ from the run's: ``protocol="exact"``,
                 ``exclude_history=True``.
 
@@ -126,10 +128,15 @@ class Recommender:
             each = [self._items(entries, unknown) for entries in blocks]
             own = self._padded(each, len(items))
         with self._turn:
-            return self._lists(items, wanted, barred, own)
+            return self._lists(items, wanted, barred, own, tilt_strength)
 
     def _lists(
-        self, histories: Sequence[Sequence[int]], settings: Recommend, barred: np.ndarray, blocked: np.ndarray | None
+        self,
+        histories: Sequence[Sequence[int]],
+        settings: Recommend,
+        barred: np.ndarray,
+        blocked: np.ndarray | None,
+        tilt_strength: float,
     ) -> Recommendations:
         """The lists by the protocol of the settings, for those without a history by popularity."""
         popular = np.array([not history for history in histories], dtype=bool)
@@ -138,6 +145,8 @@ class Recommender:
             examples = Split.of((histories[row], 0) for row in rows)
             also = None if blocked is None else blocked[rows]
             offset = tilt_stage.served(self.session, settings, self.final, self.backbone)
+            if offset is not None:
+                offset = tilt_strength * offset
             return rows, protocols.recommend(
                 self.session, settings, self.final, self.backbone, examples, barred=barred, blocked=also, offset=offset
             )

@@ -73,7 +73,8 @@ def carry_over(session: Session, source: Path, folder: Path, before: np.ndarray)
 def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> np.ndarray | None:
     """What a finished run adds to the score of each item; None where the settings want no tilt.
 
-    That of the run where these settings are its own, else one that is learned now and remembered.
+    That of the run where these settings are its own, else one that is learned now and remembered. What single calls
+    exclude, histories or other items, makes no other tilt.
 
     Args:
         session: a finished run.
@@ -83,6 +84,7 @@ def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage
     """
     if not is_tilted(settings):
         return None
+    settings = settings.model_copy(update={"exclude_history": session.recipe.recommend.exclude_history})
     made_of, folder = storage.digest(_made_of(session, settings)), session.store.root / _NAME
     if made_of not in session.offsets:
         kept = not storage.verify(folder) and json.loads((folder / _ABOUT).read_text("utf-8"))["made_of"] == made_of

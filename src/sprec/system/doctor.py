@@ -10,7 +10,7 @@ import torch
 from sprec.system.hardware import pick_device, pick_precision
 
 _PACKAGES = ("sprec", "torch", "transformers", "peft", "accelerate", "polars", "pydantic", "numpy")
-_OPTIONAL = {"matplotlib": "report", "sentence-transformers": "ground", "bitsandbytes": "qlora"}
+_OPTIONAL = {"matplotlib": "report", "sentence-transformers": "ground", "bitsandbytes": "qlora", "fastapi": "serve"}
 
 
 def report() -> dict[str, str]:

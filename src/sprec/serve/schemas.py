@@ -1,0 +1,154 @@
+"""What requests and answers look like."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sprec.serve.batcher import Limits
+
+Name = Annotated[str, Field(max_length=1000)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""An item as the shop calls it: its id, or else its title."""
+
+
+class Asked(BaseModel):
+    """Whom to recommend to, and what."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, strict=True)
+
+    histories: list[list[Name]]
+    """Ids or titles of each history, oldest first. Somebody without a history gets what is popular."""
+    k: Annotated[int, Field(ge=1)] = 10
+    """Items per list."""
+    run: str | None = None
+    """The run that answers; the first one by default."""
+    protocol: str | None = None
+    """How it recommends; as the run does by default."""
+    tilt: bool | Annotated[float, Field(ge=0, le=10)] | None = None
+    """Strength of the tilt, which spreads exposure: 0 or false for none, 1 or true for as much as was learned; as the
+    run does by default."""
+    allow: list[Name] | None = None
+    """The items that may be recommended; all by default. What is not in the catalog is ignored."""
+    block: list[Name] = []
+    """Items that must not be recommended."""
+    genres: list[str] = []
+    """Recommend items with one of these genres only."""
+    repeat: bool = False
+    """Recommend items of the history, too."""
+
+    def beyond(self, limits: Limits) -> str:
+        """The limit that this request breaks, in one sentence; empty if it breaks none.
+
+        Args:
+            limits: those of the service.
+        """
+        sizes: Sequence[tuple[str, int, int]] = (
+            ("histories", len(self.histories), limits.histories),
+            ("a history", max(map(len, self.histories), default=0), limits.history),
+            ("k", self.k, limits.k),
+            ("allow", len(self.allow or ()), limits.names),
+            ("block", len(self.block), limits.names),
+            ("genres", len(self.genres), limits.histories),
+        )
+        over = (f"{what}: {size:,} is over the limit of {most:,}" for what, size, most in sizes if size > most)
+        return next(over, "")
+
+
+class Item(BaseModel):
+    """A recommended item."""
+
+    item: int
+    """The row of the catalog."""
+    source_id: str
+    title: str
+    score: float | None
+    """What the protocol ranks by, higher is better; null where it has no scores."""
+
+
+class List(BaseModel):
+    """The list of one history."""
+
+    items: list[Item]
+    """Best first; fewer than k where no more are left."""
+    proven: bool | None
+    """Whether it is proven that no better list exists; null for protocols without a search."""
+    popular: bool
+    """Whether the list is by popularity, because the history has no known item."""
+    unknown: list[str]
+    """Entries of the history that the catalog does not have; they were ignored."""
+
+
+class Answer(BaseModel):
+    """The lists in the order of the histories."""
+
+    run: str
+    protocol: str
+    lists: list[List]
+
+
+class Found(BaseModel):
+    """An item of the catalog."""
+
+    item: int
+    source_id: str
+    title: str
+    genres: list[str]
+    popularity: int
+    """Its rank by popularity in the training data, from 1."""
+
+
+class FoundItems(BaseModel):
+    """Items whose titles hold what was looked for."""
+
+    items: list[Found]
+
+
+class Run(BaseModel):
+    """A run that is served."""
+
+    name: str
+    method: str
+    dataset: str
+    items: int
+    protocol: str
+    """How it recommends by default."""
+    protocols: list[str]
+    """How it can recommend."""
+    tilts: list[str]
+    """The protocols that have a tilt."""
+
+
+class RunList(BaseModel):
+    """All runs, the default one first."""
+
+    runs: list[Run]
+
+
+class Health(BaseModel):
+    """Whether the service lives."""
+
+    status: str
+
+
+class Problem(BaseModel):
+    """What went wrong, in one sentence."""
+
+    detail: str
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """What pydantic found, in one sentence: where, and what is wrong.
+
+    Args:
+        error: the first of its findings.
+    """
+    if error["type"] == "json_invalid":
+        return f"the request is not JSON: {error['ctx']['error']}, at character {error['loc'][-1]}"
+    inside = [part for part in error["loc"] if part not in ("body", "query") and not _is_type(part)]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inside).lstrip(".")
+    return f"{where}: {error['msg']}" if where else error["msg"]
+
+
+def _is_type(part: int | str) -> bool:
+    """Whether a part of a place names a branch of a union instead of a field."""
+    return isinstance(part, str) and (part in ("bool", "float") or part.startswith("constrained-"))
