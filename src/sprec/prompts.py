@@ -11,9 +11,9 @@ Style = Literal["unified", "official", "compact"]
 Purpose = Literal["sft", "prefer", "generate"]
 
 EMPTY_TITLE = "NAN"
-"""What an empty answer is grounded as (official evaluation code)."""
+"""The text that stands for an empty answer in grounding (official evaluation code)."""
 
-_ASK = ">"  # without a mark, that an answer ends could only be told by counting titles
+_ASK = ">"  # without it, the model would have to count titles to know when the answer ends
 
 _HEADER = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -26,8 +26,15 @@ class PromptBuilder:
     """Writes the prompts of one domain in one style.
 
     ``unified`` uses one Alpaca template for SFT, rollout and preference step. ``official`` repeats the research code:
-    an indented template with the loss on all tokens and no EOS in the SFT, an unindented one for generating, and bare
-    instruction + input for the preference step. ``compact`` shows titles only, one a line.
+    an indented template with the loss on all tokens and no EOS in the SFT, an unindented one for generation, and bare
+    instruction + input for the preference step. ``compact`` shows only titles, one per line. So for some styles texts
+    depend on their ``purpose``.
+
+    Attributes:
+        catalog: has the titles.
+        wording: of the domain.
+        style: of the prompts.
+        history: number of items that a prompt shows, the most recent ones.
     """
 
     catalog: Catalog
@@ -36,7 +43,7 @@ class PromptBuilder:
     history: int = 10
 
     def prompt(self, history: Sequence[int], purpose: Purpose = "generate") -> str:
-        """The text before the response, for a history of item ids, oldest first."""
+        """The text before the response, for a ``history`` of item ids, oldest first."""
         titles = [f'"{self.catalog.titles[item]}"' for item in history[-self.history :]]
         if self.style == "compact":
             return "".join(f"{title}\n" for title in titles) + _ASK
@@ -50,26 +57,26 @@ class PromptBuilder:
         return _alpaca(self.wording.instruction, text, indent="", gap="  ")
 
     def response(self, item: int, purpose: Purpose = "generate") -> str:
-        """The text of an answer that names this item."""
+        """The text of an answer that names this ``item``."""
         return self.respond(self.catalog.titles[item], purpose)
 
     def respond(self, title: str, purpose: Purpose = "generate") -> str:
-        """The text of an answer that names this title: quoted, then a newline.
+        """The text of an answer that names this ``title``: quoted, then a newline.
 
-        In the authors' files the newline stands behind the answer, or, where the input ends with one (MovieLens),
-        before it; the official style keeps to that.
+        In the authors' files the newline is after the answer or, if the input ends with one (MovieLens), before it; the
+        official style does the same.
         """
         official = self.style == "official"
         end = "" if official and "\n" in self.wording.suffix else "\n"
         return f'"{title}"{end}' + ("\n" + " " * 16 if official and purpose == "sft" else "")
 
     def reject(self, title: str) -> str:
-        """The text of a rejected answer in the preference step; the research code always ends it with a newline."""
+        """The text of a rejected ``title`` in the preference step; the research code always ends it with a newline."""
         return f'"{title}"\n' if self.style == "official" else self.respond(title, "prefer")
 
     @property
     def trains_prompt(self) -> bool:
-        """Whether the SFT loss covers the prompt's tokens too (official code)."""
+        """Whether the SFT loss covers the prompt's tokens, too (official code)."""
         return self.style == "official"
 
     def ends_with_eos(self, purpose: Purpose) -> bool:
@@ -83,12 +90,12 @@ def _alpaca(instruction: str, text: str, indent: str, gap: str) -> str:
 
 
 def parse_title(text: str, known: Container[str] = ()) -> str:
-    """The title in a generated text, for evaluation: what stands between the first double quote and its closing one.
+    """The title in a generated text, for evaluation: the text between the first double quote and its closing one.
 
     The closing quote is the last one of the line if that makes a title of the catalog (``Guilty", She Said``), else the
-    first one that ends the line or precedes a comma (so that unknown titles that contain quotes survive), else simply
-    the next one. Without a closing quote the rest of the line counts, without any quote the first line; an empty
-    answer becomes ``NAN`` (methods of the official evaluation).
+    first one that ends the line or precedes a comma (so that unknown titles with quotes survive), else the next one.
+    Without a closing quote the rest of the line counts, without any quote the first line; an empty answer becomes
+    ``NAN`` (as in the official evaluation).
 
     Args:
         text: an answer.
@@ -101,18 +108,21 @@ def parse_title(text: str, known: Container[str] = ()) -> str:
 
 
 def parse_negative(text: str, known: Container[str] = ()) -> str | None:
-    """The title in a rollout, as :func:`parse_title` finds it, or None when none is quoted (the pair is left out)."""
+    """The title in the ``text`` of a rollout, by the rules of :func:`parse_title` with the ``known`` titles.
+
+    None if no title is quoted; the pair is then left out.
+    """
     return _quoted(_after_quote(text) or "", known) or None
 
 
 def _after_quote(text: str) -> str | None:
-    """The rest of the line behind the first double quote of a text; None without one."""
+    """The rest of the line after the first double quote of a text; None if there is none."""
     _, quote, after = text.partition('"')
     return after.split("\n", 1)[0] if quote else None
 
 
 def _quoted(after: str, known: Container[str]) -> str:
-    """What stands before the closing quote of a text that follows an opening quote; empty without one."""
+    """The text before the closing quote, given the text after an opening one; empty if there is none."""
     whole, last, behind = after.rpartition('"')
     if last and whole in known and not behind.strip():
         return whole

@@ -28,9 +28,9 @@ class Part(Flag):
     PREFER = auto()
     SASREC = auto()
     EVALUATE = auto()
-    """The lists and their metrics. Of the settings that affect it, those count that the protocol reads."""
+    """The lists and their metrics. Only settings that the protocol reads affect it."""
     MODEL = BACKBONE | SFT | ROLLOUT | SFT_STEP | PREFER | EVALUATE
-    """Whatever reads prompts."""
+    """All stages that read prompts."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Affects:
 
     Attributes:
         parts: kinds of stages.
-        when: whether it does so in a recipe; always by default.
-        afterwards: a finished run takes another value: it means something to a model that is trained.
-        same_method: another value makes another run of the same method, which counts as a seed of it.
+        when: whether it does so in a recipe; by default always.
+        afterwards: whether a finished run takes another value, as the setting concerns the use of a trained model.
+        same_method: whether runs with other values are of the same method, so that they count as its seeds.
     """
 
     parts: Part
@@ -72,7 +72,7 @@ class Leaf(NamedTuple):
     affects: tuple[Affects, ...]
 
     def parts(self, recipe: "Recipe") -> Part:
-        """What a change of the setting changes in a recipe."""
+        """What a change of the setting changes in a ``recipe``."""
         parts = Part.NOTHING
         for one in self.affects:
             if one.when(recipe):
@@ -86,12 +86,12 @@ class Leaf(NamedTuple):
 
     @property
     def same_method(self) -> bool:
-        """Whether another value makes another run of the same method."""
+        """Whether runs with other values are of the same method."""
         return any(one.same_method for one in self.affects)
 
 
 def leaves(recipe: "Recipe") -> Iterator[Leaf]:
-    """All settings of a recipe, section by section."""
+    """All settings of a ``recipe``, section by section."""
     return _leaves(recipe, type(recipe)(), "", ())
 
 
@@ -109,8 +109,15 @@ def _leaves(section: Section, standard: Section | None, path: str, outer: tuple[
 
 
 def require_declarations(section: type[Section], path: str = "", declared: bool = False) -> None:
-    """Raises:
-    TypeError: a setting does not say what it affects.
+    """Require that all settings say what they affect.
+
+    Args:
+        section: the class.
+        path: of the section in the recipe, dotted.
+        declared: whether an outer section says so for all.
+
+    Raises:
+        TypeError: a setting does not.
     """
     for name, field in section.model_fields.items():
         own = declared or any(isinstance(one, Affects) for one in field.metadata)

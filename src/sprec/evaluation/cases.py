@@ -1,4 +1,4 @@
-"""Lists and what they are measured against, reduced to what the metrics need of every case."""
+"""Lists, targets and histories, reduced to what the metrics need of every case."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CatalogFacts:
-    """What the metrics beyond the paper's know of a catalogue.
+    """What the metrics beyond the paper's need to know about a catalogue.
 
     Attributes:
         popularity: interactions with each item in the training split, (items,).
@@ -27,7 +27,7 @@ class CatalogFacts:
     def tail(self) -> Floats:
         """1 for the items of the long tail, 0 for the head: the fewest items with 80% of the interactions, (items,).
 
-        Items that are equally popular enter the head by id. NaN where there are no interactions.
+        Equally popular items enter the head by id. NaN if there are no interactions.
         """
         order = np.argsort(-self.popularity, kind="stable")
         held = np.cumsum(self.popularity[order])
@@ -39,7 +39,7 @@ class CatalogFacts:
 
     @cached_property
     def information(self) -> Floats:
-        """Self-information of each item, in bits, one interaction added to each: -log2 of its share, (items,)."""
+        """Self-information of each item in bits, with one interaction added to each: -log2 of its share, (items,)."""
         information: Floats = np.log2(self.popularity.sum() + len(self.popularity)) - np.log2(self.popularity + 1)
         return information
 
@@ -50,15 +50,15 @@ class Cases:
 
     Attributes:
         ks: the cut-offs.
-        ranks: position of the target in its list, 0 = first, (n,); max k where it does not occur.
+        ranks: position of the target in its list, 0 = first, (n,); max k if it does not occur.
         known: whether the target is known, (n,).
         lists: the first items of each list, -1 = no item, (n, max k).
         histories: genre mass of each history, (n, |G|).
-        recommended: genre mass of the first k items of each list, nothing where the target is unknown, one
-            (n, |G|) array per cut-off.
-        items: how many items the catalogue has.
-        facts: of the catalogue; None where they are not known.
-        exact: share of the titles generated for each case that exist, (n,); None where no titles are generated.
+        recommended: genre mass of the first k items of each list, 0 if the target is unknown, one (n, |G|) array per
+            cut-off.
+        items: size of the catalogue.
+        facts: of the catalogue; None if unknown.
+        exact: share of the titles generated for each case that exist, (n,); None if no titles are generated.
     """
 
     ks: tuple[int, ...]
@@ -85,7 +85,14 @@ def accumulate(
     facts: CatalogFacts | None = None,
     exact: ArrayLike | None = None,
 ) -> Cases:
-    """Reduce lists, targets and histories to per-case sums; arguments and errors as in ``evaluate``."""
+    """Reduce lists, targets and histories to per-case sums.
+
+    ``recommendations``, ``targets``, ``history_items``, ``history_offsets``, ``genre_matrix``, ``ks``, ``facts`` and
+    ``exact`` are those of :func:`sprec.evaluation.metrics.evaluate`.
+
+    Raises:
+        ValueError: see there.
+    """
     recs, wanted = np.asarray(recommendations, np.int64), np.asarray(targets, np.int64)
     items, offsets = np.asarray(history_items, np.int64), np.asarray(history_offsets, np.int64)
     genres = np.asarray(genre_matrix, np.float64)
@@ -110,12 +117,12 @@ def accumulate(
 
 
 def exact_titles(titles: Iterable[str], catalog: Iterable[str], cases: int) -> Floats:
-    """Share of the titles generated for each case that are, to the letter, titles of the catalogue, (cases,).
+    """Share of the titles generated for each case that are exactly titles of the catalogue, (cases,).
 
     Args:
-        titles: as many for each case, case by case.
+        titles: case by case, equally many for each.
         catalog: the titles that exist.
-        cases: their number.
+        cases: the number of cases.
 
     Raises:
         ValueError: the titles do not divide among the cases.

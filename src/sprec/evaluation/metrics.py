@@ -1,9 +1,9 @@
-"""The metrics of top-k lists, each a row of :data:`METRICS`: the SPRec paper's, and what else its subject needs.
+"""The metrics of top-k lists, each a row of :data:`METRICS`: the SPRec paper's, and others of diversity and bias.
 
-Three denominators meet here, as in the paper's published code. Accuracy is divided by all n cases: a case
+There are three denominators, as in the paper's published code. Accuracy is divided by all n cases: a case
 whose target is unknown counts as a miss. DivRatio and ORRatio are divided by the slots of the cases with a
 known target, and only their lists count. The genre shares of the histories come from all n cases, those of the
-lists from the cases with a known target. The metrics beyond the paper's speak of all n lists.
+lists from the cases with a known target. The metrics beyond the paper's use all n lists.
 
 All of it is a function of per-case sums. :class:`sprec.evaluation.cases.Cases` holds those sums and :func:`replicates`
 evaluates them under many case weights at once, which the resampling in :mod:`sprec.evaluation.statistics` needs.
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from sprec.evaluation.cases import Cases, CatalogFacts, Floats, Ints, accumulate
 
 OVER_RECOMMENDED = 3
-"""How many of the most recommended items ORRatio adds up (paper, definition of ORRatio)."""
+"""How many of the most recommended items ORRatio counts (paper, definition of ORRatio)."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Metric:
 
     Attributes:
         name: without the cut-off.
-        about: what it is, in one line (docs/metrics.md has the formulas).
-        direction: 1 where a higher value is better, -1 where a lower one is.
+        about: a description in one line (docs/metrics.md has the formulas).
+        direction: 1 if a higher value is better, -1 if a lower one is.
         high: the largest possible value; the smallest is 0.
-        each: what every case contributes to the mean, ``(cases, k) -> (n,)``, NaN where it has nothing to say.
-        whole: the value of all cases under B weightings, ``(cases, k, weights (B, n)) -> (B,)``, if it is no mean.
-        resampled: the same where the weightings are resamples, for what a resample gets wrong.
+        each: the contribution of every case to the mean, ``(cases, k) -> (n,)``; NaN if it has none.
+        whole: the value over all cases under B weightings, ``(cases, k, weights (B, n)) -> (B,)``, if it is no mean.
+        resampled: the same if the weightings are resamples, for metrics that a plain resample would bias.
         needs: attribute of :class:`Cases` without which it cannot be measured; "" for none.
-        first_k: the smallest cut-off at which it exists; 0 where it has none.
-        undefined: what must be said when it is NaN; "" for nothing.
+        first_k: the smallest cut-off at which it exists; 0 if it has no cut-off.
+        undefined: the reason to warn of when it is NaN; "" for no warning.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Metric:
     undefined: str = ""
 
     def at(self, k: int) -> str:
-        """The name with its cut-off: ``HR@5``."""
+        """The name with the cut-off ``k``: ``HR@5``."""
         return f"{self.name}@{k}" if self.first_k else self.name
 
     def values(self, cases: Cases, k: int, weights: Floats, resampled: bool = False) -> Floats:
-        """The metric under B weightings (B, n) of the cases, (B,)."""
+        """The metric at ``k`` of ``cases`` under B ``weights`` (B, n), (B,); ``resampled`` as in :func:`replicates`."""
         if self.each:
             each = self.each(cases, k)
             defined = ~np.isnan(each)
@@ -68,7 +68,7 @@ class Metric:
 
 
 def parsed(name: str) -> tuple[Metric, int]:
-    """The row and the cut-off of a metric: ``HR@5`` is (HR, 5); 0 where it has none.
+    """The row and the cut-off of a metric by its ``name``: ``HR@5`` is (HR, 5); 0 if it has no cut-off.
 
     Raises:
         KeyError: there is no such metric.
@@ -81,14 +81,14 @@ def parsed(name: str) -> tuple[Metric, int]:
 
 
 def measurable(cases: Cases) -> list[str]:
-    """The metrics that these cases suffice for, cut-off by cut-off; those without a cut-off come last."""
+    """The metrics that can be measured on ``cases``, cut-off by cut-off; those without a cut-off come last."""
     able = [row for row in METRICS.values() if not row.needs or getattr(cases, row.needs) is not None]
     cut = [row.at(k) for k in cases.ks for row in able if row.first_k and k >= row.first_k]
     return [*cut, *(row.name for row in able if not row.first_k)]
 
 
 def direction(name: str) -> int:
-    """1 where a higher value of the metric is better, -1 where a lower one is, 0 for what is no metric."""
+    """1 if a higher value of the metric ``name`` is better, -1 if a lower one is, 0 if it is no metric."""
     row = METRICS.get(name.partition("@")[0])
     return row.direction if row else 0
 
@@ -106,9 +106,9 @@ def evaluate(
     """Measure top-k lists: every row of :data:`METRICS` that the arguments suffice for, at every cut-off.
 
     Args:
-        recommendations: item ids, best first, -1 where a list is shorter, shape (n, at least max k).
-        targets: item ids, -1 where unknown, shape (n,).
-        history_items: all histories behind each other (``Split.items``), -1 = unknown.
+        recommendations: item ids, best first, padded with -1, shape (n, at least max k).
+        targets: item ids, -1 if unknown, shape (n,).
+        history_items: all histories, concatenated (``Split.items``), -1 = unknown.
         history_offsets: where each history starts and the last one ends, shape (n+1,) (``Split.offsets``).
         genre_matrix: share of each item in each selected genre, (items, |G|) (``Catalog.genre_matrix``).
         ks: the cut-offs.
@@ -116,15 +116,15 @@ def evaluate(
         exact: share of the titles generated for each case that exist, (n,) (:func:`exact_titles`).
 
     Returns:
-        ``{"HR@1": ..., "NDCG@1": ..., ...}``; NaN where a metric is undefined. MGU and DGU are so, with one warning,
-        when no history item or no recommended item has a selected genre; diversity is when no target is known.
+        ``{"HR@1": ..., "NDCG@1": ..., ...}``; undefined metrics are NaN: MGU and DGU, with a warning, if no history
+        item or no recommended item has a selected genre; diversity if no target is known.
 
     Raises:
-        ValueError: shapes that do not fit, no case, an item outside the catalogue, or a cut-off larger than
-            the lists or the catalogue.
+        ValueError: shapes do not match, there is no case, an item is outside the catalogue, or a cut-off is larger
+            than the lists or the catalogue.
 
     Examples:
-        Two cases; the first one's target is in second place, the second one's is not found:
+        Two cases; the target of the first is in second place, that of the second is not in the list:
 
         >>> lists, genres = [[0, 1], [0, 2]], [[1, 0], [1, 0], [0, 1]]
         >>> metrics = evaluate(lists, targets=[1, 1], history_items=[2, 0], history_offsets=[0, 1, 2],
@@ -136,7 +136,7 @@ def evaluate(
 
 
 def measure(cases: Cases) -> dict[str, float]:
-    """All metrics of the cases, name to value; undefined ones are NaN, and some of these warn."""
+    """All metrics of ``cases``, name to value; undefined ones are NaN, some with a warning."""
     values = {name: float(value[0]) for name, value in replicates(cases).items()}
     undefined: dict[str, dict[str, None]] = {}
     for name in values:
@@ -154,17 +154,17 @@ def replicates(
     """Measure the cases under B weightings at once.
 
     Args:
-        cases: what :func:`accumulate` returned.
-        weights: how often each case occurs, shape (B, n); every case once when left out (B = 1).
-        names: the metrics to measure; all that can be when left out.
-        resampled: the weightings are resamples, in which a case that occurs twice stands for two different ones:
-            metrics of how exposure is spread are linearised then (:mod:`sprec.evaluation.statistics`).
+        cases: of :func:`accumulate`.
+        weights: how often each case occurs, shape (B, n); by default every case once (B = 1).
+        names: the metrics to measure; by default all that can be.
+        resampled: the weightings are resamples, in which a case that occurs twice stands for two different ones;
+            metrics of the spread of exposure are then linearised (:mod:`sprec.evaluation.statistics`).
 
     Returns:
-        Metric name to B values, each what :func:`evaluate` gives for the cases repeated by these weights.
+        Metric name to B values, each that of :func:`evaluate` for the cases repeated by these weights.
 
     Raises:
-        KeyError: a metric that does not exist, or that these cases do not suffice for.
+        KeyError: a metric does not exist, or cannot be measured on these cases.
     """
     w = np.ones((1, len(cases))) if weights is None else np.asarray(weights, np.float64)
     rows = {name: parsed(name) for name in (measurable(cases) if names is None else names)}
@@ -172,7 +172,7 @@ def replicates(
 
 
 def genre_unfairness(cases: Cases, k: int) -> Floats:
-    """GU(g) = GP(g) - GH(g) of every selected genre at cut-off k, (|G|,): above 0 = over-recommended."""
+    """GU(g) = GP(g) - GH(g) of every selected genre at ``k`` over ``cases``, (|G|,): above 0 = over-recommended."""
     recommended = cases.recommended[cases.ks.index(k)]
     unfairness: Floats = _normalised(recommended.sum(axis=0)) - _normalised(cases.histories.sum(axis=0))
     return unfairness
@@ -260,11 +260,11 @@ def _linear_coverage(cases: Cases, k: int, weights: Floats) -> Floats:
 def _gini(cases: Cases, k: int, weights: Floats) -> Floats:
     """``sum_j (2 j - |I| - 1) c_(j) / (|I| sum_j c_j)``, c_(j) the j-th smallest of all |I| item counts.
 
-    0 where every item is recommended equally often (Shani & Gunawardana 2011, Eq. 8.22 over |I| instead of |I| - 1).
+    0 if all items are recommended equally often (Shani & Gunawardana 2011, Eq. 8.22 over |I| instead of |I| - 1).
     """
 
     def gini(counts: Floats) -> float:
-        ordered = np.sort(counts)  # items that are not recommended come first and add nothing
+        ordered = np.sort(counts)  # without the items that are not recommended, which come first and add nothing
         places = np.arange(cases.items - len(ordered) + 1, cases.items + 1)
         total = ordered.sum()
         return float((2 * places - cases.items - 1) @ ordered / (cases.items * total)) if total else math.nan
@@ -295,7 +295,7 @@ def _mean_popularity(cases: Cases, k: int) -> Floats:
 
 
 def _long_tail(cases: Cases, k: int) -> Floats:
-    """Share of the list's items that are of the long tail (Abdollahpouri, Burke & Mobasher 2019)."""
+    """Share of the list's items in the long tail (Abdollahpouri, Burke & Mobasher 2019)."""
     return _mean_in_list(cases, k, _facts(cases).tail)
 
 
@@ -307,7 +307,7 @@ def _novelty(cases: Cases, k: int) -> Floats:
 def _genre_diversity(cases: Cases, k: int) -> Floats:
     """Mean ``1 - |A & B| / |A | B|`` over the pairs of the list's items, A and B their genres (Ziegler et al. 2005).
 
-    Pairs in which an item has no genres are left out: what is unknown is no diversity.
+    Pairs in which an item has no genres are left out, as their diversity is unknown.
     """
     genres = [frozenset(own) for own in _facts(cases).genres]
 
@@ -346,7 +346,7 @@ _ROWS = (
     Metric("ExactTitles", "share of generated titles that exist", 1, each=_exact, needs="exact", first_k=0),
 )  # fmt: skip
 METRICS = {row.name: row for row in _ROWS}
-"""Name without cut-off to its row: what is measured, in the order of tables."""
+"""Name without cut-off to its row, in the order of tables."""
 
 
 def _facts(cases: Cases) -> CatalogFacts:
@@ -356,7 +356,7 @@ def _facts(cases: Cases) -> CatalogFacts:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """The quotient, NaN where the denominator is 0."""
+    """The quotient, NaN if the denominator is 0."""
     quotient: Floats = np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
     return quotient
 
@@ -394,11 +394,11 @@ def _distinct_of_copies(lists: Ints, weights: Floats) -> Floats:
 
 
 def _lost(lists: Ints, loss: Callable[[Floats, Floats], Floats]) -> Floats:
-    """What a sum over items loses without one case, for every case, (n,).
+    """How much a sum over items decreases without one case, for every case, (n,).
 
     Args:
         lists: items of the cases, -1 = no item, (n, k).
-        loss: of an item, from how often it is recommended with and without the case.
+        loss: of an item, given how often it is recommended with and without the case.
     """
     rows, columns = np.nonzero(lists >= 0)
     items, codes = np.unique(lists[rows, columns], return_inverse=True)

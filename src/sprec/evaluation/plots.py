@@ -1,7 +1,7 @@
-"""Figures, as pure drawing: numbers in, one SVG and one PNG out, the same bytes every time.
+"""Drawing figures: numbers in, one SVG and one PNG out, the same bytes every time.
 
-Colours are those of Okabe and Ito (2008), which people with any colour vision can tell apart; lines also differ in
-markers and bars in hatching, so that a grey print stays readable. Needs the ``report`` extra.
+The colours are those of Okabe and Ito (2008), which can be told apart with any colour vision; lines also differ in
+markers and bars in hatching, for print without colour. Needs the ``report`` extra.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Series:
-    """A line: x and y of equal length, and the bounds of an interval around y when there is one."""
+    """A line: ``x`` and ``y`` of equal length, and the bounds ``low`` and ``high`` of an interval, if any."""
 
     x: ArrayLike
     y: ArrayLike
@@ -55,7 +55,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a plane of two metrics, with the ends of the intervals of both."""
+    """A point (``x``, ``y``) in the plane of two metrics; ``x_ends`` and ``y_ends`` are the ends of its intervals."""
 
     x: float
     y: float
@@ -70,11 +70,11 @@ def genre_bars(
     title: str = "",
     bounds: Mapping[str, tuple[ArrayLike, ArrayLike]] | None = None,
 ) -> list[Path]:
-    """Figure 3: |GU(g)| for every genre, one bar per method.
+    """Figure 3: |GU(g)| of every genre, one bar per method.
 
     Args:
         genres: names of the selected genres.
-        unfairness: method to GU of every genre; signs are dropped.
+        unfairness: method to GU of every genre; absolute values are drawn.
         stem: path of the files without suffix.
         title: above the figure.
         bounds: method to the lower and upper ends of an interval around each bar; NaN ends are not drawn.
@@ -140,10 +140,10 @@ def trade_offs(
 ) -> list[Path]:
     """Two metrics against each other: a panel per dataset, a colour per method, a marker per way to recommend.
 
-    The axes fit the points: intervals may reach beyond.
+    The axes fit the points; intervals may extend beyond them.
 
     Args:
-        panels: dataset to (method, way to recommend) to where it stands.
+        panels: dataset to (method, way to recommend) to its point.
         metrics: of x and y.
         stem: path of the files without suffix.
         columns: panels in a row.
@@ -203,7 +203,7 @@ def sharpening_and_self_play(
             axes.set_xticks([1, *range(5, len(ranks) + 1, 5)])
             axes.grid(visible=False, axis="x")
             axes.legend()
-        left.set_yscale("log")  # shared: the tail is where sharpening takes from
+        left.set_yscale("log")  # for both panels: sharpening takes from the tail
         left.set_ylim(float(np.min(data)) / 30, 1.0)
         left.set_ylabel("probability (log scale)")
         return _save(figure, stem)
@@ -250,7 +250,7 @@ def _legend_below(figure: Figure) -> None:
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:
-    """The most columns, filled one after the other, in which the labels fit into so many inches; eight at most."""
+    """The largest number of columns, up to eight, in which the labels fit into a width in inches."""
     for columns in range(min(len(labels), 8), 1, -1):
         longest = [part.max() for part in np.array_split([len(label) for label in labels], columns)]
         if sum(0.65 + 0.075 * letters for letters in longest) <= width:  # handle and spacing, and 9 pt letters
@@ -259,7 +259,7 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
 
 
 def _pick(values: Sequence[str], number: int) -> str:
-    """A colour; markers and hatches move on by one when the colours begin again, so that no two lines look alike."""
+    """A value by number; the cycles of colours, markers and hatches are offset, so that no two lines look alike."""
     shift = 0 if values is COLORS else number // len(COLORS)
     return values[(number + shift) % len(values)]
 

@@ -1,34 +1,33 @@
-"""How sure a metric is: bootstrap intervals over test cases and training seeds, paired differences, marks.
+"""The uncertainty of metrics: bootstrap intervals over test cases and training seeds, paired differences, marks.
 
-What is estimated is the expected value of the metric on a test set of the same size n, averaged over training
-seeds. The size belongs to the definition because DivRatio and ORRatio depend on it.
+The estimand is the expected value of the metric on a test set of the same size n, averaged over training seeds. The
+size is part of the definition because DivRatio and ORRatio depend on it.
 
 *Cases* are resampled with replacement, the same draw for all seeds and all methods, so that differences are paired.
-Two corrections make this right for the set-level metrics:
+Two corrections make this valid for the set-level metrics:
 
-* The plain bootstrap is wrong for a distinct count. A resample holds only 63% of the cases, so DivRatio falls far
-  below its value on the data (bias), and the spread comes out too small as well. Here a case that is drawn w times
-  stands for w different users: the items that no other case received count w times. This is the first-order
-  (Hájek) expansion of the count. Coverage, Gini and Entropy, which also depend on how many items are recommended at
-  all, are expanded likewise: a case counts for what the sum over items would lose without it. The variance is that of
-  the delete-one jackknife, which by the Efron-Stein inequality (Efron & Stein, Annals of Statistics 1981) is on average
-  not too small. Subsampling m < n cases would estimate DivRatio at another n, and the delete-half jackknife has a
-  larger upward bias.
-* The largest counts of ORRatio and the absolute values of MGU are larger in a resample than in the data. The
-  replicates are therefore moved back to the value of the data before quantiles are taken, by as much as their
-  mean is off beyond its Monte Carlo error: an error-sized move would turn ties with zero into differences.
+* The plain bootstrap is wrong for a distinct count. A resample contains only 63% of the cases, so DivRatio is far below
+  its value on the data (bias), and its spread is too small as well. Here a case that is drawn w times stands for w
+  different users: the items that no other case received count w times. This is the first-order (Hájek) expansion of the
+  count. Coverage, Gini and Entropy, which also depend on how many items are recommended at all, are expanded likewise:
+  a case counts as much as the sum over items would lose without it. The variance is that of the delete-one jackknife,
+  which by the Efron-Stein inequality (Efron & Stein, Annals of Statistics 1981) is on average not too small.
+  Subsampling m < n cases would estimate DivRatio at another n, and the delete-half jackknife has a larger upward bias.
+* The largest counts of ORRatio and the absolute values of MGU are larger in a resample than in the data. Before
+  quantiles are taken, the replicates are therefore shifted to the value of the data, by as much as their mean deviates
+  beyond its Monte Carlo error: a shift of the size of the error would turn ties with zero into differences.
 
-*Seeds* are too few (3, usually) to be resampled: three values underestimate their own spread. Instead each
-replicate is spread over Student's t with S-1 degrees of freedom times the standard error of the mean over seeds.
-With one seed the interval speaks about the test cases only.
+*Seeds* are usually too few (3) to be resampled: three values underestimate their own spread. Instead each replicate is
+spread over Student's t with S-1 degrees of freedom times the standard error of the mean over seeds. With one seed the
+interval covers the test cases only.
 
 Methods are compared over the training seeds that both have, each seed with itself.
 
-*Hits are few.* Where one method finds 4 targets that the other misses, and misses none, only 2% of the resamples hold
-none of the four, and the bootstrap would call the difference real; a coin falls four times on one side in 12% of all
-tries. So a difference of shares (HR, and every other mean over cases of values between 0 and 1) must also pass the
-exact test that flips the sign of what each case contributes (Fisher's randomisation test, jointly over seeds), and one
-without any case that differs may be anything below the binomial bound.
+*Hits are few.* If one method finds 4 targets that the other misses, and misses none, only 2% of the resamples contain
+none of the four, and the bootstrap would call the difference real; but a coin falls on one side four times in a row in
+12% of all cases. So a difference of shares (HR, and every other mean over cases of values between 0 and 1) must also
+pass the exact test that flips the sign of each case's contribution (Fisher's randomisation test, jointly over seeds),
+and if no case differs, the true difference may be anything below the binomial bound.
 """
 
 import math
@@ -43,13 +42,13 @@ from sprec.evaluation.cases import Cases, Floats, Ints
 from sprec.evaluation.metrics import direction, measurable, parsed, replicates
 
 LEVEL = 0.95
-_GRID = 401  # quantiles of Student's t that stand for it
+_GRID = 401  # quantiles that represent Student's t
 _ENUMERATED, _FLIPS, _MANY = 12, 10_000, 1000  # cases that differ: all flips, draws of them, the normal distribution
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A metric, averaged over seeds, and the bounds of its 95% interval."""
+    """The ``value`` of a metric, averaged over seeds, and the bounds ``low`` and ``high`` of its 95% interval."""
 
     value: float
     low: float
@@ -61,10 +60,10 @@ class Difference:
     """One method minus another on the same cases and seeds.
 
     Attributes:
-        value: the difference of the metric, with the bounds ``low`` and ``high`` of its 95% interval. It holds zero
-            wherever p is above 5%.
+        value: the difference of the metric, with the bounds ``low`` and ``high`` of its 95% interval, which contains
+            zero whenever p is above 5%.
         relative: the difference divided by the other method's value.
-        effect: the difference in standard deviations of what one case contributes to it (Cohen's d_z).
+        effect: the difference in standard deviations of one case's contribution to it (Cohen's d_z).
         p: two-sided p-value of no difference, of the bootstrap; for shares, if that is larger, of the exact test.
     """
 
@@ -83,7 +82,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """One method's metrics and how they vary over resampled cases.
+    """One method's metrics and their variation over resampled cases.
 
     Attributes:
         n: number of test cases.
@@ -91,8 +90,8 @@ class Bootstrap:
         training_seeds: the S training seeds, by which methods are paired as well.
         per_seed: metric name to its value for every training seed, shape (S,).
         replicates: metric name to its value for every training seed in every resample, shape (S, B).
-        gains: for shares, such as HR and NDCG, what every case contributes under every training seed, shape (S, n):
-            their mean is the metric; NaN where a case has nothing to say.
+        gains: for shares, such as HR and NDCG, every case's contribution under every training seed, shape (S, n):
+            their mean is the metric; NaN if a case has none.
     """
 
     n: int
@@ -103,7 +102,7 @@ class Bootstrap:
     gains: Mapping[str, Floats]
 
     def interval(self, name: str) -> Interval:
-        """The 95% interval of a metric."""
+        """The 95% interval of the metric ``name``."""
         value, samples = _samples(self.per_seed[name], self.replicates[name].mean(axis=0))
         low, high = _bounds(samples)
         if name in self.gains and not self.per_seed[name].any():
@@ -127,10 +126,11 @@ def bootstrap(
         resamples: number of replicates B.
         seed: seed of the resampling; give all methods the same one.
         training_seeds: the training seed of each run; 0, 1, ... by default.
-        metrics: what is wanted, as far as all runs have it; everything by default.
+        metrics: which ones, of those that all runs have; by default all.
 
     Raises:
-        ValueError: no run, runs over different numbers of cases, or not one training seed of its own for each run.
+        ValueError: there is no run, runs have different numbers of cases, or training seeds are not one per run, all
+            different.
     """
     n = _common_length(runs)
     own = tuple(range(len(runs)) if training_seeds is None else training_seeds)
@@ -150,13 +150,13 @@ def bootstrap(
 
 
 def mean_over_datasets(samples: Sequence[Bootstrap]) -> Bootstrap:
-    """One method on several datasets as one: each metric that all have, averaged, every dataset counting alike.
+    """One method on several datasets as one: each metric that all have, averaged with equal weights.
 
     Args:
-        samples: one for each dataset, resampled by different seeds, as cases of different datasets are independent.
+        samples: one for each dataset, resampled with different seeds, as cases of different datasets are independent.
 
     Raises:
-        ValueError: none, a seed of resampling that occurs twice, or different training seeds or numbers of replicates.
+        ValueError: there is none, a resampling seed occurs twice, or training seeds or numbers of replicates differ.
     """
     if not samples or len({sample.seed for sample in samples}) < len(samples):
         raise ValueError("datasets must be resampled by different seeds, and there must be one at least")
@@ -179,15 +179,15 @@ def compare(method: Bootstrap, other: Bootstrap) -> dict[str, Difference]:
     """Paired differences ``method - other`` of every metric that both have, over the training seeds that both have.
 
     Raises:
-        ValueError: the two were not resampled alike (other cases, another seed or number of replicates), or have no
-            training seed in common.
+        ValueError: the two were resampled differently (other cases, seed or number of replicates), or have no training
+            seed in common.
     """
     _check_paired(method, other)
     return {name: _difference(method, other, name) for name in method.per_seed if name in other.per_seed}
 
 
 def shared_seeds(method: Bootstrap, other: Bootstrap) -> list[int]:
-    """The training seeds that both have, in the order of the first."""
+    """The training seeds that both ``method`` and ``other`` have, in the order of the first."""
     return [seed for seed in method.training_seeds if seed in other.training_seeds]
 
 
@@ -197,10 +197,16 @@ def randomisation_p(
     """Exact two-sided p-values of "the two methods are exchangeable on every case" (paired randomisation test).
 
     The lists of the two methods are swapped case by case at random, jointly over seeds, and both sides are
-    measured again. Makes no assumption about the metric, but speaks only about these cases and these seeds.
+    measured again. This assumes nothing about the metric, but is valid only for these cases and seeds.
+
+    Args:
+        method: cases per training seed.
+        other: cases per training seed of the other method.
+        resamples: the number of random swaps.
+        seed: of the swaps.
 
     Raises:
-        ValueError: numbers of seeds or of cases that differ.
+        ValueError: the numbers of seeds or of cases differ.
     """
     n = _common_length([*method, *other])
     both = [_stack(a, b) for a, b in zip(method, other, strict=True)]
@@ -211,10 +217,10 @@ def randomisation_p(
 
 
 def marks(methods: Mapping[str, Bootstrap], name: str) -> dict[str, str]:
-    """Mark "best" the method that is really better than every other one, and "second" the next, likewise.
+    """Mark as "best" the method that is significantly better than all others in the metric ``name``, then "second".
 
-    Unlike the usual marking of the largest number, nothing is marked where the interval of the leader's
-    difference to some other method includes zero; "second" is given only behind a marked "best".
+    Unlike the usual marking of the largest number, nothing is marked if the interval of the leader's difference to any
+    of the other ``methods`` includes zero; there is no "second" without a "best".
     """
     order = sorted(
         (method for method, sample in methods.items() if not np.isnan(sample.per_seed[name]).any()),
@@ -233,7 +239,7 @@ def t_interval(values: Sequence[float], low: float = -math.inf, high: float = ma
     """Mean of a few values, one per training seed, and its 95% interval by Student's t: mean +- t s / sqrt(S).
 
     Args:
-        values: the values, (S,). With one the interval is undefined (NaN), with none the mean as well.
+        values: the values, (S,). For one the interval is undefined (NaN), for none the mean as well.
         low: smallest possible value; the interval is cut there.
         high: largest possible value.
     """
@@ -246,12 +252,12 @@ def t_interval(values: Sequence[float], low: float = -math.inf, high: float = ma
 
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t below which ``|T|`` stays with probability ``level``, for Student's T with whole degrees of freedom.
+    """The t with P(|T| < t) = ``level``, for Student's T with a whole number of degrees of ``freedom``.
 
     Inverts the finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4, by bisection.
     """
     inside, outside = 0.0, math.pi / 2
-    for _ in range(60):  # halves pi/2 down to rounding
+    for _ in range(60):  # halves pi/2 to the limit of rounding
         angle = (inside + outside) / 2
         inside, outside = (angle, outside) if _t_mass(angle, freedom) < level else (inside, angle)
     return math.sqrt(freedom) * math.tan(inside)
@@ -269,7 +275,7 @@ def _t_mass(angle: float, freedom: int) -> float:
 
 
 def plain_marks(values: Mapping[str, float], name: str) -> dict[str, str]:
-    """The paper's marking: the best value and the second best value, whatever their uncertainty; ties share."""
+    """The paper's marks: the best and second best of the ``values`` of a metric by ``name``; ties share a mark."""
     ranking = sorted({value for value in values.values() if not np.isnan(value)}, reverse=direction(name) > 0)
     mark = dict(zip(ranking, ("best", "second"), strict=False))
     return {method: mark.get(value, "") for method, value in values.items()}
@@ -301,7 +307,7 @@ def _mean_over(runs: Sequence[Cases], weights: Ints) -> dict[str, Floats]:
 
 
 def _stack(a: Cases, b: Cases) -> Cases:
-    """The cases of two methods behind each other, for weightings that choose one of the two for each case."""
+    """The concatenated cases of two methods, for weightings that choose one of the two for each case."""
     return replace(
         a,
         ranks=np.concatenate([a.ranks, b.ranks]),
@@ -314,7 +320,7 @@ def _stack(a: Cases, b: Cases) -> Cases:
 
 
 def _swapped(both: Sequence[Cases], swaps: Ints) -> dict[str, Floats]:
-    """Differences of two methods where the lists of some cases are swapped, (B, n) of 0 and 1; metric name to (B,)."""
+    """Differences of two methods after the lists of some cases are swapped, (B, n) of 0 and 1; metric name to (B,)."""
     ours, theirs = (_mean_over(both, np.concatenate(pair, axis=1)) for pair in ((1 - swaps, swaps), (swaps, 1 - swaps)))
     return {name: ours[name] - theirs[name] for name in ours}
 
@@ -335,7 +341,7 @@ def _check_paired(a: Bootstrap, b: Bootstrap) -> None:
 
 
 def _really_better(method: Bootstrap, other: Bootstrap, name: str) -> bool:
-    """Whether the first method is really better; never where no training seed is shared."""
+    """Whether the first method is significantly better; False if they share no training seed."""
     found = _difference(method, other, name) if shared_seeds(method, other) else None
     return found is not None and found.real and found.value * direction(name) > 0
 
@@ -352,7 +358,7 @@ def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
         p = max(p, flip_p(each))
         if not each.any():  # no case differs
             low, high = min(low, -_never_seen(method.n)), max(high, _never_seen(method.n))
-    if p > 1 - LEVEL:  # not where p is undefined
+    if p > 1 - LEVEL:  # False if p is undefined
         low, high = min(low, 0.0), max(high, 0.0)
     reference = float(other.per_seed[name][theirs].mean())
     spread = float(np.std(drawn) * np.sqrt(method.n))
@@ -367,9 +373,9 @@ def _difference(method: Bootstrap, other: Bootstrap, name: str) -> Difference:
 
 
 def flip_p(contributions: Floats) -> float:
-    """Two-sided p-value of "each case might as well have contributed the opposite" (Fisher's randomisation test).
+    """Two-sided p-value of "each case's contribution is as likely to have the opposite sign" (Fisher's randomisation).
 
-    Exact for up to 12 cases that differ, by 10,000 draws for up to 1,000, by the normal distribution beyond.
+    Exact for up to 12 cases that differ, by 10,000 draws for up to 1,000, by the normal distribution beyond that.
 
     Args:
         contributions: of the cases to a difference of two methods, (n,).
@@ -386,12 +392,12 @@ def flip_p(contributions: Floats) -> float:
 
 
 def _never_seen(n: int) -> float:
-    """The share that something may have and still not occur in n cases in 2.5% of all tries: about 3.7/n."""
+    """The probability with which an event is absent from n cases 2.5% of the time: about 3.7/n."""
     return float(1 - ((1 - LEVEL) / 2) ** (1 / n))
 
 
 def _samples(per_seed: Floats, drawn: Floats) -> tuple[float, Floats]:
-    """The mean over training seeds, and what it could have been, shape (B grid,); undefined ones left out."""
+    """The mean over training seeds, and its possible values, shape (B grid,), without undefined ones."""
     value = float(per_seed.mean())
     defined = drawn[~np.isnan(drawn)]
     if np.isnan(value) or not len(defined):
@@ -403,7 +409,7 @@ def _samples(per_seed: Floats, drawn: Floats) -> tuple[float, Floats]:
 
 
 def _seed_noise(per_seed: Floats) -> Floats:
-    """Quantiles of the error that a mean over few training seeds carries; 0 alone for one seed."""
+    """Quantiles of the error of a mean over few training seeds; only 0 for one seed."""
     count = len(per_seed)
     if count < 2:
         return np.zeros(1)
@@ -413,7 +419,7 @@ def _seed_noise(per_seed: Floats) -> Floats:
 
 @cache
 def _t_grid(freedom: int) -> Floats:
-    """Student's t as its quantiles in the middle of 401 equal parts: no draws, so that A - B mirrors B - A."""
+    """Student's t as the quantiles at the middle of 401 equal parts: not drawn, so that A - B mirrors B - A."""
     upper = [t_quantile(freedom, 2 * place / _GRID) for place in range(1, _GRID // 2 + 1)]
     return np.array([*(-value for value in reversed(upper)), 0.0, *upper])
 

@@ -1,4 +1,4 @@
-"""Tables of metrics: one small type and its forms for the terminal, Markdown, CSV, JSON and LaTeX."""
+"""Tables of metrics: one small type and its forms for the terminal, Markdown, HTML, CSV, JSON and LaTeX."""
 
 import csv
 import io
@@ -30,22 +30,22 @@ PAPER_METRICS = (
 """The columns of the paper's Tables 2 and 3, in its order."""
 
 CUTOFFS = (1, 5, 10)
-"""Lengths of lists that are measured, as far as the lists go."""
+"""Cut-offs that are measured, if lists are long enough."""
 
 SHOWN = (*PAPER_METRICS, "ExactTitles")
-"""What tables of runs show if nothing else is asked for."""
+"""The default columns of tables of runs."""
 
 
 def selected(asked: str | None, measured: Collection[str]) -> list[str]:
     """The metrics that a user wants to see.
 
     Args:
-        asked: names with commas, ``HR@5,Gini@10``; without a cut-off, ``Gini``, every one that was measured; ``all``;
-            None for those of :data:`SHOWN`.
-        measured: what there is.
+        asked: names separated by commas, ``HR@5,Gini@10``; ``Gini`` for all its cut-offs; ``all``; None for
+            :data:`SHOWN`.
+        measured: the metrics that there are.
 
     Raises:
-        UserError: a metric that was not measured.
+        UserError: a metric was not measured.
     """
     if asked is None or asked == "all":
         return [name for name in (SHOWN if asked is None else measured) if name in measured]
@@ -61,15 +61,15 @@ def selected(asked: str | None, measured: Collection[str]) -> list[str]:
 
 
 def cutoffs(asked: str | None) -> list[int]:
-    """The cut-offs at which lists are measured: 1, 5, 10 and those that a user names (:func:`selected`)."""
+    """The cut-offs at which lists are measured: 1, 5, 10 and those ``asked`` for (see :func:`selected`)."""
     return sorted({*CUTOFFS, *map(int, re.findall(r"@([1-9]\d*)", asked or ""))})
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number, with the bounds of its interval and a mark when there are any.
+    """A ``value``, with the bounds ``low`` and ``high`` of its interval and a ``mark``, if any.
 
-    Marks: "best" and "second" of a column; "better" and "worse" than a reference, where the difference is real; "".
+    Marks are "best" and "second" of a column, "better" and "worse" than a reference if the difference is real, or "".
     """
 
     value: float
@@ -88,7 +88,7 @@ class Table:
         metrics: names of the other columns.
         rows: for each row its labels and its cells, metric name to cell; a metric may be missing.
         digits: decimal places in print; CSV and JSON keep the full numbers.
-        note: what must be said below it; empty for nothing. CSV has no place for it, a command prints it itself.
+        note: below the table; empty for none. CSV has no place for it, and commands print it themselves.
     """
 
     title: str
@@ -99,7 +99,7 @@ class Table:
     note: str = ""
 
     def rich(self) -> RichTable:
-        """The table for the terminal: best in bold, second best underlined, real differences in words too."""
+        """The table for the terminal: best in bold, second best underlined, real differences in words, too."""
         styles = _in_words("[bold]{}[/bold]") | {"second": "[underline]{}[/underline]"}
         table = RichTable(title=rich_text(self.title) or None)
         for label in self.labels:
@@ -111,7 +111,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """The table in GitHub's Markdown: best in bold, second best in italics, real differences in words too."""
+        """The table in GitHub's Markdown: best in bold, second best in italics, real differences in words, too."""
         header = [*self.labels, *map(with_arrow, self.metrics)]
         rule = ["---"] * len(self.labels) + ["---:"] * len(self.metrics)
         body = self._printed(_in_words("**{}**") | {"second": "*{}*"}, escape=_markdown_text)
@@ -123,10 +123,10 @@ class Table:
         return "\n".join([*title, *lines, *note]) + "\n"
 
     def html(self, *, sideways: bool = False) -> str:
-        """A ``<table>`` for a page: intervals below their values, best in bold, real differences in words too.
+        """A ``<table>`` for a page: intervals below their values, best in bold, real differences in words, too.
 
         Args:
-            sideways: a row for each metric, a column for each row, which fits a page where there are many metrics.
+            sideways: transpose the table, which makes many metrics fit a page.
         """
         styles = _in_words("<strong>{}</strong>") | {"second": "<em>{}</em>"}
         interval = ' <span class="interval">{} to {}</span>'
@@ -188,11 +188,11 @@ class Table:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], digits: int = 4) -> "Table":
-        """The table that :meth:`record` was made of.
+        """The table of a record.
 
         Args:
-            record: what :meth:`record` gave, from JSON.
-            digits: decimal places in print, which the record does not hold.
+            record: of :meth:`record`, from JSON.
+            digits: decimal places in print, which the record does not contain.
         """
         rows = tuple(
             (
@@ -241,16 +241,16 @@ def table_of_differences(
     """Every method against a reference, metric by metric, over the seeds that both have.
 
     Args:
-        methods: name to what was resampled.
-        reference: the method that all others are compared with, or the one for each of them.
+        methods: by name.
+        reference: the method that all others are compared with, or one for each of them.
         title: of the table.
-        metrics: what to compare, as far as methods have it.
+        metrics: those to compare, if methods have them.
         unsound: methods whose differences are not called better or worse.
         note: below the table.
 
     Returns:
-        Value, difference with its interval (marked "better" or "worse" where it is real), relative difference, effect
-        size and p; the reference itself has its value alone.
+        Value, difference with its interval (marked "better" or "worse" if it is real), relative difference, effect
+        size and p; the reference itself only has its value.
     """
     rows = []
     for method, sample in methods.items():
@@ -269,7 +269,7 @@ DIFFERENCE = ("difference", "relative", "effect", "p")
 
 
 def difference_cells(difference: Difference, metric: str, judged: bool = True) -> dict[str, Cell]:
-    """A difference as cells: itself with interval and mark (if it is ``judged``), relative, effect size, p."""
+    """Cells of a ``difference`` in a ``metric``: with interval and mark (if ``judged``), relative, effect size, p."""
     mark = change_mark(difference, metric) if judged else ""
     return {
         "difference": Cell(difference.value, difference.low, difference.high, mark),
@@ -280,14 +280,14 @@ def difference_cells(difference: Difference, metric: str, judged: bool = True) -
 
 
 def change_mark(difference: Difference, metric: str) -> str:
-    """Say "better" or "worse" in the direction of the metric where the interval excludes zero, "" elsewhere."""
+    """Whether a ``difference`` is "better" or "worse" by the direction of the ``metric``; "" if it is not real."""
     if not difference.real:
         return ""
     return "better" if difference.value * direction(metric) > 0 else "worse"
 
 
 def with_arrow(name: str) -> str:
-    """The metric's name and the direction in which it gets better, if it has one: "HR@5 ↑"."""
+    """The ``name`` of a metric with the direction in which it gets better, if it has one: "HR@5 ↑"."""
     return name + {1: " ↑", -1: " ↓", 0: ""}[direction(name)]
 
 
@@ -297,7 +297,14 @@ def table_of_values(
     metrics: Sequence[str] = PAPER_METRICS,
     mark: bool = True,
 ) -> Table:
-    """Methods by metrics without uncertainty, marked as the paper does unless ``mark`` is off."""
+    """Methods by ``metrics`` without intervals.
+
+    Args:
+        values: method to metric to value.
+        title: of the table.
+        metrics: the columns, if any method has them.
+        mark: mark the best values as the paper does.
+    """
     given = {
         name: plain_marks({method: row[name] for method, row in values.items() if name in row}, name)
         for name in metrics
@@ -322,9 +329,9 @@ def table_of_methods(
     """Methods by metrics with 95% intervals; only real differences are marked.
 
     Args:
-        methods: name to what was resampled.
+        methods: by name.
         title: of the table.
-        metrics: the columns, as far as any method has them.
+        metrics: the columns, if any method has them.
         unsound: methods that are shown and not marked.
         note: below the table.
     """
@@ -340,17 +347,17 @@ def table_of_methods(
 
 
 def _in_words(bold: str) -> dict[str, str]:
-    """What all forms share: plain text, bold for the best, bold and the word for a real difference."""
+    """Styles that all forms share: plain text, bold for the best, bold and a word for a real difference."""
     return {"": "{}", "best": bold, "better": f"{bold} (better)", "worse": f"{bold} (worse)"}
 
 
 def _markdown_text(text: str) -> str:
-    """A cell of a Markdown table: no bar or line break ends it, no tag is HTML."""
+    """A cell of a Markdown table, in which bars, line breaks and tags are escaped."""
     return re.sub("<(?=[A-Za-z/!?])", "&lt;", " ".join(text.splitlines()).replace("|", "\\|"))
 
 
 def _csv_text(text: str) -> str:
-    """A cell of a spreadsheet: what begins as a formula is quoted, so that it is not computed."""
+    """A cell of a spreadsheet; text that begins like a formula is quoted, so that it is not evaluated."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 

@@ -1,10 +1,10 @@
-"""D3 (EMNLP 2024): decoding that is constrained to titles, without length normalisation, helped by SASRec.
+"""D3 (EMNLP 2024): decoding constrained to titles, without length normalisation, guided by SASRec.
 
-Extending a beginning z of titles by a token v scores
+Extending a prefix z of titles by a token v scores
 
     s(v) = alpha log p(v | prompt, z) + (1 - alpha) log( m(z v) / sum of m(z v') over the titles' next tokens v' )
 
-where m(z) is the probability that the assistant gives to all items whose titles begin with z. A beam is worth the sum.
+where m(z) is the assistant's probability of all items whose titles begin with z. The score of a beam is the sum.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from torch import Tensor
 from sprec.engine.decode.constrained import Adjust, Guide
 from sprec.engine.decode.trie import Children, Masses, Trie
 
-_MASS = 1e-20  # of the research code; where the assistant excludes all continuations, they are equally likely
+_MASS = 1e-20  # as in the research code; if the assistant excludes all continuations, they are equally likely
 
 
 def guidance(trie: Trie, logits: Callable[[Sequence[int]], Tensor], alpha: float) -> Guide | None:
-    """What D3 makes of the model's log-probabilities; None where the assistant has no say (``alpha`` is 1).
+    """How D3 changes the model's log-probabilities; None if the assistant has no weight (``alpha`` is 1).
 
     Args:
-        trie: the titles, item i under the id i.
+        trie: of the titles, item i with the id i.
         logits: the assistant's logits of all items for the examples with these numbers, (B, items).
         alpha: weight of the language model, ``guidance_scale`` of the research code.
     """

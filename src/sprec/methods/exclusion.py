@@ -1,4 +1,4 @@
-"""Items that a list or a draw must not contain, row by row, and those that no list may contain."""
+"""Items that a list or draw must not contain: for a row, and for all rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ def excluded_items(split: Split, items: int, *, history: bool, target: bool) -> 
 
 
 def with_twins(excluded: np.ndarray, items: int, twins: Mapping[int, Sequence[int]]) -> np.ndarray:
-    """Exclude with an item all items that share its title, shape (n, width or more).
+    """Exclude all items that share the title of an excluded one, shape (n, width or more).
 
     Args:
         excluded: of :func:`excluded_items`.
         items: size of the catalog.
-        twins: each item that shares its title to all items that carry it.
+        twins: each item that shares its title, to all items with this title.
     """
     sharing = np.isin(excluded, list(twins))
     if not sharing.any():
@@ -47,14 +47,14 @@ def with_twins(excluded: np.ndarray, items: int, twins: Mapping[int, Sequence[in
 
 
 def _distinct(rows: np.ndarray, items: int) -> np.ndarray:
-    """Sorted rows in which an item stands once, padded with ``items``."""
+    """Sorted rows without repetitions, padded with ``items``."""
     rows = np.sort(rows, axis=1)
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = items
     return np.sort(rows, axis=1)
 
 
 def nothing_excluded(rows: int, items: int) -> np.ndarray:
-    """What :func:`excluded_items` gives where nothing is excluded, shape (rows, 1).
+    """The result of :func:`excluded_items` if nothing is excluded, shape (rows, 1).
 
     Args:
         rows: number of rows.
@@ -65,10 +65,10 @@ def nothing_excluded(rows: int, items: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Excluded:
-    """What the lists of n cases leave out. To all methods a barred item is as if the catalog did not have it.
+    """What the lists of n cases leave out. All methods treat barred items as if they were not in the catalog.
 
     Attributes:
-        own: what each case leaves out beside the barred items, in the form of :func:`excluded_items`, shape (n, width).
+        own: what each case leaves out besides the barred items, in the form of :func:`excluded_items`, (n, width).
         barred: which items no list may contain, shape (items,), bool.
     """
 
@@ -77,10 +77,10 @@ class Excluded:
 
     @classmethod
     def of(cls, own: np.ndarray, items: int, barred: np.ndarray | None = None) -> "Excluded":
-        """Both parts, each item in one of them.
+        """Make both parts disjoint.
 
         Args:
-            own: of :func:`excluded_items`, or such rows beside each other.
+            own: of :func:`excluded_items`, or such rows concatenated.
             items: size of the catalog.
             barred: items that no list may contain, shape (items,), bool; none by default.
         """
@@ -95,7 +95,7 @@ class Excluded:
 
     @property
     def most(self) -> int:
-        """The largest number of items that one case leaves out beside the barred ones."""
+        """The largest number of items that a case leaves out besides the barred ones."""
         return int((self.own < self.items).sum(1).max(initial=0))
 
     @property
@@ -117,7 +117,7 @@ class Excluded:
         return found
 
     def take(self, rows: slice | list[int]) -> "Excluded":
-        """The same for some of the cases."""
+        """The same for the cases ``rows``."""
         return Excluded(self.own[rows], self.barred)
 
 
@@ -127,10 +127,10 @@ def require_room(excluded: np.ndarray, items: int, k: int) -> None:
     Args:
         excluded: of :func:`excluded_items`.
         items: size of the catalog.
-        k: items that are wanted.
+        k: wanted items.
 
     Raises:
-        UserError: some row has fewer.
+        UserError: a row has fewer.
     """
     room = items - int((excluded < items).sum(1).max(initial=0))
     if room < k:

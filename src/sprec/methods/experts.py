@@ -13,34 +13,36 @@ from sprec.methods.tilt import LIST, ndcg
 
 
 def normalised(scores: np.ndarray) -> np.ndarray:
-    """Scores of all items (n, items), such as logits, as log-probabilities over the catalog, same shape."""
+    """``scores`` of all items (n, items), such as logits, as log-probabilities over the catalog, same shape."""
     top = scores.max(1, keepdims=True)
     log_probs: np.ndarray = scores - top - np.log(np.exp(scores - top).sum(1, keepdims=True))
     return log_probs
 
 
 def of_titles(found: np.ndarray, log_probs: np.ndarray, sharing: np.ndarray) -> np.ndarray:
-    """Log-probabilities of all items from those of the titles that a language model was asked for, (n, items).
+    """Log-probabilities of all items from those of the best titles under a language model, (n, items).
 
-    Items that share a title divide its probability. What is left of the probability is not known item by item: each of
-    the other items gets an equal part of it, but no more than the worst item that was found,
+    Items that share a title divide its probability. The other items' probabilities are unknown: each gets an equal part
+    of the rest, but no more than the worst item found,
 
         floor = min((1 - sum of the found) / number of the others, worst found)
 
-    and the whole is normalised over the catalog.
+    and the result is normalised over the catalog.
 
     Args:
         found: different items per row, -1 for none (n, K).
-        log_probs: of their titles under the model (n, K); read where ``found`` is an item.
-        sharing: how many items carry the title of each item of the catalog (items,).
+        log_probs: of their titles under the model (n, K); ignored where ``found`` is -1.
+        sharing: how many items have the title of each item of the catalog (items,).
 
     Raises:
-        ValueError: a row without any item.
+        ValueError: a row has no item.
     """
     known = found >= 0
     if not known.any(1).all():
         raise ValueError("an expert needs at least one item for each example")
-    own = np.where(known, log_probs - np.log(sharing[found]), -np.inf)  # as logarithms: long titles are beyond floats
+    own = np.where(
+        known, log_probs - np.log(sharing[found]), -np.inf
+    )  # as logarithms: probabilities of long titles underflow
     left = np.maximum(1 - np.exp(own).sum(1), np.finfo(np.float64).tiny)
     others = len(sharing) - known.sum(1)
     worst = np.where(known, own, np.inf).min(1)
@@ -51,9 +53,9 @@ def of_titles(found: np.ndarray, log_probs: np.ndarray, sharing: np.ndarray) -> 
 
 
 def product(experts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """The weighted sum of log-probabilities of all items, each (n, items), same shape; not normalised.
+    """The sum of the ``experts``' log-probabilities of all items, each (n, items), by ``weights``; not normalised.
 
-    An expert of weight 0 is not read.
+    An expert with weight 0 is not read.
     """
     parts = [weight * expert for expert, weight in zip(experts, weights, strict=True) if weight]
     total: np.ndarray = np.sum(parts, axis=0)
@@ -61,7 +63,7 @@ def product(experts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
 
 
 def simplex(experts: int, parts: int) -> Iterator[tuple[float, ...]]:
-    """All weights of so many experts that are multiples of 1/parts and sum to 1, from the first expert alone on."""
+    """All weights of so many ``experts`` that are multiples of 1/``parts`` and sum to 1; first the first one alone."""
     for bars in combinations(range(parts + experts - 1), experts - 1):
         ends = (-1, *bars, parts + experts - 1)
         yield tuple((b - a - 1) / parts for a, b in pairwise(ends))[::-1]
@@ -70,15 +72,15 @@ def simplex(experts: int, parts: int) -> Iterator[tuple[float, ...]]:
 def choose_weights(
     blocks: Iterable[tuple[Sequence[np.ndarray], np.ndarray]], experts: int, parts: int = 5, *, diverse: bool = False
 ) -> tuple[float, ...]:
-    """The weights of a grid with the best NDCG@5; of equal ones those that name fewer experts, then earlier ones.
+    """The weights of a grid with the best NDCG@5; ties go to fewer experts, then to earlier ones.
 
-    Accuracy alone can choose what shows a few items to all. ``diverse`` takes the largest NDCG@5 times DivRatio@1, the
-    area that a recommender dominates in the plane of both.
+    By accuracy alone, weights may win that show the same few items to all. ``diverse`` takes the largest NDCG@5 times
+    DivRatio@1, the area that a recommender dominates in the plane of both.
 
     Args:
-        blocks: validation examples in blocks: of each expert the log-probabilities of all items (n, items), and the
-            targets (n,).
-        experts: how many there are.
+        blocks: validation examples in blocks: each expert's log-probabilities of all items (n, items), and the targets
+            (n,).
+        experts: their number.
         parts: the grid has the multiples of 1/parts.
         diverse: whether diversity counts, too.
     """

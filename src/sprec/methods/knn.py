@@ -1,6 +1,6 @@
 """Item kNN with recency: what followed the items of the history in other people's sequences.
 
-It counts, and learns nothing; it is the first recommender to beat, and made in a second.
+It only counts, in a second, and is the first recommender to beat.
 """
 
 import json
@@ -21,12 +21,12 @@ _ROWS = 256  # examples scored at once
 
 @dataclass(frozen=True)
 class Settings:
-    """How neighbours are counted and weighed.
+    """How neighbours are counted and weighted.
 
     Attributes:
         decay: weight of an item of the history relative to the next newer one.
         window: items after an item that count as its neighbours.
-        popular: share of the probability that goes by popularity, so that every item has some.
+        popular: share of the probability that is distributed by popularity, so that every item has some.
     """
 
     decay: float = 0.7
@@ -36,20 +36,20 @@ class Settings:
 
 @dataclass(frozen=True)
 class ItemKnn:
-    """Neighbours of each item, and how popular each item is.
+    """Neighbours and popularity of each item.
 
-    With C(a, b) the sum of 1/gap over all places of the training sequences where b comes at most ``window`` items after
-    a, and ages counted from the newest item of the history (0):
+    With C(a, b) the sum of 1/gap over all places in the training sequences where b follows a at most ``window`` items
+    later, and ages counted from the newest item of the history (0):
 
         S(b|h) = sum over a in h of decay^age(a) C(a, b) / (sqrt(pop(a)) + 1)
         p(b|h) = (1 - popular) S(b|h) / sum S + popular (pop(b) + 1) / (sum pop + |I|)
 
-    and popularity alone where sum S is 0. A dataset knows no users: where sequences are overlapping windows over one
-    user, a pair counts in each window that shows it.
+    and popularity alone if sum S is 0. A dataset has no users: if sequences are overlapping windows of a user, a pair
+    counts in each window that contains it.
 
     Attributes:
         pop: occurrences of each item in the training sequences (items,).
-        start: where the neighbours of each item begin in the next two, and the last ones end (items+1,).
+        start: where the neighbours of each item begin in the next two, and the last item's end (items+1,).
         neighbour: the items b that follow each item a (m,).
         weight: C(a, b) / (sqrt(pop(a)) + 1) of each (m,).
         settings: see :class:`Settings`.
@@ -63,7 +63,10 @@ class ItemKnn:
 
     @classmethod
     def count(cls, train: Split, items: int, settings: Settings) -> "ItemKnn":
-        """Count the neighbours in training sequences, targets included; ``items`` is the size of the catalog."""
+        """Count the neighbours in the sequences of ``train``, including targets, by the ``settings``.
+
+        ``items`` is the size of the catalog.
+        """
         sequences = np.insert(train.items, train.offsets[1:], train.targets)
         row = np.repeat(np.arange(len(train)), np.diff(train.offsets) + 1)
         codes, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
@@ -79,7 +82,7 @@ class ItemKnn:
         return cls(pop, start, neighbour, counted / (np.sqrt(pop[first]) + 1), settings)
 
     def batches(self, split: Split) -> Iterator[np.ndarray]:
-        """Log-probabilities of the examples in blocks, (up to 256, items) float64."""
+        """Log-probabilities for the examples of a ``split`` in blocks, (up to 256, items) float64."""
         items = len(self.pop)
         popular = (self.pop + 1) / (self.pop.sum() + items)
         histories = padded(split, longest(split), items)
@@ -102,7 +105,7 @@ class ItemKnn:
         return np.bincount(cell, weight, minlength=len(histories) * items).reshape(-1, items)
 
     def log_probs(self, split: Split) -> np.ndarray:
-        """Log-probabilities of all items for each example, shape (n, items)."""
+        """Log-probabilities of all items for each example of a ``split``, shape (n, items)."""
         return np.concatenate([np.zeros((0, len(self.pop))), *self.batches(split)])
 
     def top_k(self, split: Split, k: int, excluded: Excluded) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +117,7 @@ class ItemKnn:
             excluded: what each list leaves out.
 
         Returns:
-            Items, -1 behind the last one, and log-probabilities, -inf there; both of shape (n, k).
+            Items, padded with -1, and log-probabilities, padded with -inf; both of shape (n, k).
         """
         best, values = [np.zeros((0, k), dtype=np.int64)], [np.zeros((0, k))]
         for number, block in enumerate(self.batches(split)):
@@ -124,7 +127,7 @@ class ItemKnn:
         return np.concatenate(best), np.concatenate(values)
 
     def save(self, folder: Path) -> None:
-        """Write ``knn.safetensors`` and ``knn.json`` into a folder."""
+        """Write ``knn.safetensors`` and ``knn.json`` into a ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in ("pop", "start", "neighbour", "weight")}
         save_file(arrays, folder / "knn.safetensors")
@@ -132,6 +135,6 @@ class ItemKnn:
 
     @classmethod
     def load(cls, folder: Path) -> "ItemKnn":
-        """Read what :meth:`save` wrote."""
+        """Read the files of :meth:`save` in a ``folder``."""
         settings = Settings(**json.loads((folder / "knn.json").read_text("utf-8")))
         return cls(**load_file(folder / "knn.safetensors"), settings=settings)

@@ -1,7 +1,7 @@
-"""Negative samplers: which items stand as rejected answers beside the target of an example.
+"""Negative samplers, which choose the items of the rejected answers.
 
-Every sampler returns item ids, shape (n, K) for n examples; -1 marks a missing negative. Randomness comes
-from the generator that is passed in and from nowhere else.
+Every sampler returns item ids, shape (n, K) for n examples; -1 marks a missing negative. The generator that is passed
+in is the only source of randomness.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ def popularity(
 ) -> np.ndarray:
     """Draw ``k`` different items per example with p proportional to their counts, shape (n, k).
 
-    The popularity-aware sampler of RosePO. Each further item is drawn from those left. A negative is
-    missing where no item with a count is left.
+    The popularity-aware sampler of RosePO. Items are drawn without replacement. A negative is missing if no item with a
+    count is left.
 
     Args:
         rng: source of randomness.
@@ -85,6 +85,7 @@ def semantic(
 
     Raises:
         UserError: the catalog has fewer than ``k`` (or ``top``) items left for some example.
+        ValueError: ``top`` without ``rng``, or less than ``k``.
     """
     items, pool = len(embeddings), top or k
     excluded = excluded_items(split, items, history=not least, target=not least)
@@ -104,9 +105,14 @@ def semantic(
 
 
 def uniform_log_prob(split: Split, items: int, *, exclude_history: bool = True) -> np.ndarray:
-    """Logarithm of q of the negatives of :func:`uniform`, -log(|I| - |H u {y}|), (n,); without H if it is not excluded.
+    """Log-probability of the negatives of :func:`uniform`, -log(|I| - |H u {y}|), or -log(|I| - 1), (n,).
 
-    Of several negatives of an example, drawn without replacement, each has this probability.
+    If several negatives of an example are drawn without replacement, each has this probability.
+
+    Args:
+        split: the examples, with history H and target y.
+        items: size of the catalog, |I|.
+        exclude_history: whether items of H are never drawn.
     """
     excluded = excluded_items(split, items, history=exclude_history, target=True)
     log_q: np.ndarray = -np.log(items - (excluded < items).sum(1))
@@ -123,7 +129,7 @@ def mix(rng: np.random.Generator, own: Sequence[T], uniform: Sequence[T], ratio:
         ratio: share of the examples that are replaced, in [0, 1].
     """
     mixed = list(own)
-    for case in rng.permutation(len(mixed))[: int(ratio * len(mixed) + 1e-9)]:  # 0.29 * 100 is 28.999... in binary
+    for case in rng.permutation(len(mixed))[: int(ratio * len(mixed) + 1e-9)]:  # 0.29 * 100 is 28.999... in floats
         mixed[case] = uniform[case]
     return mixed
 
@@ -144,7 +150,7 @@ def _mean_history(split: Split, unit: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a sampler draws for.
+    """The arguments of a sampler.
 
     Attributes:
         rng: source of randomness.
@@ -171,7 +177,7 @@ class Sampler:
         about: one line for the documentation.
         draw: the negatives, (n, K), -1 where one is missing.
         pool: how many items must be left for an example.
-        spares: whether the items of the history, and whether the target, are never drawn.
+        spares: whether items of the history, and whether the target, are never drawn.
     """
 
     about: str
@@ -230,7 +236,7 @@ def check_source(recipe: Recipe) -> None:
 
 
 def check_room(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse more negatives than the catalog has for some training example.
+    """Refuse more negatives than the catalog has for a training example.
 
     Args:
         recipe: all settings.
@@ -245,7 +251,7 @@ def check_room(recipe: Recipe, dataset: Dataset) -> None:
     if settings.count >= items:
         raise UserError(f"negatives.count={settings.count}, but the catalog has {items} items; lower it")
     row = SAMPLERS.get(settings.source) or (SAMPLERS["uniform"] if settings.random_ratio else None)
-    if row is None or row.pool(settings) + longest(dataset.train) + 1 <= items:  # no example can exclude more than that
+    if row is None or row.pool(settings) + longest(dataset.train) + 1 <= items:  # no example excludes more than that
         return
     history, target = row.spares(settings)
     excluded, wanted = excluded_items(dataset.train, items, history=history, target=target), row.pool(settings)

@@ -1,14 +1,14 @@
 """Objectives: pure functions from completion log-probabilities to one loss per prompt group.
 
-Every preference objective is ``f(policy, reference, mask, *, beta, ...)``. ``policy`` and ``reference`` are
-summed log-probabilities of completions, shape (B, 1+K): column 0 is the chosen one, columns 1.. are the
-rejected ones. ``mask``, bool of the same shape, is False where a negative is missing; what stands there is
-never read. The result has shape (B,). A group without negatives has loss 0 and gradient 0.
+Every preference objective is ``f(policy, reference, mask, *, beta, ...)``. ``policy`` and ``reference`` are summed
+log-probabilities of completions, shape (B, 1+K): column 0 is the chosen one, columns 1.. are the rejected ones.
+``mask``, bool of the same shape, is False for missing negatives, whose values are never read. ``beta`` is the strength
+of the pull to the reference. The result has shape (B,). A group without negatives has loss 0 and gradient 0.
 
 With D(y) = policy(y) - reference(y), the margin of a negative is m = beta (D(chosen) - D(rejected)).
 
 Examples:
-    A policy that still is its reference has margin 0, and the loss is log 2:
+    A policy that still equals its reference has margin 0, and the loss is log 2:
 
     >>> import torch
     >>> scores, mask = torch.tensor([[-5.0, -7.0]]), torch.ones(1, 2, dtype=torch.bool)
@@ -43,12 +43,12 @@ def weighted_sft(policy: Tensor, lengths: Tensor, weights: Tensor) -> Tensor:
 
 
 def catalog_softmax(logits: Tensor, tokens: Tensor, children: Tensor, mask: Tensor, *, temperature: float) -> Tensor:
-    """Negative log-likelihood of tokens among those that go on to a title of the catalog, shape (M,): MSL (SIGIR 2025).
+    """Negative log-likelihood of tokens among those that lead to a title of the catalog, shape (M,): MSL (SIGIR 2025).
 
         -log exp(z_t / tau) / sum over the children c of the prefix in the trie of exp(z_c / tau)
 
-    A token that is forced, the only child, has loss 0 and gradient 0: only decisions between titles are learned. Few
-    children leave small gradients, which a lower tau makes larger.
+    A forced token, the only child, has loss 0 and gradient 0: only decisions between titles are learned. With few
+    children gradients are small; a lower tau makes them larger.
 
     Args:
         logits: of the whole vocabulary at M places of titles, shape (M, V).
@@ -100,7 +100,7 @@ def dmpo(
     beta: float,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """-log sigma of the mean margin (DMPO, CIKM 2024), or of the summed one (the research code of SPRec)."""
+    """-log sigma of the mean margin (DMPO, CIKM 2024), or by ``reduction`` of the sum (the research code of SPRec)."""
     margin = _margins(policy, reference, mask, beta).sum(1)
     if reduction == "mean":
         margin = margin / _count(mask)
@@ -127,7 +127,7 @@ def smoothed_dpo(
         reference: log-probabilities of the reference, shape (B, 2).
         mask: False where the negative is missing, shape (B, 2).
         beta: strength of the pull to the reference.
-        smoothing: eps in [0, 0.5), shape (B,): the probability that the pair is the wrong way round.
+        smoothing: eps in [0, 0.5), shape (B,): the probability that the pair is in the wrong order.
         robust: the unbiased form (rDPO, Chowdhury et al. 2024): [(1-eps) l(m) - eps l(-m)] / (1 - 2 eps).
 
     Raises:
@@ -148,19 +148,19 @@ def oracle_smoothing(chosen: Tensor, rejected: Tensor, *, temperature: float = 1
     Args:
         chosen: scores f (SASRec logits) of the chosen items, shape (B,).
         rejected: scores of the rejected items, shape (B,).
-        temperature: how much of a score difference counts as certain.
+        temperature: scale of the score difference; a lower one makes the oracle more certain.
     """
     return torch.sigmoid((rejected - chosen) / temperature).clamp(max=0.5 - 1e-3)
 
 
 def _margins(policy: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """The margin of each negative, shape (B, K); 0, without gradient, where it is missing."""
+    """The margin of each negative, shape (B, K); 0, without gradient, for missing ones."""
     ratios = torch.where(mask, policy - reference, 0)
     return torch.where(mask[:, 1:], beta * (ratios[:, :1] - ratios[:, 1:]), 0)
 
 
 def _pairwise_losses(policy: Tensor, reference: Tensor, mask: Tensor, beta: float) -> Tensor:
-    """-log sigma(m) of each negative, shape (B, K); 0 where it is missing."""
+    """-log sigma(m) of each negative, shape (B, K); 0 for missing ones."""
     return torch.where(mask[:, 1:], softplus(-_margins(policy, reference, mask, beta)), 0)
 
 

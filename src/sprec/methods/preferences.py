@@ -19,12 +19,11 @@ class Preference:
 
     Attributes:
         about: one line for the documentation.
-        pairwise: it takes one negative per prompt.
-        needs: what else it takes of each example: the oracle's ``smoothing`` factor (B,), or ``log_weights`` of the
-            negatives (B, K); "" for nothing.
-        loss: one loss per prompt group (B,) from the log-probabilities of the policy and of the reference (B, 1 + K),
-            the chosen completion first, the mask of those that are there (B, 1 + K), what it needs by name, and the
-            settings.
+        pairwise: whether it takes exactly one negative per prompt.
+        needs: a further input per example: the oracle's ``smoothing`` factor (B,), or ``log_weights`` of the negatives
+            (B, K); "" for none.
+        loss: one loss per prompt group (B,) from the log-probabilities of the policy and the reference (B, 1 + K), the
+            chosen completion first, their mask (B, 1 + K), the further inputs by name, and the settings.
     """
 
     about: str
@@ -84,7 +83,7 @@ PREFERENCES: dict[str, Preference] = {
 
 
 def check_preference(recipe: Recipe) -> None:
-    """Refuse an objective that does not exist, or whose negatives or settings do not go with it.
+    """Refuse an objective that does not exist, or does not fit the negatives or other settings.
 
     Args:
         recipe: all settings.

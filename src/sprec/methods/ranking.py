@@ -1,4 +1,4 @@
-"""Top-k of scores and of ranked lists, without what is excluded."""
+"""Top-k of scores and of ranked lists, without excluded items."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ def top_columns(scores: np.ndarray, k: int, excluded: Excluded | None = None) ->
 
     Args:
         scores: shape (n, columns).
-        k: columns per row, no more than there are.
-        excluded: columns to leave out of each row; where fewer than ``k`` are left, -1 fills the row.
+        k: columns per row, at most all.
+        excluded: columns to leave out of each row; if fewer than ``k`` are left, the row is padded with -1.
     """
     if excluded is not None:
         scores = without(scores, excluded)
@@ -26,23 +26,23 @@ def top_columns(scores: np.ndarray, k: int, excluded: Excluded | None = None) ->
 
 
 def without(scores: np.ndarray, excluded: Excluded) -> np.ndarray:
-    """The scores with -inf for what is excluded, a copy, shape (n, columns).
+    """A copy of the scores with -inf for excluded columns, shape (n, columns).
 
     Args:
         scores: shape (n, columns).
         excluded: columns to leave out of each row.
     """
-    padded = np.pad(scores, ((0, 0), (0, 1)))  # a column for what pads the rows
+    padded = np.pad(scores, ((0, 0), (0, 1)))  # a column for the padding of the rows
     np.put_along_axis(padded, excluded.own, -np.inf, axis=1)
     padded[:, :-1][:, excluded.barred] = -np.inf
     return padded[:, :-1]
 
 
 def sampled_columns(rng: np.random.Generator, log_probs: np.ndarray, k: int, temperature: float) -> np.ndarray:
-    """``k`` different columns of each row, drawn one after the other from p^(1/T) among those left, shape (n, k).
+    """``k`` different columns of each row, drawn without replacement from p^(1/T), shape (n, k).
 
-    The top k of log p / T with Gumbel noise are such a draw (Kool et al., ICML 2019): variety between two visits of one
-    user. As T falls to 0 it becomes :func:`top_columns`.
+    The top k of log p / T with Gumbel noise are such a draw (Kool et al., ICML 2019): it gives a user other items at
+    each visit. As T approaches 0 it becomes :func:`top_columns`.
 
     Args:
         rng: source of randomness.
@@ -54,7 +54,7 @@ def sampled_columns(rng: np.random.Generator, log_probs: np.ndarray, k: int, tem
 
 
 def first_allowed(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
-    """The first ``k`` items of each row that are not excluded there, -1 behind the last one, shape (n, k).
+    """The first ``k`` items of each row that are not excluded there, padded with -1, shape (n, k).
 
     Args:
         ranked: items, best first, shape (n, m).
@@ -65,7 +65,7 @@ def first_allowed(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
 
 
 def allowed_places(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
-    """Where the items of :func:`first_allowed` stand in their rows, -1 behind the last one, shape (n, k).
+    """The positions of the items of :func:`first_allowed` in their rows, padded with -1, shape (n, k).
 
     Args:
         ranked: items, best first, shape (n, m).
@@ -79,12 +79,12 @@ def allowed_places(ranked: np.ndarray, excluded: Excluded, k: int) -> np.ndarray
 
 
 def at_places(values: np.ndarray, places: np.ndarray, missing: float) -> np.ndarray:
-    """Values of each row at some places, shape (n, k).
+    """Values of each row at given positions, shape (n, k).
 
     Args:
         values: shape (n, m).
         places: of :func:`allowed_places`, shape (n, k).
-        missing: what stands where the place is -1.
+        missing: the value for -1.
     """
     padded = np.pad(values, ((0, 0), (0, 1)), constant_values=missing)
     return np.take_along_axis(padded, places, axis=1)

@@ -6,18 +6,16 @@ MISSING = -1
 
 
 def draw(rng: np.random.Generator, excluded: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
-    """Draw ``k`` different items per row, each with p proportional to its weight among those left, shape
-    (n, k).
+    """Draw ``k`` different items per row, without replacement, with p proportional to their weights, shape (n, k).
 
     Args:
         rng: source of randomness.
         excluded: see :func:`~sprec.methods.exclusion.excluded_items`.
-        weights: integer weight of each item, shape (items,). Where no item with a weight is left, -1 is
-            drawn.
+        weights: integer weight of each item, shape (items,). If no item with a weight is left, -1 is drawn.
         k: items per row.
     """
     items = len(weights)
-    weights = np.append(weights, 0).astype(np.int64)  # the padding of `excluded` weighs nothing
+    weights = np.append(weights, 0).astype(np.int64)  # the padding of `excluded` has weight 0
     drawn = np.empty((len(excluded), k), dtype=np.int64)
     for column in range(k):
         drawn[:, column] = _draw_one(rng, excluded, weights)

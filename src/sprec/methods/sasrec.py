@@ -1,7 +1,7 @@
-"""SASRec (Kang and McAuley, ICDM 2018): the sequential recommender of ids, and what D3 and RosePO consult.
+"""SASRec (Kang and McAuley, ICDM 2018): a sequential recommender of ids, which D3 and RosePO consult.
 
-The form is that of the research group's code (DROS, MiniOneRec): the state at the last item of the history
-goes through an untied linear head to one logit per item.
+It follows the research group's code (DROS, MiniOneRec): an untied linear head turns the state at the last item of the
+history into one logit per item. Histories are item ids, oldest first.
 """
 
 import json
@@ -32,19 +32,19 @@ class Settings:
 
     Attributes:
         hidden: width of the embeddings.
-        dropout: on embeddings, attention weights and what the blocks add.
+        dropout: on embeddings, attention weights and the outputs of the blocks.
         lr: learning rate of Adam.
         weight_decay: of Adam.
         batch: sequences per step.
-        epochs: at most.
+        epochs: maximum number.
         blocks: attention blocks.
-        heads: attention heads; they divide ``hidden``.
-        history: items of the history that are read: the most recent ones.
+        heads: attention heads; must divide ``hidden``.
+        history: number of items that are read, the most recent ones.
         loss: ``bce`` against one uniform negative, ``ce`` over the whole catalog, or ``sampled-softmax``.
-        negatives: items that all positions of a batch share as negatives of ``sampled-softmax``, two at least.
+        negatives: items that all positions of a batch share as negatives of ``sampled-softmax``, at least two.
         patience: epochs without a better validation NDCG before training stops.
-        warmup: epochs in which the rate rises to ``lr``, step by step; patience waits for their end.
-        augment: train on every beginning of a history too, as the original SASRec does.
+        warmup: epochs in which the rate rises to ``lr``, step by step; patience begins after them.
+        augment: train on every prefix of a history, too, as the original SASRec does.
 
     The defaults are those of the recipe.
     """
@@ -66,7 +66,11 @@ class Settings:
 
 
 class Block(nn.Module):
-    """Causal attention with the residual on the normalised query, then a point-wise feed-forward layer."""
+    """Causal attention with the residual on the normalised query, then a point-wise feed-forward layer.
+
+    Args:
+        settings: sizes and dropout.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class Block(nn.Module):
         self.inner, self.outer = nn.Linear(d, d), nn.Linear(d, d)
 
     def forward(self, x: Tensor) -> Tensor:
-        """States (B, L, d) to states of the same shape; padding at the end is never looked at."""
+        """States ``x`` (B, L, d) to states of the same shape; padding at the end is ignored."""
         query = self.before(x)
         parts = self.query(query), self.key(x), self.value(x)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
@@ -108,7 +112,7 @@ class SASRec(nn.Module):
             nn.init.normal_(embedding.weight, std=0.01)
 
     def states(self, histories: Tensor) -> Tensor:
-        """State after each item of the histories: ids (B, L), padded at the end, to (B, L, d)."""
+        """State after each item of the ``histories``: ids (B, L), padded at the end, to (B, L, d)."""
         real = histories != self.items
         x = (self.item(histories) + self.position.weight) * real[..., None]
         x = nn.functional.dropout(x, self.settings.dropout, self.training)
@@ -118,10 +122,10 @@ class SASRec(nn.Module):
         return states
 
     def batches(self, split: Split) -> Iterator[Tensor]:
-        """Logits of the examples in blocks, (up to 1024, items): for catalogs where all at once is too much.
+        """Logits for the examples of a ``split`` in blocks, (up to 1024, items), to limit the memory.
 
         Raises:
-            UserError: a logit is no number: it would be ranked like any other.
+            UserError: a logit is not finite; it would be ranked like any other.
         """
         self.eval()
         rows = torch.from_numpy(padded(split, self.settings.history, self.items))
@@ -134,11 +138,11 @@ class SASRec(nn.Module):
                 yield logits
 
     def scores(self, split: Split) -> Tensor:
-        """Logits of all items for each example, float32 on the CPU, shape (n, items)."""
+        """Logits of all items for each example of a ``split``, float32 on the CPU, shape (n, items)."""
         return torch.cat([torch.zeros(0, self.items), *(block.cpu() for block in self.batches(split))])
 
     def scores_of(self, split: Split, items: np.ndarray) -> Tensor:
-        """Logits of some items for each example, ids (n, K) to float32 on the CPU, shape (n, K)."""
+        """Logits of ``items`` (n, K) for the n examples of a ``split``, float32 on the CPU, shape (n, K)."""
         self.eval()
         rows, wanted = torch.from_numpy(padded(split, self.settings.history, self.items)), torch.from_numpy(items)
         parts = [torch.zeros(0, items.shape[1])]
@@ -154,7 +158,7 @@ class SASRec(nn.Module):
         return torch.einsum("bd,bkd->bk", states, self.head.weight[items]) + self.head.bias[items]
 
     def top_k(self, split: Split, k: int, excluded: Excluded | None = None) -> np.ndarray:
-        """The ``k`` items with the highest logits, ties by item id, -1 behind the last one, shape (n, k).
+        """The ``k`` items with the highest logits, ties by item id, padded with -1, shape (n, k).
 
         Args:
             split: the examples.
@@ -169,7 +173,7 @@ class SASRec(nn.Module):
         return np.concatenate(best)
 
     def save(self, folder: Path) -> None:
-        """Write ``sasrec.safetensors`` and ``sasrec.json`` into a folder."""
+        """Write ``sasrec.safetensors`` and ``sasrec.json`` into a ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.cpu() for name, tensor in self.state_dict().items()}, folder / "sasrec.safetensors")
         about = {"items": self.items, "settings": asdict(self.settings)}
@@ -177,7 +181,7 @@ class SASRec(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "SASRec":
-        """Read what :meth:`save` wrote."""
+        """Read the files of :meth:`save` in a ``folder``."""
         about = json.loads((folder / "sasrec.json").read_text("utf-8"))
         model = cls(about["items"], Settings(**about["settings"]))
         model.load_state_dict(load_file(folder / "sasrec.safetensors"))
@@ -196,7 +200,7 @@ def train_sasrec(
     """Train with early stopping: the weights with the best validation NDCG are kept.
 
     Args:
-        train: all training sequences there are.
+        train: all training sequences.
         valid: examples for early stopping.
         items: size of the catalog.
         settings: see :class:`Settings`.
@@ -205,7 +209,7 @@ def train_sasrec(
         log: a file that gets a JSON line per epoch, with its loss and validation NDCG.
 
     Raises:
-        UserError: no training or no validation examples, or a loss or a score is no number.
+        UserError: there are no training or validation examples, or a loss or score is not finite.
     """
     if not len(train) or not len(valid):
         raise UserError("SASRec needs training and validation examples; import a dataset that has both splits")
@@ -231,16 +235,16 @@ def train_sasrec(
 
 
 def validation_ndcg(model: SASRec, split: Split) -> float:
-    """Mean of 1/log2(rank + 2) over the whole ranking (rank of the target, from 0, ties by item id).
+    """Mean of 1/log2(rank + 2) over a ``split``, with the target's rank by a ``model`` from 0, ties by item id.
 
-    Without a cut-off every example counts, so that the epochs can be told apart on a few hundred examples.
+    Without a cut-off every example counts, so that a few hundred examples suffice to compare epochs.
     """
     ids = torch.arange(model.items, device=model.head.weight.device)
     ranks = []
     for block, targets in zip(
         model.batches(split), np.split(split.targets, range(_ROWS, len(split), _ROWS)), strict=True
     ):
-        target = torch.tensor(targets, device=ids.device)[:, None]  # the array of a loaded dataset is read-only
+        target = torch.tensor(targets, device=ids.device)[:, None]  # a copy: arrays of loaded datasets are read-only
         score = block.gather(1, target)
         ahead = (block > score) | ((block == score) & (ids < target))
         ranks.append(ahead.sum(1).cpu())
@@ -276,7 +280,7 @@ def _epoch(model: SASRec, optimizer: torch.optim.Optimizer, examples: Split, epo
 
 
 def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss of a batch: ids (B, L), padded at the end, and targets (B,).
+    """Mean loss of a ``model`` on a batch: ``histories`` (B, L), padded at the end, and ``targets`` (B,).
 
     ``bce``: binary cross-entropy of the target's logit against 1 and of one uniform other item's against 0.
     ``ce``: cross-entropy over the catalog. ``sampled-softmax``: its estimate from uniform negatives
@@ -303,20 +307,20 @@ def training_loss(model: SASRec, histories: Tensor, targets: Tensor) -> Tensor:
 
 
 def sampled_softmax(model: SASRec, states: Tensor, targets: Tensor, negatives: Tensor) -> Tensor:
-    """Cross-entropy with the sum over the catalog estimated from negatives that all rows share, shape (B,).
+    """Cross-entropy with the sum over the catalog estimated from negatives shared by all rows, shape (B,).
 
     With s the logits, y the target and N the m' negatives that are not y:
 
         -s_y + log(exp s_y + (|I| - 1)/m' sum over N of exp s_n)
 
-    The factor makes the sum unbiased, and the loss equal to ``ce`` where N is the rest of the catalog; without it few
-    negatives leave the model overconfident (Petrov and Macdonald, RecSys 2023; arXiv 2408.14238).
+    The factor makes the sum unbiased, and the loss equal to ``ce`` if N is the rest of the catalog; without it few
+    negatives make the model overconfident (Petrov and Macdonald, RecSys 2023; arXiv 2408.14238).
 
     Args:
         model: its head gives the logits.
-        states: where the next item is predicted (B, d).
+        states: before the next item (B, d).
         targets: the next item (B,).
-        negatives: different items, drawn uniformly (m,), two at least.
+        negatives: different items, drawn uniformly (m,), at least two.
     """
     own = model._logits(states, targets[:, None])[:, 0]
     others = nn.functional.linear(states, model.head.weight[negatives], model.head.bias[negatives])
@@ -326,7 +330,7 @@ def sampled_softmax(model: SASRec, states: Tensor, targets: Tensor, negatives: T
 
 
 def _ends(histories: Tensor, padding: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the last item of each history; column 0 where a history is empty."""
+    """Rows and columns of the last item of each history; column 0 for an empty one."""
     last = ((histories != padding).sum(1) - 1).clamp(min=0)
     return torch.arange(len(histories), device=histories.device), last
 

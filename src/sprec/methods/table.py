@@ -1,8 +1,8 @@
 """The method table: every method of the paper is the same loop with other settings.
 
-A row holds only what the method is, and lies over the recipe; samples, rates and the number of iterations of the
-self-play methods stay with the recipe. A new method is a new row, plus
-at most one pure function (an objective, a negative sampler or a weight rule).
+A row has the settings that define the method and overrides the recipe; samples, rates and the number of iterations of
+the self-play methods are the recipe's. A new method is a new row, plus at most one pure function (an objective, a
+negative sampler or a weight rule).
 """
 
 from typing import Any
@@ -49,8 +49,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "prefer": {"objective": "weighted-dpo"},
     },
 }
-"""Method name to the settings that make it (one loop, every method a row; paper, Tables 2 and 3).
+"""Method name to the settings that define it (one loop, every method a row; paper, Tables 2 and 3).
 
 ``sprec-weighted`` is Eq. 8: uniform negatives, each pair weighted by the policy's own probability of the negative.
-``rosepo-official`` is RosePO as the research code of SPRec has it: the least similar item, no smoothing.
+``rosepo-official`` is RosePO as in the research code of SPRec: the least similar item, no smoothing.
 """

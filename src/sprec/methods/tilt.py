@@ -1,18 +1,18 @@
 """The tilt: a fixed correction of a recommender's scores that bounds the exposure of every item and keeps the genres.
 
-Of all ways to recommend pi, it is the nearest to the recommender p among those that show no item too often and whose
-genres have the shares of the histories:
+Of all policies pi that show no item too often and keep the genre shares of the histories, it is the nearest to the
+recommender p:
 
     min E_x KL(pi(.|x) || p(.|x))   with   E_x e_y(x) <= c for all y
                                     and    sum_y E_x e_y(x) (G_yg - t_g sum_h G_yh) = 0 for all g
 
-where e_y(x) is the exposure of y in the list of x: half of it if y is first, and a tenth for each place among the first
-five. The Lagrangian makes log pi the sum of log p and of one number per item,
+where e_y(x) is the exposure of y in the list of x: half of it if y is first, plus a tenth if it is among the first
+five. By the Lagrangian log pi is the sum of log p and one number per item,
 
     log pi(y|x) = log p(y|x) - lambda_y + mu . (G_y - t sum_h G_yh) + const,   lambda >= 0
 
 (the form of arXiv 2012.11635). So two vectors are learned once, on users who are neither trained nor tested on, without
-their targets. Each user is then served alone: no list depends on who else is asked.
+their targets. Users are then served independently: no list depends on other users'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ from sprec.methods.ranking import top_columns
 from sprec.system.errors import UserError
 
 LIST = 5
-"""The places whose exposure is counted."""
+"""The number of positions whose exposure counts."""
 CAPS = (None, 0.03, 0.02, 0.01, 0.005, 0.0025)
-"""Bounds c of an item's exposure that are tried, from none to the strictest."""
+"""Default bounds c of an item's exposure, from none to the strictest."""
 KEPT = 0.97
 """Share of the validation NDCG@5 that a tilt must keep."""
 _EXPOSURE = np.array([0.6, 0.1, 0.1, 0.1, 0.1])  # half for the first place, half for the five alike
@@ -36,11 +36,11 @@ _STEPS, _ROWS, _RATE, _DECAY, _SLOWER = 150, 400, 25.0, 0.001, 40  # of the subg
 
 @dataclass(frozen=True)
 class Scored:
-    """The best items of n examples with their scores, as far as a recommender told them.
+    """The K best items of n examples by a recommender, with their scores.
 
     Attributes:
-        items: item ids, best first, (n, K), all different in a row; -1 where there are no more.
-        scores: log-probabilities up to a constant of the row (n, K); -inf for what must not be recommended.
+        items: item ids, best first, (n, K), all different in a row; padded with -1.
+        scores: log-probabilities up to a constant per row (n, K); -inf for items that must not be recommended.
     """
 
     items: np.ndarray
@@ -51,38 +51,38 @@ class Scored:
 
     @classmethod
     def best(cls, scores: np.ndarray, k: int) -> "Scored":
-        """The ``k`` best of scores of the whole catalog (n, items), all where it has fewer; ties by item id."""
+        """The ``k`` best by ``scores`` of the whole catalog (n, items), all if it has fewer; ties by item id."""
         items = top_columns(scores, min(k, scores.shape[1]))
         return cls(items, np.take_along_axis(scores, items, axis=1))
 
     def take(self, rows: np.ndarray) -> "Scored":
-        """These examples, in this order."""
+        """The examples ``rows``, in this order."""
         return Scored(self.items[rows], self.scores[rows])
 
     def __add__(self, other: "Scored") -> "Scored":
         return Scored(np.concatenate([self.items, other.items]), np.concatenate([self.scores, other.scores]))
 
     def with_offset(self, offset: np.ndarray, k: int) -> "Scored":
-        """The ``k`` best items of each example when each score gets the offset of its item (items,).
+        """The ``k`` best items of each example after adding the ``offset`` of its item (items,) to each score.
 
-        Ties go by the order of the candidates.
+        Ties keep the order of the candidates.
         """
         scores = self.scores + offset[self.items]
         places = top_columns(scores, k)
         return Scored(*(np.take_along_axis(values, places, axis=1) for values in (self.items, scores)))
 
     def top(self, k: int, offset: np.ndarray | None = None) -> np.ndarray:
-        """The items of the ``k`` best, (n, k), as of :meth:`with_offset`."""
+        """The ``k`` best items, (n, k), with an ``offset`` as in :meth:`with_offset`."""
         return self.items[:, :k] if offset is None else self.with_offset(offset, k).items
 
 
 @dataclass(frozen=True)
 class Tilt:
-    """What is added to the score of each item.
+    """The correction of the scores.
 
     Attributes:
-        penalty: lambda, what too much exposure costs each item (items,); 0 or more.
-        favour: mu, what each genre gains (|G|,).
+        penalty: lambda, each item's penalty for too much exposure (items,); 0 or more.
+        favour: mu, each genre's bonus (|G|,).
         shares: t, the genre shares of the histories (|G|,).
     """
 
@@ -92,37 +92,37 @@ class Tilt:
 
     @classmethod
     def none(cls, items: int, shares: np.ndarray) -> "Tilt":
-        """The tilt that changes nothing."""
+        """The tilt that changes nothing, for ``items`` items and genres with these ``shares``."""
         return cls(np.zeros(items), np.zeros(len(shares)), shares)
 
     def offset(self, genres: np.ndarray) -> np.ndarray:
-        """One number per item, (items,); ``genres`` is the genre matrix of the catalog (items, |G|)."""
+        """The number to add for each item, (items,); ``genres`` is the genre matrix of the catalog (items, |G|)."""
         offset: np.ndarray = balance(genres, self.shares) @ self.favour - self.penalty
         return offset
 
 
 def balance(genres: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """G_yg - t_g sum_h G_yh: how far an item moves the genre shares from t, (items, |G|)."""
+    """G_yg - t_g sum_h G_yh, (items, |G|): how an item moves the shares from t (``shares``); G is ``genres``."""
     moved: np.ndarray = genres - shares * genres.sum(1, keepdims=True)
     return moved
 
 
 def genre_shares(items: np.ndarray, genres: np.ndarray) -> np.ndarray:
-    """Shares of the genres among items of histories (any shape), (|G|,); all 0 where no item has a genre."""
+    """Shares of the ``genres`` (items, |G|) among ``items`` of histories (any shape), (|G|,); 0 if none has a genre."""
     mass = genres[items.ravel()].sum(0)
     shares: np.ndarray = mass / (mass.sum() or 1.0)
     return shares
 
 
 def exposure(lists: np.ndarray, items: int) -> np.ndarray:
-    """Mean exposure of each item of the catalog in lists (n, 5), (items,); it sums to 1, to less with places of -1."""
+    """Mean exposure of each of ``items`` items in ``lists`` (n, 5), (items,); sums to 1, or less if lists have -1."""
     there = lists >= 0
     weight = np.broadcast_to(_EXPOSURE, lists.shape)[there]
     return np.bincount(lists[there], weight, minlength=items) / len(lists)
 
 
 def require_feasible(cap: float, items: int) -> None:
-    """Refuse a bound that leaves hardly any freedom: at c |I| = 1 every item gets the same exposure.
+    """Refuse a bound ``cap`` (c) that leaves hardly any freedom: at c |I| = 1 all ``items`` get the same exposure.
 
     Raises:
         UserError: c |I| is below 2.
@@ -137,7 +137,7 @@ def require_feasible(cap: float, items: int) -> None:
 def fit_tilt(users: Scored, genres: np.ndarray, shares: np.ndarray, cap: float | None, seed: int = 0) -> Tilt:
     """Learn lambda and mu by averaged subgradients of the dual, on hard lists.
 
-    A step draws 400 users, makes their lists by the present tilt, and moves against the violations:
+    A step draws 400 users, makes their lists with the current tilt, and moves against the violations:
 
         lambda <- max(0, lambda + 25 s (e - c)) where e > 0, lambda decays by .001 s elsewhere;
         mu <- mu - s (genre shares of the exposure - t),   s = 1/sqrt(1 + step/40)
@@ -148,11 +148,11 @@ def fit_tilt(users: Scored, genres: np.ndarray, shares: np.ndarray, cap: float |
         users: candidates of users who are neither trained nor tested on.
         genres: genre matrix of the catalog (items, |G|); |G| may be 0.
         shares: t, from histories of such users (:func:`genre_shares`).
-        cap: c, the largest exposure of an item; None leaves lambda at 0.
+        cap: c, the largest exposure of an item; None keeps lambda at 0.
         seed: of the draws.
 
     Raises:
-        UserError: the bound cannot be kept (:func:`require_feasible`), there are no users, or fewer than five
+        UserError: the bound is infeasible (:func:`require_feasible`), there are no users, or they have fewer than five
             candidates each.
     """
     items, rng = len(genres), np.random.default_rng(seed)
@@ -189,9 +189,9 @@ class Choice:
 
     Attributes:
         tilt: the mean of the tilts of all halves.
-        cap: the chosen c; None where exposure is not bounded.
-        kept: for each bound tried, the NDCG@5 of validation users whom it was not learned on, divided by the NDCG@5
-            without a tilt; NaN where that is 0.
+        cap: the chosen c; None if exposure is not bounded.
+        kept: for each bound tried, the NDCG@5 of validation users on whom it was not learned, divided by the NDCG@5
+            without a tilt; NaN if that is 0.
     """
 
     tilt: Tilt
@@ -210,9 +210,9 @@ def choose_tilt(
 ) -> Choice:
     """The tilt with the smallest bound that keeps 97% of the NDCG@5 of validation users.
 
-    Three times the validation users are halved at random. For each bound a tilt is learned on one half and ``held``,
-    and the other half is measured; then the halves swap. Where no bound keeps enough, not even none (the genres alone),
-    nothing is tilted.
+    The validation users are halved at random three times. For each bound a tilt is learned on one half and ``held``,
+    and measured on the other half; then the halves swap. If no bound keeps enough, not even None (genres only), nothing
+    is tilted.
 
     Args:
         valid: candidates of the validation users.
@@ -220,7 +220,7 @@ def choose_tilt(
         held: candidates of further users who are neither trained nor tested on, possibly none.
         genres: genre matrix of the catalog (items, |G|).
         shares: t, from histories of users who are not tested.
-        caps: the bounds to try; those that the catalog cannot keep are left out.
+        caps: the bounds to try, except those infeasible for the catalog.
         seed: of the halves and of the draws.
     """
     items = len(genres)
@@ -254,13 +254,13 @@ def _halves(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _mean(tilts: Sequence[Tilt]) -> Tilt:
-    """The mean of penalties and favours; the shares are alike."""
+    """The mean of penalties and favours; the shares are equal."""
     penalty, favour = (np.mean([getattr(tilt, name) for tilt in tilts], axis=0) for name in ("penalty", "favour"))
     return Tilt(penalty, favour, tilts[0].shares)
 
 
 def ndcg(lists: np.ndarray, targets: np.ndarray) -> float:
-    """Mean of 1/log2(place + 2) of the targets in lists (n, k), places from 0; 0 where a target is not in its list."""
+    """Mean of 1/log2(position + 2) of the ``targets`` in ``lists`` (n, k), from 0; 0 for targets not in their list."""
     gain = 1 / np.log2(np.arange(lists.shape[1]) + 2)
     return float(((lists == targets[:, None]) * gain).sum(1).mean())
 
@@ -268,7 +268,7 @@ def ndcg(lists: np.ndarray, targets: np.ndarray) -> float:
 def marginal_offset(log_probs: np.ndarray, strength: float) -> np.ndarray:
     """-tau log of the mean p(y|x) over users who are not tested: an offset per item, (items,).
 
-    At tau = 1 items are ranked by their pointwise mutual information with the history, log p(y|x) / p(y).
+    At tau = 1 items are ranked by their pointwise mutual information with the history, log(p(y|x) / p(y)).
 
     Args:
         log_probs: normalised over the catalog (n, items).

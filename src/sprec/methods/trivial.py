@@ -1,4 +1,4 @@
-"""The floor of every comparison: recommend what is popular to all, or anything to anyone."""
+"""Trivial baselines: the same popular items for all, or random items."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sprec.methods.sampling import draw
 
 
 def popular_top_k(counts: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
-    """The ``k`` most frequent items for every example, ties by item id, -1 behind the last one, shape (n, k).
+    """The ``k`` most frequent items for every example, ties by item id, padded with -1, shape (n, k).
 
     Args:
         counts: occurrences of each item in the training data, shape (items,).
@@ -21,7 +21,7 @@ def popular_top_k(counts: np.ndarray, excluded: Excluded, k: int) -> np.ndarray:
 
 
 def random_top_k(rng: np.random.Generator, excluded: Excluded, k: int) -> np.ndarray:
-    """``k`` different random items for every example, -1 behind the last one, shape (n, k).
+    """``k`` different random items for every example, padded with -1, shape (n, k).
 
     Args:
         rng: source of randomness.

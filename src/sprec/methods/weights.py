@@ -1,6 +1,6 @@
 """Sample weights of the SFT: the re-weighting baseline RW, first half of IFairLRS (Jiang et al., WWW 2024).
 
-A sample weighs more where the targets of the training data under-represent its genres against the histories.
+A sample has a larger weight if its genres are rarer among the targets of the training data than in the histories.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sprec.system.errors import UserError
 
 Variant = Literal["correct", "ifairlrs", "official"]
 MICRO_BATCH = 4
-"""Samples that the research code puts through the model at once."""
+"""Samples of a micro-batch in the research code."""
 
 
 def reweighting(
@@ -27,22 +27,21 @@ def reweighting(
     counted: Split | None = None,
     normalise: bool = False,
 ) -> np.ndarray:
-    """Weight of each example: the mean of :func:`genre_weights` over its target's selected genres, shape
-    (n,).
+    """Weight of each example: the mean of :func:`genre_weights` over its target's selected genres, shape (n,).
 
-    1 where the target has none of the selected genres, and with ``equal`` everywhere: the control, in which RW differs
-    from SFT only in that each sample, not each token, counts the same.
+    It is 1 if the target has no selected genre, and always for ``equal``: this control differs from SFT only in that
+    all samples, not all tokens, count the same.
 
     Args:
         split: the examples that get a weight.
         catalog: the items and their genres.
         genres: the selected genres G.
         variant: how genres are counted, see :func:`genre_weights`.
-        counted: the examples whose genres are counted, all that there are to train on; by default ``split``.
+        counted: the examples whose genres are counted, usually all training examples; by default ``split``.
         normalise: scale the weights to mean 1.
 
     Raises:
-        UserError: no genres are selected, or no item that is counted has one.
+        UserError: no genres are selected, or no counted item has one.
     """
     if variant == "equal":
         return np.ones(len(split))
@@ -54,15 +53,16 @@ def reweighting(
 
 
 def genre_weights(split: Split, catalog: Catalog, genres: Sequence[str], variant: Variant = "correct") -> np.ndarray:
-    """w(g) = share of g among the history items / share of g among the targets, shape (|G|,).
+    """w(g) = share of g among the history items / share of g among the targets of a ``split``, shape (|G|,).
 
-    1 where no target has g. An item i adds a_i to each of its selected genres:
+    It is 1 if no target has g. An item i of the ``catalog`` adds a_i to each of its genres in ``genres`` (G), by
+    ``variant``:
 
-    * ``correct``: a_i = 1/|g_i ∩ G|, as the fairness metrics count;
-    * ``ifairlrs``: a_i = 1, as IFairLRS counts;
-    * ``official``: a_i = 1/|g_i| over all genres of the item, and the target counts are added on top of the
-      history counts, as the research code of SPRec does; this moves every weight close to 1. There the weights also act
-      on micro-batches: :func:`micro_batch_means`.
+    * ``correct``: a_i = 1/|g_i ∩ G|, as in the fairness metrics;
+    * ``ifairlrs``: a_i = 1, as in IFairLRS;
+    * ``official``: a_i = 1/|g_i| over all genres of the item, and the target counts are added to the history counts, as
+      in the research code of SPRec; this moves all weights close to 1. There the weights also act on micro-batches:
+      :func:`micro_batch_means`.
 
     Raises:
         UserError: no genres are selected, or no item of the split has one.
@@ -83,15 +83,15 @@ def genre_weights(split: Split, catalog: Catalog, genres: Sequence[str], variant
 
 
 def micro_batch_means(weights: Tensor, lengths: Tensor, size: int = MICRO_BATCH) -> tuple[Tensor, Tensor]:
-    """The weights of an optimiser step as the research code lets them act: on micro-batches, not on samples.
+    """The weights of an optimiser step with their effect in the research code: on micro-batches, not on samples.
 
-    Its loss of a micro-batch is mean(w) * mean(CE), where the second mean runs over all positions, padding included. So
-    every sample weighs the mean weight of its micro-batch, and its tokens are divided by the length of the longest one.
-    There the samples are shuffled; here those of a step are about equally long, so that its divisors are larger.
+    Its loss of a micro-batch is mean(w) * mean(CE), where the second mean runs over all positions, including padding.
+    So every sample has the mean weight of its micro-batch, and its tokens are divided by the length of the longest one.
+    There the samples are shuffled; here those of a step have similar lengths, so that its divisors are larger.
 
     Args:
         weights: of the samples of the step, in their order, (B,).
-        lengths: their tokens with loss, (B,).
+        lengths: the numbers of their tokens with loss, (B,).
         size: samples of a micro-batch; the last one may be smaller.
 
     Returns:
@@ -105,7 +105,7 @@ def micro_batch_means(weights: Tensor, lengths: Tensor, size: int = MICRO_BATCH)
 
 
 def _item_shares(catalog: Catalog, genres: Sequence[str], variant: Variant) -> np.ndarray:
-    """What each item adds to each selected genre, shape (items, |G|)."""
+    """The contribution of each item to each selected genre, shape (items, |G|)."""
     shares = catalog.genre_matrix(genres)
     if variant == "correct":
         return shares

@@ -64,12 +64,14 @@ def rank_votes(items: np.ndarray, log_probs: np.ndarray) -> list[int]:
 
 
 def _filled(ranked: list[list[int]], voted: np.ndarray, grounder: Grounder, k: int, excluded: Excluded) -> np.ndarray:
-    """Lists of k items: short ones go on with the items nearest to their first vote, and end in -1 without any."""
+    """Lists of k items: short ones are filled with the items nearest to their first vote, then padded with -1."""
     short = [row for row, items in enumerate(ranked) if len(items) < k]
     if short:
         first = [grounder.title_of(ranked[row][0] if ranked[row] else int(voted[row, 0])) for row in short]
         nearest = grounder.top_k(first, k, excluded.take(short))
         for row, items in zip(short, nearest.tolist(), strict=True):
-            further = dict.fromkeys(ranked[row] + [item for item in items if item >= 0])  # of k, enough have no votes
+            further = dict.fromkeys(
+                ranked[row] + [item for item in items if item >= 0]
+            )  # enough of the k have no votes
             ranked[row] = (list(further) + [-1] * k)[:k]
     return np.array(ranked, dtype=np.int64).reshape(len(ranked), k)

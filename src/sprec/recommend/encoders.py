@@ -21,9 +21,9 @@ class Encoder:
     """A text encoder.
 
     Attributes:
-        name: what is encoded how, weights included: the part of the cache key that tells encoders apart.
+        name: identifies the encoder in cache keys, including its weights.
         encode: texts to embeddings, float32, shape (n, d).
-        alone: whether the embedding of a text depends on this text alone.
+        alone: whether the embedding of a text depends on no other text.
     """
 
     name: str
@@ -35,8 +35,8 @@ def tfidf(titles: Sequence[str], width: int = 512) -> Encoder:
     """TF-IDF of character 2- to 4-grams, hashed to ``width`` columns, rows of length 1: needs no model.
 
     Args:
-        titles: the texts whose document frequencies weigh the n-grams, log((1 + n) / (1 + df)) + 1.
-        width: columns; more keep more n-grams apart.
+        titles: the texts whose document frequencies weight the n-grams, log((1 + n) / (1 + df)) + 1.
+        width: columns; with more, fewer n-grams collide.
     """
     frequency = sum(
         ((_counts(titles[start : start + 4096], width) > 0).sum(0) for start in range(0, len(titles), 4096)),
@@ -51,14 +51,14 @@ def tfidf(titles: Sequence[str], width: int = 512) -> Encoder:
 
 
 def sentence_transformers(name_or_path: str, device: str | None = None) -> Encoder:
-    """A sentence-transformers model, embeddings as they come (the research code of SPRec does not normalise).
+    """A sentence-transformers model, without normalisation of the embeddings (as in the research code of SPRec).
 
     Args:
         name_or_path: of the hub, or an absolute path.
-        device: where it runs; a GPU if there is one by default.
+        device: by default a GPU if there is one.
 
     Raises:
-        UserError: the extra is not installed, the model cannot be loaded, or it asks for code of the hub.
+        UserError: the extra is not installed, the model cannot be loaded, or it asks for code from the hub.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -83,7 +83,7 @@ def sentence_transformers(name_or_path: str, device: str | None = None) -> Encod
 
 
 def _counts(texts: Sequence[str], width: int) -> Tensor:
-    """Hashed n-gram counts, shape (n, width); a text is bounded by markers, so that beginnings differ from insides."""
+    """Hashed n-gram counts, shape (n, width); markers bound a text, so that its start and end are distinguished."""
     marked = [f"\x02{text.casefold()}\x03" for text in texts]
     row = np.repeat(np.arange(len(texts)), [len(text) for text in marked])
     code = np.frombuffer("".join(marked).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)

@@ -1,7 +1,7 @@
-"""Top-k items straight from the model: the titles that are most probable under it, found exactly.
+"""Top-k items straight from the model: the most probable titles, found exactly.
 
-A title counts with the log-probability of its tokens as the tokenizer writes them, quotes, newline and end token
-included, over the whole vocabulary. Items that share a title share its log-probability.
+The score of a title is the log-probability of its tokens over the whole vocabulary, including quotes, newline and end
+token. Items that share a title share its log-probability.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from sprec.methods.exclusion import Excluded
 from sprec.prompts import PromptBuilder
 
 _POOL = 32
-"""Hypotheses remembered per beam. A trained 2M model reads 120 to find 5 titles of 4,058, all of them for certain."""
+"""Hypotheses kept per beam. A trained 2M model reads 120 to find 5 titles of 4,058, all of them with certainty."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class RankedItems:
     """Top-k items of n cases with their scores.
 
     Attributes:
-        items: different item ids, best first, ties by id, (n, k); -1 where none is left, or none with a probability.
-        log_probs: log-probability of each one's title, or its score where something guided the search, (n, k).
+        items: different item ids, best first, ties by id, (n, k); padded with -1.
+        log_probs: log-probability of each one's title, or its score if the search was guided, (n, k).
         certain: whether it is proven that no other item is better, (n,).
     """
 
@@ -36,7 +36,7 @@ class RankedItems:
 
 
 def catalog_trie(policy: Policy, builder: PromptBuilder) -> Trie:
-    """The trie of all answers that name an item, item i under the id i, on the policy's device."""
+    """The trie of all answers of a ``builder`` that name an item, item i with the id i, on the ``policy``'s device."""
     answers = [builder.respond(title) for title in builder.catalog.titles]
     return Trie.of(policy.encode_completions(answers)).to(policy.device)
 
@@ -61,9 +61,9 @@ def rank_items(
         excluded: what each list leaves out.
         trie: of :func:`catalog_trie`.
         k: items per case.
-        beams: hypotheses read at once, never fewer than items are looked for.
+        beams: hypotheses read at once, at least ``k``.
         guide: changes the scores (D3).
-        best_first: go back to hypotheses that fell behind, until the result is proven; off is plain beam search.
+        best_first: return to hypotheses that fell behind until the result is proven; False is plain beam search.
         budget: tokens per batch.
     """
     beams = max(beams, k)

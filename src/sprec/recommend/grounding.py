@@ -1,4 +1,4 @@
-"""Grounding: generated text to the items whose titles are closest in an embedding space (BIGRec, step 2)."""
+"""Grounding: from generated texts to the items whose titles are nearest in an embedding space (BIGRec, step 2)."""
 
 import json
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from sprec.system.progress import bar, say
 
 _BATCH = 4096
 _CHOICES = 4
-"""Sets of barred items for which an index of the others is kept."""
+"""Number of sets of barred items for which an index is kept."""
 
 
 class _Titles:
-    """Titles to search, and the items that carry them.
+    """Titles to search, and their items.
 
-    The k nearest titles suffice for the k nearest items: titles are numbered by their lowest item, so every title that
-    is ranked before another one has an item before all items of the other.
+    The k nearest titles suffice for the k nearest items: titles are numbered by their lowest item, so a title that is
+    ranked before another one has an item before all items of the other.
 
     Args:
         embeddings: of all titles of the catalog, float32, shape (titles, d).
-        title_of_item: which of them each item carries, shape (items,).
+        title_of_item: the index of each item's title, shape (items,).
         allowed: the items to find, ascending.
     """
 
@@ -49,7 +49,7 @@ class _Titles:
         self._carriers = np.bincount(number, minlength=len(titles))
 
     def search(self, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` nearest items by (distance, item id), and squared distances, both (n, k); k of them exist."""
+        """The ``k`` nearest items by (distance, item id), and squared distances, both (n, k); there are at least k."""
         found, distances = (part.cpu().numpy() for part in self.index.search(queries, min(k, len(self._carriers))))
         count = self._carriers[found].ravel()
         ends = np.cumsum(count)
@@ -63,7 +63,7 @@ class _Titles:
 
 
 class Grounder:
-    """Generated texts to the top-k items of a catalog by L2 distance of embeddings.
+    """Finds the top-k items of a catalog for generated texts by L2 distance of embeddings.
 
     Args:
         encoder: the text encoder, the same for titles and generated texts.
@@ -87,23 +87,23 @@ class Grounder:
         return embeddings
 
     def title_of(self, item: int) -> str:
-        """The title of an item of this catalog."""
+        """The title of an ``item``."""
         return self.catalog.titles[item]
 
     def top_k(self, texts: Sequence[str], k: int, excluded: Excluded | None = None) -> np.ndarray:
-        """The items of :meth:`nearest`, shape (n, k); takes what it does."""
+        """The items of :meth:`nearest` for ``texts``, ``k`` and ``excluded``, shape (n, k)."""
         return self.nearest(texts, k, excluded)[0]
 
     def nearest(self, texts: Sequence[str], k: int, excluded: Excluded | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` items nearest to each text, nearest first, ties by item id, and how far they are.
+        """The ``k`` items nearest to each text, nearest first, ties by item id, and their distances.
 
         Args:
-            texts: generated titles; an empty one stands for the word NAN. Equal texts are encoded once.
+            texts: generated titles; an empty one is read as NAN. Equal texts are encoded once.
             k: items per text.
             excluded: items to leave out; nothing by default.
 
         Returns:
-            Items, -1 where fewer are left, and L2 distances, inf where there is no item; both of shape (n, k).
+            Items, padded with -1, and L2 distances, padded with inf; both of shape (n, k).
         """
         items = len(self._title_of_item)
         without = excluded or Excluded.of(nothing_excluded(len(texts), items), items)
@@ -114,7 +114,7 @@ class Grounder:
         return at_places(ranked[row], places, -1), np.sqrt(at_places(far[row], places, np.inf))
 
     def _ranked(self, texts: Sequence[str], k: int, barred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` nearest items of distinct texts that are not barred, and squared distances, shape (n, k)."""
+        """The ``k`` nearest items to distinct texts that are not barred, and squared distances, shape (n, k)."""
         if not texts or not k:
             return np.zeros((len(texts), k), dtype=np.int64), np.zeros((len(texts), k))
         queries = self.encoder.encode(texts).float()
@@ -123,7 +123,7 @@ class Grounder:
         return self._titles(barred).search(queries, k)
 
     def _titles(self, barred: np.ndarray) -> _Titles:
-        """What is not barred, ready to search; the last few choices are kept."""
+        """The index of the items that are not barred; the last few are kept."""
         key = barred.tobytes() if barred.any() else b""
         if key not in self._known:
             others = [name for name in self._known if name]
@@ -134,14 +134,14 @@ class Grounder:
 
 
 def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The different texts in order of appearance, and for each text which of them it is."""
+    """The distinct texts in order of appearance, and the index of each text among them."""
     number: dict[str, int] = {}
     which = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
     return list(number), which
 
 
 def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | None) -> Tensor:
-    """Embeddings of the titles, float32 on the CPU, shape (titles, d); from the cache where it has them."""
+    """Embeddings of the titles, float32 on the CPU, shape (titles, d); from the cache if it has them."""
     if cache is None:
         return _encode(encoder, titles)
     key = sha256(encoder.name.encode())
@@ -159,7 +159,7 @@ def _title_embeddings(encoder: Encoder, titles: Sequence[str], cache: Path | Non
 
 
 def _encode_new(encoder: Encoder, titles: Sequence[str], cache: Path) -> Tensor:
-    """Embeddings of the titles; those that a cached catalog has in common with this one are not encoded again."""
+    """Embeddings of the titles; those that a cached catalog shares with this one are not encoded again."""
     found: dict[bytes, Tensor] = {}
     for file in sorted(cache.glob("*.safetensors")) if encoder.alone else ():
         found |= _known_titles(file, encoder)
@@ -175,7 +175,7 @@ def _encode_new(encoder: Encoder, titles: Sequence[str], cache: Path) -> Tensor:
 
 
 def _known_titles(file: Path, encoder: Encoder) -> dict[bytes, Tensor]:
-    """The embeddings in a cache file of this encoder, by the digest of their titles; none where it has no digests."""
+    """The embeddings in a cache file of this encoder, by the digest of their titles; none if it has no digests."""
     try:
         with safe_open(file, framework="pt") as content:
             about = json.loads((content.metadata() or {}).get("about", "{}"))
@@ -199,7 +199,7 @@ def _encode(encoder: Encoder, titles: Sequence[str]) -> Tensor:
         for start in range(0, len(titles), _BATCH):
             batch = titles[start : start + _BATCH]
             part = encoder.encode(batch).float().cpu()
-            if not start:  # as large as all of them, not held twice as a list of parts would be
+            if not start:  # allocated once: a list of parts would take twice the memory
                 embeddings = part.new_empty(len(titles), part.shape[1])
             embeddings[start : start + len(batch)] = part
             progress.advance(len(batch))
@@ -207,7 +207,7 @@ def _encode(encoder: Encoder, titles: Sequence[str]) -> Tensor:
 
 
 def _read(file: Path, rows: int, key: str) -> Tensor | None:
-    """The cached embeddings, or None where they are absent, damaged or of other titles or another encoder."""
+    """The cached embeddings, or None if they are missing, damaged, or of other titles or another encoder."""
     if not file.is_file():
         return None
     try:
@@ -222,7 +222,7 @@ def _read(file: Path, rows: int, key: str) -> Tensor | None:
 
 
 def _write(file: Path, embeddings: Tensor, key: str, encoder: Encoder, titles: Sequence[str]) -> None:
-    """Write the cache file whole or not at all; several processes may do so at once, and find the same."""
+    """Write the cache file, completely or not at all; several processes may do so at once, with the same content."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with storage.replacing_file(file) as scratch:
@@ -234,7 +234,7 @@ def _write(file: Path, embeddings: Tensor, key: str, encoder: Encoder, titles: S
 
 
 def _digest(embeddings: Tensor, titles: Tensor, key: str) -> str:
-    """The hash of embeddings and of what they are of: a whole file of other titles is none of these."""
+    """The hash of embeddings together with their titles and encoder: an intact file of other titles does not match."""
     content = sha256(key.encode())
     content.update(embeddings.contiguous().numpy().data)
     content.update(titles.contiguous().numpy().data)

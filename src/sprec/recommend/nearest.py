@@ -1,11 +1,11 @@
-"""Exact nearest rows by L2 distance: a quick matrix product proposes candidates, float64 decides.
+"""Exact nearest rows by L2 distance: a fast matrix product proposes candidates, float64 decides.
 
-The k-th smallest of the minima of disjoint blocks of rows is at least the k-th smallest value of all. So whatever is
-near enough to matter, with a bound on rounding, lies in the few blocks whose minimum is: nothing is sorted but minima.
+The k-th smallest of the minima of disjoint blocks of rows is at least the k-th smallest value of all. So all rows that
+are near enough, with a bound on rounding, are in the few blocks whose minimum is: only minima are sorted.
 
-The product is in float32; where many queries come at once and the processor multiplies bf16 matrices faster, first in
-bf16. That is about three times as fast with matrix units, but rounds more, so it leaves more candidates. A query with
-too many goes to the next product.
+The product is in float32; with many queries, and a processor that multiplies bf16 matrices faster, bf16 is tried first.
+That is about three times as fast with matrix units, but its rounding leaves more candidates. Queries with too many are
+repeated in float32.
 """
 
 from collections.abc import Iterator
@@ -19,18 +19,18 @@ from torch import Tensor
 
 from sprec.system.hardware import cpu_prefers_bf16
 
-_Precision = Literal["bf16", "ieee"]  # of the factors; products are added up in float32
-_MANY = 64  # queries from which on a product in bf16 saves more than its preparation takes
+_Precision = Literal["bf16", "ieee"]  # of the factors; products are summed in float32
+_MANY = 64  # with fewer queries preparing the product in bf16 costs more than it saves
 _QUERIES = 512
-_PROPOSALS = 7 << 20  # float32 numbers held at once by the matrix product: 28 MiB; 32 would be mapped anew each time
-_DIFFERENCES = 1 << 17  # float64 numbers held at once by the exact distances: 1 MiB, about what a core caches
-_BLOCK = 32  # neighbouring rows of which the smallest value stands for all, at most
-_CROWD = 8  # candidates for each row wanted, beyond as many as a block has: more are too many
-_SETTING = Lock()  # the precision is one of the whole process: two threads must not put back each other's
+_PROPOSALS = 7 << 20  # float32 numbers of a matrix product: 28 MiB; malloc would map 32 MiB anew each time
+_DIFFERENCES = 1 << 17  # float64 numbers of the exact distances: 1 MiB, about a core's cache
+_BLOCK = 32  # maximum number of neighbouring rows in a block
+_CROWD = 8  # maximum candidates per row wanted, beyond those of a block
+_SETTING = Lock()  # the precision is a setting of the process: threads must not restore each other's
 
 
 class FlatIndex:
-    """Rows to search, with what every search needs of them.
+    """Rows to search, with what every search needs to know about them.
 
     Args:
         rows: float32, shape (m, d), m >= 1.
@@ -73,7 +73,7 @@ class FlatIndex:
     def _search_block(self, queries: Tensor, k: int, precision: _Precision) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest rows and their distances, and which queries have too many candidates, (n,).
 
-        Of those queries there are no rows, and no distance but one that k rows are not farther than.
+        Those queries have no rows, and as distance only an upper bound for k rows.
         """
         off, most = self._off(queries, precision), _CROWD * k + _BLOCK
         with _multiplying(precision, queries.device):
@@ -95,7 +95,7 @@ class FlatIndex:
         return indices, distances, crowded
 
     def _scan(self, query: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest rows of one query, (d,), among all that are no farther than the largest known distance, (k,)."""
+        """The nearest rows to one query, (d,), among all within the largest known distance, (k,)."""
         with _multiplying("ieee", query.device):
             own = torch.addmv(self._norms, self.rows, query, alpha=-2)
         limit = known.max() - query.double().square().sum() + self._off(query[None], "ieee")
@@ -105,11 +105,11 @@ class FlatIndex:
         return indices[0], distances[0]
 
     def _off(self, queries: Tensor, precision: _Precision) -> Tensor:
-        """How far a product may be off in |row|^2 - 2 query.row, shape (n,).
+        """A bound of the error of a product in |row|^2 - 2 query.row, shape (n,).
 
-        A dot product of length d is off by at most d u |query| |row|, u = 2^-24, in whatever order it is summed
+        The error of a dot product of length d is at most d u |query| |row|, u = 2^-24, in any order of summation
         (Higham 2002, Eq. 3.5). With factors rounded to q' and r': q.r - q'.r' = (q - q').r + q'.(r - r'), and both
-        are at most the products of the lengths.
+        terms are at most the products of the lengths.
         """
         longest = self._longest
         off: Tensor = (queries.shape[1] + 4) * 2.0**-24 * (longest.square() + 2 * longest * queries.norm(dim=1))
@@ -121,14 +121,14 @@ class FlatIndex:
 
     @cached_property
     def _lost(self) -> Tensor:
-        """The largest length that a row loses when it is rounded to bf16."""
+        """The largest norm of the rounding error of a row in bf16."""
         return torch.stack([part.bfloat16().float().sub_(part).norm(dim=1).max() for part in self._chunks]).max()
 
 
 @contextmanager
 def _multiplying(precision: _Precision, device: torch.device) -> Iterator[None]:
-    """Inside the block float32 matrices are multiplied with factors of this precision, whatever the process has set."""
-    backends: Any = torch.backends  # their settings have no types
+    """Inside the block float32 matrices are multiplied with factors of this precision, whatever is set elsewhere."""
+    backends: Any = torch.backends  # untyped
     backend = backends.cuda.matmul if device.type == "cuda" else backends.mkldnn.matmul
     with _SETTING:
         before, backend.fp32_precision = backend.fp32_precision, precision
@@ -141,11 +141,11 @@ def _multiplying(precision: _Precision, device: torch.device) -> Iterator[None]:
 def _candidates(
     queries: Tensor, rows: Tensor, norms: Tensor, k: int, off: Tensor, most: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All rows that may be among the ``k`` with the smallest |row|^2 - 2 query.row, though a product is off by ``off``.
+    """All rows that may be among the ``k`` with the smallest |row|^2 - 2 query.row, given errors of up to ``off``.
 
     Returns:
         Pairs by number of query and row, ordered by both, and their values in the product; a value that at least k rows
-        of each query do not exceed, (n,); and which queries have candidates in more than ``most`` blocks, (n,), of
+        of each query do not exceed, (n,); and which queries have candidates in more than ``most`` blocks, (n,), for
         which some are missing.
     """
     n = len(queries)
@@ -164,7 +164,9 @@ def _candidates(
         product[:, len(chunk) :] = torch.inf
         minima = blocks.amin(2)
         best = torch.cat([best, minima], 1).topk(k, dim=1, largest=False, sorted=False).values
-        limit = (best.amax(1) + 2 * off).clamp(max=torch.finfo(best.dtype).max)  # less than what fills the last chunk
+        limit = (best.amax(1) + 2 * off).clamp(
+            max=torch.finfo(best.dtype).max
+        )  # less than the padding of the last chunk
         near = minima <= limit[:, None]
         seen += near.sum(1)
         query, block = (near & (seen <= most)[:, None]).nonzero(as_tuple=True)
@@ -178,11 +180,11 @@ def _candidates(
 
 
 def _distances(queries: Tensor, rows: Tensor, query: Tensor, row: Tensor) -> Tensor:
-    """Squared distances of pairs, by number of query and row, in float64, shape (pairs,)."""
+    """Squared distances of pairs (numbers of query and row) in float64, shape (pairs,)."""
     step, exact = max(1, _DIFFERENCES // max(1, rows.shape[1])), queries.double()
     parts = []
     for left, right in zip(torch.split(query, step), torch.split(row, step), strict=True):
-        # twice as fast as brackets, and as a difference of two types
+        # twice as fast as indexing, and as a difference of two types
         parts.append(rows.index_select(0, right).double().sub_(exact.index_select(0, left)).square_().sum(1))
     return torch.cat(parts)
 

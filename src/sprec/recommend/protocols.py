@@ -1,6 +1,6 @@
 """The protocols, from a model to top-k items, as rows of one table. Naming one imports no model library.
 
-A new protocol is a new row of :data:`PROTOCOLS`. What it reads and needs stands there: checks, keys of stages, labels,
+A new protocol is a new row of :data:`PROTOCOLS`, with what it reads and needs: checks, keys of stages, labels,
 ``--protocols`` and the documentation derive from it.
 """
 
@@ -31,15 +31,15 @@ class Recommendations:
     """Top-k lists.
 
     Attributes:
-        items: item ids, best first, shape (n, k); -1 where there is no k-th item.
+        items: item ids, best first, shape (n, k); padded with -1.
         titles: the title that the model generated for each case, empty for protocols that choose items directly.
-        log_probs: log-probability of each item's title under the model, in nats, shape (n, k), -inf where there is no
-            item; None for protocols that know none.
-        samples: all sampled titles, case by case, of protocols that ask for several per case.
+        log_probs: log-probability of each item's title under the model, in nats, shape (n, k), padded with -inf; None
+            for protocols without them.
+        samples: all sampled titles, case by case, for protocols with several per case.
         proven: whether it is proven that no better list exists, shape (n,); None for protocols without a search.
-        scores: what the items are ranked by, higher is better, shape (n, k), -inf where there is no item; None for
-            protocols without a ranking of their own.
-        popular: which lists are by popularity because there is no history, shape (n,), bool; None where nobody looked.
+        scores: what the items are ranked by, higher is better, shape (n, k), padded with -inf; None for protocols
+            without scores.
+        popular: which lists are by popularity because there is no history, shape (n,), bool; None if not checked.
     """
 
     items: np.ndarray
@@ -52,7 +52,7 @@ class Recommendations:
 
 
 class Need(Flag):
-    """What a protocol works with, beside the examples."""
+    """What a protocol needs besides the examples."""
 
     NOTHING = 0
     MODEL = auto()
@@ -72,7 +72,7 @@ class Need(Flag):
 
 @dataclass(frozen=True)
 class Context:
-    """What is at hand for some examples. Callables make what they return on the first call.
+    """The input of a protocol for n examples. Callables make what they return on the first call.
 
     Attributes:
         examples: the cases.
@@ -87,8 +87,8 @@ class Context:
         sasrec: the sequential recommender of the run.
         knn: neighbours of the items in the training data.
         counts: occurrences of each item in the training data, shape (items,).
-        twins: each item that shares its title to all items that carry it.
-        journal: a folder that remembers finished batches, for protocols that generate titles.
+        twins: each item that shares its title, to all items with this title.
+        journal: a folder that keeps finished batches, for protocols that generate titles.
         barred: items that no list may contain, shape (items,), bool; None for none.
         blocked: further items that each list leaves out, padded with the size of the catalog, shape (n, width).
     """
@@ -114,7 +114,7 @@ class Context:
     def excluded(self) -> Excluded:
         """The items that each list leaves out.
 
-        A seen title leaves out every item that carries it: no list can tell them apart.
+        A title in the history excludes every item with this title, as users could not tell them apart.
         """
         seen = excluded_items(self.examples, self.items, history=self.settings.exclude_history, target=False)
         own = with_twins(seen, self.items, self.twins)
@@ -129,9 +129,9 @@ class Protocol:
 
     Attributes:
         about: one line for the documentation.
-        words: how tables and figures call it.
-        reads: the settings under ``recommend`` that it reads, beside :data:`ALWAYS_READ`.
-        needs: what it works with.
+        words: its name in tables and figures.
+        reads: the settings under ``recommend`` that it reads, besides :data:`ALWAYS_READ`.
+        needs: what it needs besides the examples.
         lists: makes the lists.
         tilted: whether its scores are log-probabilities up to a constant of each case, to which a tilt can be added.
     """
@@ -207,7 +207,7 @@ def _guided(context: Context, k: int) -> "RankedItems":
 
 def _d3(context: Context) -> Recommendations:
     found = _guided(context, context.settings.top_k)
-    return Recommendations(found.items, scores=found.log_probs)  # these are no log-probabilities
+    return Recommendations(found.items, scores=found.log_probs)  # not log-probabilities
 
 
 def _d3_grounded(context: Context) -> Recommendations:
@@ -301,7 +301,7 @@ def check_protocol(recipe: Recipe) -> None:
 
 
 def needs_of(settings: Recommend) -> Need:
-    """What the protocol of these settings works with: a guide without a say (``alpha`` is 1) is not needed.
+    """What the protocol of these settings needs; no SASRec if it has no weight (``alpha`` is 1).
 
     Args:
         settings: those of recommending.
@@ -311,7 +311,7 @@ def needs_of(settings: Recommend) -> Need:
 
 
 def is_read(name: str, settings: Recommend) -> bool:
-    """Whether the protocol of these settings reads a setting among those that affect lists and metrics.
+    """Whether the protocol of these settings reads a setting that can affect lists and metrics.
 
     Args:
         name: dotted, such as ``recommend.beams``.
@@ -329,7 +329,7 @@ def is_read(name: str, settings: Recommend) -> bool:
 
 
 def is_tilted(settings: Recommend) -> bool:
-    """Whether lists are made from scores with a tilt.
+    """Whether lists are made with a tilt.
 
     Args:
         settings: those of recommending.
@@ -338,7 +338,7 @@ def is_tilted(settings: Recommend) -> bool:
 
 
 def words_of(settings: Recommend) -> str:
-    """How tables and figures call the protocol of these settings.
+    """The name of the protocol of these settings in tables and figures.
 
     Args:
         settings: those of recommending.
@@ -348,7 +348,7 @@ def words_of(settings: Recommend) -> str:
 
 
 def of_language_models() -> tuple[str, ...]:
-    """The protocols that every language model can use by itself, without a recommender beside it."""
+    """The protocols that need a language model and no other recommender."""
     return tuple(name for name, row in PROTOCOLS.items() if Need.MODEL in row.needs and Need.SASREC not in row.needs)
 
 
