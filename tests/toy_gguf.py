@@ -23,7 +23,12 @@ _OTHERS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_
 
 
 def write_gguf(
-    checkpoint: Path, file: Path, *, drop: Collection[str] = (), rename: Mapping[str, str] | None = None
+    checkpoint: Path,
+    file: Path,
+    *,
+    drop: Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    add: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a Llama checkpoint as GGUF, matrices quantised to Q8_0.
 
@@ -32,6 +37,7 @@ def write_gguf(
         file: to write.
         drop: GGUF names of tensors to leave out.
         rename: GGUF names to other ones.
+        add: further tensors by their GGUF names.
     """
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     config = model.config
@@ -54,6 +60,8 @@ def write_gguf(
         renamed = _name(name)
         if renamed not in drop:
             _add_tensor(writer, (rename or {}).get(renamed, renamed), value.numpy(), heads)
+    for name, value in (add or {}).items():
+        _add_tensor(writer, name, value, None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

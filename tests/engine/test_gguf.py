@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -63,6 +64,15 @@ def test_a_tensor_that_is_missing_or_renamed_is_an_error(
 ) -> None:
     file = write_gguf(checkpoint("llama"), tmp_path / "toy.gguf", **faults)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=told):
+        import_gguf(file, tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.gguf"]
+
+
+@pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.7.attn_norm.weight"])
+def test_a_tensor_that_the_model_has_no_place_for_is_an_error(checkpoint: Make, tmp_path: Path, name: str) -> None:
+    """Transformers leaves it out without a word, and the model would be another one."""
+    file = write_gguf(checkpoint("llama"), tmp_path / "toy.gguf", add={name: np.ones(32, dtype=np.float32)})
+    with pytest.raises(UserError, match=f"toy.gguf cannot be imported: left over: {name}$"):
         import_gguf(file, tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.gguf"]
 

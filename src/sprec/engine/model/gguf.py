@@ -49,6 +49,7 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
     quantised, info = loaded
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         _require_none(file, key, info[key])
+    _require_all_taken(file, quantised, sum(about["weights"].values()))
     for key in ("is_local", "local_files_only"):  # options of loading that must not be saved
         tokenizer.init_kwargs.pop(key, None)
     _plain(file, quantised).save_pretrained(folder)
@@ -90,6 +91,25 @@ def _require_none(file: Path, kind: str, names: Any) -> None:
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         raise UserError(f"{file} cannot be imported: {kind.replace('_', ' ')} {shown}")
+
+
+def _require_all_taken(file: Path, model: PreTrainedModel, stored: int) -> None:
+    """Transformers does not tell which tensors of a file its model has no place for, so their numbers are counted.
+
+    Raises:
+        UserError: the file has other numbers than the model; names the tensors that the model does not know.
+    """
+    taken = sum(value.numel() for value in model.parameters())
+    if taken == stored:
+        return
+    from gguf import GGUFReader
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    make: Any = TENSOR_PROCESSORS.get(model.config.model_type, TensorProcessor)
+    processor = make(config=model.config.to_dict())
+    known = get_gguf_hf_weights_map(model, processor)
+    _require_none(file, "left over:", [tensor.name for tensor in GGUFReader(file).tensors if tensor.name not in known])
+    raise UserError(f"{file} cannot be imported: it has {stored:,} parameters, and its architecture {taken:,}")
 
 
 def _plain(file: Path, quantised: PreTrainedModel) -> PreTrainedModel:
