@@ -12,6 +12,7 @@ from sprec.runs import Recommender, run
 from sprec.runs.recipes import resolve
 from sprec.serve import batch, users
 from sprec.serve.batch import Choice, recommend_to_all
+from sprec.system import storage
 from sprec.system.errors import UserError
 from toy_runs import Cli
 
@@ -131,6 +132,47 @@ def test_a_stopped_call_goes_on_and_other_settings_begin_again(
     ours, theirs = by_user(pl.read_parquet(out)), by_user(pl.read_parquet(tmp_path / "log.parquet"))
     assert ours == theirs
     assert not parts.exists()
+
+
+def test_a_call_that_was_killed_before_it_removed_its_pieces_removes_them(
+    shop: Path, recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, log = tmp_path / "recs.csv", shop / "orders.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "discard", lambda _: None)
+        counts = recommend_to_all(recommender, out, log=log, k=2)
+    whole = out.read_bytes()
+    assert recommend_to_all(recommender, out, log=log, k=2) == counts
+    assert [path.name for path in tmp_path.iterdir()] == ["recs.csv"]
+    assert out.read_bytes() == whole
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "discard", lambda _: None)
+        recommend_to_all(recommender, out, log=log, k=2, overwrite=True)
+    out.write_text("edited by hand")
+    with pytest.raises(UserError, match="already exists"):
+        recommend_to_all(recommender, out, log=log, k=2)
+
+
+def test_a_call_that_was_killed_at_once_is_made_anew(shop: Path, recommender: Recommender, tmp_path: Path) -> None:
+    parts = tmp_path / "recs.csv.parts"
+    parts.mkdir()
+    for name in (".lock", ".key.json.01234567.tmp"):
+        (parts / name).touch()
+    assert recommend_to_all(recommender, tmp_path / "recs.csv", log=shop / "orders.csv", k=2).users == 40
+
+
+def test_a_spreadsheet_computes_nothing_of_a_csv(toy_data: Path, tmp_path: Path) -> None:
+    """Titles and ids of users are texts from anywhere; ids that are numbers stay what they are."""
+    names = ["=cmd|' /C calc'!A0", "@SUM(A1)", "+1 for tea", "-5", "-5.5", "tea", "\t=1"]
+    lines = [{"user": name, "history": ["Alien (1979)"]} for name in names]
+    (tmp_path / "users.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, lines)))
+    run(resolve("demo", ["method=popularity", "cases=10"]), Dataset.load(toy_data), tmp_path / "run")
+    recommender = Recommender.load(tmp_path / "run")
+    for suffix in ("csv", "jsonl"):
+        recommend_to_all(recommender, tmp_path / f"r.{suffix}", histories=tmp_path / "users.jsonl", k=1)
+    told = pl.read_csv(tmp_path / "r.csv", infer_schema=False)["user"].to_list()
+    assert told == ["'=cmd|' /C calc'!A0", "'@SUM(A1)", "'+1 for tea", "-5", "-5.5", "tea", "'\t=1"]
+    assert pl.read_ndjson(tmp_path / "r.jsonl")["user"].to_list() == names
 
 
 def test_mistakes_are_one_line_and_touch_nothing(shop: Path, recommender: Recommender, tmp_path: Path) -> None:

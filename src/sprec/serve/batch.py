@@ -1,6 +1,5 @@
 """Lists for all users, written to one file: some users at a time, resumable, in memory that does not grow."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,9 +18,12 @@ from sprec.serve.users import CHUNK, User, Users, of_file, of_log
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.parquet import write_parquet
+from sprec.system.paths import require_path
 from sprec.system.progress import bar, say
 
 FORMATS = (".parquet", ".csv", ".jsonl")
+_JOINED = "joined.json"
+"""Of the pieces: the file that was made of them."""
 _COLUMNS = {
     "user": pl.String, "rank": pl.Int64, "item": pl.Int64, "source_id": pl.String, "title": pl.String,
     "score": pl.Float64,
@@ -152,9 +154,10 @@ def recommend_to_all(
 ) -> Counts:
     """Write lists for every user of a log, or of a file of histories; the same call again resumes.
 
-    Columns: user, rank (from 1), item (the row of the catalog), source_id, title, score. Scores are what the protocol
-    ranks by; there are none in random lists, and in those by popularity of users without a history. Users for whom no
-    item is left have no rows.
+    Columns: user, rank (from 1), item (the row of the catalog), source_id, title, score. In CSV, a text that a
+    spreadsheet would compute as a formula begins with an apostrophe. Scores are what the protocol ranks by; there are
+    none in random lists, and in those by popularity of users without a history. Users for whom no item is left have no
+    rows.
 
     Args:
         recommender: the run.
@@ -173,17 +176,18 @@ def recommend_to_all(
     """
     if out.suffix not in FORMATS:
         raise UserError(f"{out}: lists are written as {', '.join(FORMATS)}; name such a file")
-    if out.exists() and not (overwrite and out.is_file()):
+    parts = require_path(out.with_name(f"{out.name}.parts"))
+    storage.sweep(out.parent, parts.name)
+    if out.exists() and not (overwrite and out.is_file()) and not _is_of(out, parts):
         raise UserError(f"{out} already exists; name another file" + ("" if overwrite else ", or pass --overwrite"))
     if (log is None) == (histories is None):
         raise UserError("recommend to the users of a log or to those of a file of histories: one of them")
     batch = _batch(recommender, log, histories, k, choice or Choice(), unknown)
-    parts, key = out.with_name(f"{out.name}.parts"), batch.key()
     with ExitStack() as held, storage.writing(out, "the same command goes on where it stopped"):
-        _open(parts, key, held)
+        _open(parts, batch.key(), held)
         counts = reduce(Counts.__add__, _pieces(batch, parts), Counts())
-        _join(sorted(parts.glob("*.parquet")), out)
-        shutil.rmtree(parts)
+        _join(parts, out)
+        storage.discard(parts)
     return counts
 
 
@@ -228,10 +232,18 @@ def permitted(recommender: Recommender, choice: Choice) -> tuple[list[int], dict
     return np.flatnonzero(~barred).tolist(), blocked.by_user if blocked else {}
 
 
+def _is_of(out: Path, parts: Path) -> bool:
+    """Whether a file was joined of pieces that are still there: the call was killed before it removed them."""
+    try:
+        return bool(storage.read_json(parts / _JOINED) == {"sha256": storage.hash_of(out)})
+    except (OSError, ValueError):
+        return False
+
+
 def _open(parts: Path, key: str, held: ExitStack) -> None:
     """The folder of the pieces: that of a stopped call with the same key, or a new one."""
     about = parts / "key.json"
-    if parts.exists() and not about.is_file() and any(parts.iterdir()):
+    if parts.exists() and not about.is_file() and not all(_is_trace(entry.name) for entry in parts.iterdir()):
         raise UserError(f"{parts} is not a folder of unfinished lists; nothing was touched; choose another -o")
     parts.mkdir(parents=True, exist_ok=True)
     owner = storage.lock(parts / ".lock", held)
@@ -247,6 +259,11 @@ def _open(parts: Path, key: str, held: ExitStack) -> None:
         for old in [*parts.glob("*.parquet"), *parts.glob("[0-9]*.json")]:
             old.unlink()
         storage.write_json(about, {"key": key})
+
+
+def _is_trace(name: str) -> bool:
+    """Whether this is what a call that was killed at its very beginning leaves."""
+    return name == ".lock" or storage.is_leftover(name)
 
 
 def _pieces(batch: Batch, parts: Path) -> "list[Counts]":
@@ -284,17 +301,27 @@ def _counts(users: Sequence[User], found: Recommendations) -> Counts:
     )
 
 
-def _join(parts: Sequence[Path], out: Path) -> None:
+def _for_spreadsheets(name: str) -> pl.Expr:
+    """A column of texts of which none is computed as a formula; numbers stay."""
+    text = pl.col(name)
+    formula = text.str.contains(r"^[=+\-@\t\r]") & ~text.str.contains(r"^[+-]?\d+(\.\d+)?$")
+    return pl.when(formula).then("'" + text).otherwise(text).alias(name)
+
+
+def _join(parts: Path, out: Path) -> None:
     """All pieces as one file, streamed."""
-    if parts:
-        table: Any = pl.scan_parquet([part.absolute() for part in parts], glob=False)
+    pieces = [piece.absolute() for piece in sorted(parts.glob("*.parquet"))]
+    if pieces:
+        table: Any = pl.scan_parquet(pieces, glob=False)
     else:
         table = pl.LazyFrame(schema=_COLUMNS)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with storage.replacing_file(out) as scratch, scratch.open("wb") as file:
-        if out.suffix == ".parquet":
-            table.sink_parquet(file)
-        elif out.suffix == ".csv":
-            table.sink_csv(file)
-        else:
-            table.sink_ndjson(file)
+    with storage.replacing_file(out) as scratch:
+        with scratch.open("wb") as file:
+            if out.suffix == ".parquet":
+                table.sink_parquet(file)
+            elif out.suffix == ".csv":
+                table.with_columns(_for_spreadsheets(name) for name in ("user", "source_id", "title")).sink_csv(file)
+            else:
+                table.sink_ndjson(file)
+        storage.write_json(parts / _JOINED, {"sha256": storage.hash_of(scratch)})

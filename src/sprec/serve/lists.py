@@ -70,7 +70,7 @@ def _rows(file: Path, meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         if file.suffix == ".parquet" or len(table.columns) > 1:
             there = ", ".join(table.columns)
             raise UserError(f'{file} has no column "{columns.item}" or "item"; columns: {there:.200}')
-        lines = require_file(file).read_text("utf-8-sig").splitlines()
+        lines = require_file(file).read_text("utf-8-sig").split("\n")  # titles may hold other separators of lines
         return [(line.strip(), "") for line in lines if line.strip()]
     user = next((name for name in (columns.user, "user") if name in table.columns), None)
     frame = read(table, {"item": item} | ({"user": user} if user else {})).with_columns(pl.all().cast(pl.String))

@@ -16,6 +16,7 @@ from sprec.data.events import Events
 from sprec.data.readers.log import Faults
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 
 CHUNK = 1024
 """Users whose lists are made at once."""
@@ -108,7 +109,7 @@ def of_file(source: Path, catalog: Catalog, blocks: Mapping[str, Sequence[int]])
     starts: list[tuple[int, int]] = []  # of each piece: bytes and lines before it
     count = 0
     try:
-        with source.open("rb") as file:
+        with require_path(source).open("rb") as file:
             at = 0
             for number, line in enumerate(file):
                 if count % CHUNK == 0 and line.strip():
@@ -142,7 +143,7 @@ def _of_lines(
 
 def _user(line: bytes, where: str, catalog: Catalog, blocks: Mapping[str, Sequence[int]]) -> User:
     try:
-        entry = storage.parsed(line.decode("utf-8"))
+        entry = storage.parsed(line.decode("utf-8-sig"))  # the first line may begin with a mark
     except ValueError as error:
         raise UserError(f"{where} is no JSON: {str(error).splitlines()[0]}") from error
     if not isinstance(entry, dict) or not {"user", "history"} <= set(entry) <= {"user", "history", "block"}:
