@@ -61,8 +61,14 @@ def test_filters_by_title_genre_and_unknown_names(recommender: Recommender) -> N
     same = recommender.recommend([["No such film", 3, 1], ["No such film", 7], HISTORIES[2]], 5, unknown="skip",
                                  genres=[genre], block=[10, "Nor this one"])  # fmt: skip
     assert same == lists
-    with pytest.raises(UserError, match='no item is titled "No such film"'):
+    with pytest.raises(UserError, match=r'^no item is titled "No such film"'):
         recommender.recommend([["No such film"]])
+    with pytest.raises(UserError, match=r'^history 2: no item is titled "No such film"'):
+        recommender.recommend([[1], [2], [1, "No such film"]])
+    with pytest.raises(UserError, match=r"^history 1: there is no item 99999; ids go from 0"):
+        recommender.recommend([[1], [99999]])
+    with pytest.raises(UserError, match=r'^blocks 1: no item is titled "No such film"'):
+        recommender.recommend([[1], [2]], blocks=[[], ["No such film"]])
     with pytest.raises(UserError, match=f'no item has the genre "{genre[:-1]}"; there are .*{genre}'):
         recommender.recommend([[1]], genres=[genre[:-1]])
     with pytest.raises(UserError, match="no item of the catalog is left that may be recommended"):

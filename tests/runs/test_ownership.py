@@ -11,7 +11,13 @@ import pytest
 
 from sprec.data import Dataset
 from sprec.data.demo import demo
+from sprec.runs import Recommender, run
+from sprec.runs.evaluations import evaluate_run
+from sprec.runs.recipes import resolve
 from sprec.runs.store import Store
+from sprec.serve.batch import recommend_to_all
+from sprec.study.compare import compare_runs
+from sprec.study.lists import score_lists
 from sprec.system import storage
 from sprec.system.errors import UserError
 from toy_runs import Cli, toy_changes
@@ -50,6 +56,57 @@ def test_our_lock_and_temporary_names_are_nobody_s(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty and not a run"), Store(tmp_path).lock():
         pass
     assert "1234" in (tmp_path / ".lock").read_text()
+
+
+NAMES = [
+    (os.fsdecode(b"a\xff"), "not UTF-8"),
+    ("n" * 245, r"a name of 2\d\d bytes; the limit is 241"),
+    ("a\0b", "a null"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), NAMES)
+def test_names_that_no_folder_can_have_are_one_line(
+    name: str, message: str, toy_run: Path, toy_dataset: Dataset, tmp_path: Path
+) -> None:
+    recipe, odd = resolve("demo", ["method=popularity", "cases=10"]), tmp_path / name
+    uses: list[Callable[[], object]] = [
+        lambda: run(recipe, toy_dataset, odd),
+        lambda: run(recipe, toy_dataset, tmp_path / "run", shared=odd),
+        lambda: Recommender.load(odd),
+        lambda: evaluate_run(odd),
+        lambda: compare_runs([toy_run, odd]),
+        lambda: score_lists(odd, toy_dataset),
+        lambda: recommend_to_all(Recommender.load(toy_run), odd.with_name(f"{name}.csv"), histories=toy_run),
+        lambda: recommend_to_all(Recommender.load(toy_run), tmp_path / "all.csv", histories=odd),
+    ]
+    for use in uses:
+        with pytest.raises(UserError, match=message):
+            use()
+    with pytest.raises(UserError, match="neither a readable file nor one of"):
+        resolve(str(odd))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_are_no_text_are_one_line(cli: Cli, toy_run: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for arguments in (
+        ("recommend", toy_run, "--history", name),
+        ("compare", toy_run, "-o", tmp_path / name),
+        ("recipes", "cp", "demo", tmp_path / name),
+        ("run", "demo", "--set", f"description={name}"),
+    ):
+        done = cli(*arguments, code=2)
+        assert "caf? is not UTF-8" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_do_not_replace_what_a_run_has(toy_run: Path, cli: Cli) -> None:
+    before = content(toy_run)
+    done = cli("compare", toy_run, toy_run, "-o", toy_run, code=2)
+    assert f"{toy_run} is a run, and tables would replace its files; choose another -o" in done.stderr
+    assert content(toy_run) == before
 
 
 def lock(root: Path, victim: Path) -> None:

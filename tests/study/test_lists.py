@@ -43,6 +43,16 @@ def test_lines_and_parquet_are_read_alike(dataset: Dataset, tmp_path: Path) -> N
     assert "ExactTitles" not in values
 
 
+def test_marks_and_odd_separators_of_lines_are_read(tmp_path: Path) -> None:
+    """A byte-order mark before the first line; characters in titles that some programs end a line at."""
+    rows = Split.of([([0], 1)] * 2)
+    odd = Dataset("odd", Catalog.of(["A\u2028B", "C\x85D"]), {"train": rows, "test": rows}, (), Wording("", "", ""))
+    entries = [{"case": row, "items": [odd.catalog.titles[1], odd.catalog.titles[0]]} for row in (0, 1)]
+    text = "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    (tmp_path / "a.jsonl").write_text("\ufeff" + text, "utf-8")
+    assert read_lists(tmp_path / "a.jsonl", odd).items.tolist() == [[1, 0], [1, 0]]
+
+
 def test_titles_say_which_exist(dataset: Dataset, tmp_path: Path) -> None:
     """One per case, or as many samples for each; they stay with their cases."""
     file = lines(

@@ -17,6 +17,7 @@ from sprec.cli.reproduce import reproduce
 from sprec.cli.serve import serve
 from sprec.cli.theory import theory
 from sprec.system import threads
+from sprec.system.paths import require_arguments
 from sprec.system.program import program
 
 app = typer.Typer(
@@ -63,4 +64,9 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in COMPUTING and "--help" not in sys.argv:
         threads.choose()
     rank = os.environ.get("RANK", "0")
-    program("sprec" if rank == "0" else f"sprec (process {rank})", app)
+    program("sprec" if rank == "0" else f"sprec (process {rank})", _work)
+
+
+def _work() -> None:
+    require_arguments(sys.argv[1:])
+    app()

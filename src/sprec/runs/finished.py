@@ -15,6 +15,7 @@ from sprec.runs.stages import given
 from sprec.runs.store import RECIPE, Stage
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 
 _AGAIN = "the same sprec run command repairs it"
 
@@ -28,8 +29,9 @@ def read_run(root: Path) -> tuple[Recipe, Dataset]:
         root: the run directory.
 
     Raises:
-        UserError: there is no run at this path, or the dataset in it is not the run's.
+        UserError: there is no run at this path, no folder can have its name, or the dataset in it is not the run's.
     """
+    require_path(root)
     try:
         content = storage.read_json(root / RECIPE)
         settings, data = content["recipe"], content["dataset"]

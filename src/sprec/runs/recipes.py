@@ -42,7 +42,7 @@ def text(name: str) -> str:
         return (SHIPPED / f"{name}.yaml").read_text("utf-8")
     try:
         return Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no such file, no name of a file, no UTF-8
         raise UserError(f'no recipe "{name}": neither a readable file nor one of {", ".join(names())}') from error
 
 

@@ -113,7 +113,9 @@ class Recommender:
             UserError: an unknown title (the closest ones are named), an unknown id or genre, k is larger than the
                 catalog, nothing may be recommended, or a setting does not exist or does not fit.
         """
-        items = [self._items(history, unknown) for history in histories]
+        items = [
+            self._items(history, unknown, _number("history", row, histories)) for row, history in enumerate(histories)
+        ]
         if not 1 <= k <= len(self.catalog):
             raise UserError(f"k={k} is not between 1 and the {len(self.catalog)} items of the catalog")
         recipe = self.session.recipe
@@ -125,7 +127,7 @@ class Recommender:
         barred = barred_items(self.catalog, allowed, self._items(block, unknown), genres)
         own = None
         if blocks is not None:
-            each = [self._items(entries, unknown) for entries in blocks]
+            each = [self._items(own, unknown, _number("blocks", row, blocks)) for row, own in enumerate(blocks)]
             own = self._padded(each, len(items))
         with self._turn:
             return self._lists(items, wanted, barred, own, tilt_strength)
@@ -165,8 +167,11 @@ class Recommender:
             raise UserError(f"blocks has {len(rows)} entries for {count} histories; give one for each")
         return padded(Split.of((row, 0) for row in rows), max(map(len, rows), default=0), len(self.catalog))
 
-    def _items(self, entries: Sequence[Entry], unknown: str) -> list[int]:
-        return [item for entry in entries if (item := self._item(entry, unknown)) is not None]
+    def _items(self, entries: Sequence[Entry], unknown: str, where: str = "") -> list[int]:
+        try:
+            return [item for entry in entries if (item := self._item(entry, unknown)) is not None]
+        except UserError as error:
+            raise UserError(f"{where}{error}") from error
 
     def _item(self, entry: Entry, unknown: str) -> int | None:
         if isinstance(entry, str):
@@ -178,6 +183,11 @@ class Recommender:
         if unknown == "raise":
             raise UserError(f"there is no item {entry}; ids go from 0 to {len(self.catalog) - 1}")
         return None
+
+
+def _number(what: str, row: int, rows: Sequence[object]) -> str:
+    """Which of several inputs an error is about: counted from 0, as Python does."""
+    return f"{what} {row}: " if len(rows) > 1 else ""
 
 
 def barred_items(

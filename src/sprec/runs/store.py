@@ -19,6 +19,7 @@ from typing import Any
 from sprec.config import SCHEMA
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 from sprec.system.progress import say
 
 RECIPE = "recipe.json"
@@ -255,6 +256,8 @@ class Store:
             yield
 
     def _take(self, held: ExitStack) -> None:
+        for place in (self.root, self.shared):
+            require_path(place or "")
         _require_own(self.root)
         with storage.writing(self.root, "choose another -o"):
             self.root.mkdir(parents=True, exist_ok=True)

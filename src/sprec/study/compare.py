@@ -32,6 +32,7 @@ from sprec.runs.pipeline import load_results
 from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.study.lists import Lists, read_lists
 from sprec.system.errors import UserError
+from sprec.system.paths import require_path
 from sprec.system.progress import say
 
 Key = tuple[str, str]
@@ -100,6 +101,8 @@ def compare_runs(
             seed, a method shares no seed with its reference, a file does not fit the data or has no case that all
             have, or a metric cannot be measured.
     """
+    for path in paths:
+        require_path(path)
     evaluations = {path: evaluations_of(path) for path in paths if not path.is_file()}
     data, split = _data([one for own in evaluations.values() for one in own], dataset, split)
     lists = _lists(paths, evaluations, data, split)

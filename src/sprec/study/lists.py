@@ -14,6 +14,7 @@ from sprec.runs.cases import cases_of
 from sprec.runs.stages import measured
 from sprec.system.errors import UserError
 from sprec.system.parquet import UNREADABLE, read_parquet
+from sprec.system.paths import require_path
 from sprec.system.progress import say
 
 
@@ -83,7 +84,7 @@ def read_lists(file: Path, dataset: Dataset, split: str = "test") -> Lists:
         raise UserError(f"{dataset.name} has no examples in a split {split!r}")
     lists: dict[int, list[int]] = {}
     titles: dict[int, list[str]] = {}
-    for where, entry in _entries(file):
+    for where, entry in _entries(require_path(file)):
         case = _case(entry, where, dataset.splits[split], split)
         if case in lists:
             raise UserError(f"{where}: case {case} occurs twice")
@@ -106,7 +107,7 @@ def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             for number, row in enumerate(read_parquet(file).iter_rows(named=True)):
                 yield f"{file}, row {number}", row
             return
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8-sig").split("\n")  # titles may hold other separators of lines
     except UNREADABLE as error:
         raise UserError(f"{file} is not a Parquet file, or is damaged") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
 """Names of files and datasets, checked before anything is done with them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from sprec.system.errors import UserError
@@ -40,6 +41,20 @@ def require_name(name: str) -> str:
     if len(name.encode()) > LONGEST:
         raise UserError(f"the name of the dataset has {len(name.encode())} bytes; the limit is {LONGEST}")
     return name
+
+
+def require_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments of the command line that are no text: no file of ours can name them, and no message show them.
+
+    Args:
+        arguments: as the system passed them, bytes that are no UTF-8 as lone surrogates.
+
+    Raises:
+        UserError: shows the argument.
+    """
+    for argument in arguments:
+        if not _is_utf8(argument):
+            raise UserError(f"the argument {_shown(argument):.200} is not UTF-8; rename the file, or type it again")
 
 
 def _is_utf8(text: str) -> bool:
