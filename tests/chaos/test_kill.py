@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chaos.conftest import FULL, Run, differing, goes_on, resumes
-from chaos.harness import Ended, Fault
+from chaos.harness import Ended, Fault, Server
 from chaos.records import Record
 from sprec.system import storage
 
@@ -120,3 +120,23 @@ def test_no_more_than_one_save_interval_is_lost(run: Run, counted: Ended, tmp_pa
     steps = [int(path.name.removeprefix("step-")) for path in out.glob("unfinished/*/step-*")]
     assert max(steps) in (8, 16, 24, 32, 40)
     assert f"resuming after step {max(steps)} of 48" in run(out).stderr
+
+
+def test_nothing_is_left_in_the_temporary_directory(
+    run: Run, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by a run that is killed in the middle of its training, nor by one that ends, nor by what uses it."""
+    out, temporary = tmp_path / "run", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    server = Server()
+    try:
+        own = Run(server, run.files)
+        assert strike(own, whole, out, STAGES["backbone"], signal.SIGKILL, random.Random(0)).code == -9
+        assert list(temporary.iterdir()) == []
+        assert own(out).code == 0
+        for asked in (("evaluate", out), ("recommend", out, "--history", "Dune", "-k", 2)):
+            assert own.command(out, *asked).code == 0
+    finally:
+        server.close()
+    assert list(temporary.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sprec.study.figures import figure3, figure4, sweep, tradeoff
 from sprec.study.plan import Job
 from sprec.study.published import published
 from sprec.study.records import Record
-from sprec.study.tables import changes_table, compared, differences_table, paper_table, sampled
+from sprec.study.tables import changes_table, compared, differences_table, left_out, paper_table, sampled
 from sprec.system.errors import UserError
 
 CASES = 100
@@ -54,6 +55,15 @@ def of(lists: np.ndarray, results: Sequence[Result] = ()) -> Record:
 def cells(table: Table, source: str, method: str, metric: str) -> tuple[Any, str]:
     (found,) = (cells for labels, cells in table.rows if labels[1].startswith(source) and labels[2] == method)
     return found[metric].value, found[metric].mark
+
+
+def test_rows_that_the_import_left_out_are_told_beside_the_paper(dataset: Dataset) -> None:
+    assert left_out(dataset) == ""
+    lost = {"test_rows_dropped_unknown_target": 3, "test_rows_dropped_junk_target": 22, "train_rows_dropped_x": 9}
+    assert left_out(replace(dataset, warnings={**lost, "test_history_titles_dropped_junk": 7})) == (
+        "Steam: 25 of 125 test rows have a target that is not in the catalog, and are left out; counted as misses they "
+        "would lower HR and NDCG by 20.0%"
+    )
 
 
 def test_changes_and_differences_by_hand(dataset: Dataset) -> None:

@@ -226,6 +226,9 @@ def _write(asked: _Asked, found: "dict[Job, Record]", datasets: "list[Dataset]")
     if what == "tradeoff":
         return figures.tradeoff(samples, output / what)
     compared = tables.compared(samples)
+    for note in map(tables.left_out, datasets):
+        if note:
+            typer.echo(f"! {note}")
     return [
         *_print_and_write(tables.paper_table(what, samples, asked.marks), output / what),
         *tables.write_table(tables.changes_table(what, samples, compared), output / f"{what}-changes"),

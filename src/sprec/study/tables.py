@@ -26,10 +26,12 @@ from sprec.evaluation import (
     shared_seeds,
     with_arrow,
 )
+from sprec.runs.store import is_run
 from sprec.study.plan import OWN_WAY, Job
 from sprec.study.published import published, published_sizes
 from sprec.study.records import Record
 from sprec.system import storage
+from sprec.system.errors import UserError
 from sprec.system.progress import bar
 
 REFERENCE = "BIGRec"
@@ -56,8 +58,10 @@ def write_table(table: Table, stem: Path) -> list[Path]:
     """Write a table as CSV, JSON, Markdown and LaTeX.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or it is a run, whose metrics are not ours to replace.
     """
+    if is_run(stem.parent):
+        raise UserError(f"{stem.parent} is a run, and tables would replace its files; choose another -o")
     forms = {"csv": table.csv(), "json": table.json(), "md": table.markdown(), "tex": table.latex()}
     with storage.writing(stem.parent, "choose another -o"):
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -135,6 +139,23 @@ def _columns(samples: Mapping[str, Samples]) -> tuple[str, ...]:
 def _seeds(sample: Bootstrap) -> str:
     count = len(sample.training_seeds)
     return f"{count} seed" + ("s" if count != 1 else "")
+
+
+def left_out(dataset: Dataset) -> str:
+    """What a comparison with the paper's accuracy must say of test rows that are not there; empty where all are.
+
+    Args:
+        dataset: its import counted them.
+    """
+    kept = len(dataset.test)
+    lost = sum(count for name, count in dataset.warnings.items() if name.startswith("test_rows_dropped_"))
+    if not lost:
+        return ""
+    share = lost / (kept + lost)
+    return (
+        f"{dataset.name}: {lost:,} of {kept + lost:,} test rows have a target that is not in the catalog, and are left "
+        f"out; counted as misses they would lower HR and NDCG by {share:.1%}"
+    )
 
 
 def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
