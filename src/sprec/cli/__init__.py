@@ -12,7 +12,7 @@ import typer
 from sprec.cli import backbone, data, items, runs
 from sprec.cli.bench import bench
 from sprec.cli.recommend import recommend
-from sprec.cli.report import report
+from sprec.cli.report import push, report
 from sprec.cli.reproduce import reproduce
 from sprec.cli.serve import serve
 from sprec.cli.theory import theory
@@ -35,6 +35,7 @@ for command in runs.COMMANDS:
 app.command()(recommend)
 app.command()(report)
 app.command()(serve)
+app.command()(push)
 app.command()(reproduce)
 app.command()(theory)
 app.command()(bench)

@@ -205,7 +205,7 @@ def repeat(root: Path, about: Mapping[str, Any]) -> list[str]:
     """
     again = " --from ".join(["", *[step["run"] for step in about["lineage"][-1:] if step["change"] == "train"]])
     return [
-        f"pip install sprec=={about['versions']['sprec']}",
+        f"# with sprec {about['versions']['sprec']}",
         f"sprec run {root.name}/recipe.json --data {root.name}/dataset{again} -o AGAIN",
     ]
 

