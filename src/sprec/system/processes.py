@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 
+from sprec.system import heartbeat
 from sprec.system.errors import UserError
 from sprec.system.progress import console
 
@@ -33,6 +34,7 @@ def start(cpu: bool) -> None:
 
         PartialState(cpu=cpu, timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
+        heartbeat.watch()
     console.quiet = console.quiet or not first()
 
 
