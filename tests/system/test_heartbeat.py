@@ -12,9 +12,9 @@ def test_a_host_is_lost_after_silence_unless_it_has_finished() -> None:
     hearing.hear([b"0", b"1", b"0", b"done"])
     now += 1
     assert hearing.lost() == [2], "the same word again is silence"
-    assert hearing.cut_off, "its own word came back as it was"
+    assert hearing.cut_off(), "its own word came back as it was"
     hearing.hear([b"1", b"1", b"0", b"done"])
-    assert not hearing.cut_off
+    assert not hearing.cut_off()
     now += SILENCE
     assert hearing.lost() == [1, 2], "what has finished may be silent"
     hearing.hear([b"0", b"1", b"1", b"done"])

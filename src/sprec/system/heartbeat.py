@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import TCPStore
 
 EVERY = 3.0
 """Seconds between two signs of life."""
@@ -53,7 +53,6 @@ class Hearing:
         """The other hosts that have been silent for too long, without having finished."""
         return [host for host in range(len(self._heard)) if host != self._own and self._silent(host)]
 
-    @property
     def cut_off(self) -> bool:
         """Whether not even what this host says comes back: the store is on the other side of the cut."""
         return self._silent(self._own)
@@ -80,7 +79,7 @@ def watch() -> None:
 def _talk(hearing: Hearing, hosts: int, own: int, address: str, port: int) -> None:
     keys = [f"sprec/alive/{host}" for host in range(hosts)]
     with suppress(RuntimeError):  # the store is out of reach: nobody is heard of any more, which _judge notices
-        store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
+        store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
         atexit.register(_say_goodbye, store, keys[own])
         for beat in range(sys.maxsize):
             store.set(keys[own], str(beat))
@@ -88,7 +87,7 @@ def _talk(hearing: Hearing, hosts: int, own: int, address: str, port: int) -> No
             time.sleep(EVERY)
 
 
-def _say_goodbye(store: dist.TCPStore, key: str) -> None:
+def _say_goodbye(store: TCPStore, key: str) -> None:
     with suppress(RuntimeError):
         store.set(key, _DONE.decode())
 
@@ -103,6 +102,6 @@ def _judge(hearing: Hearing, hosts: int, own: int, *_: object) -> None:
         file=sys.stderr,
         flush=True,
     )
-    if hearing.cut_off and "TORCHELASTIC_RUN_ID" in os.environ:
+    if hearing.cut_off() and "TORCHELASTIC_RUN_ID" in os.environ:
         os.kill(os.getppid(), signal.SIGKILL)  # torchrun, which would wait minutes for the store
     os._exit(2)  # the main thread waits for the lost host in a library
