@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import timedelta
 from threading import Thread
 
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but its stub does not export it
 
 EVERY = 3.0
 """Seconds between two signs of life."""
