@@ -1,4 +1,4 @@
-"""A run in a few lines: what it is, what it was made of, how it did."""
+"""A run in a few lines: its recipe, its data, its origin, its metrics."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _STEPS = {"add": "added", "remove": "removed", "rename": "renamed"}
 
 
 def about_run(root: Path) -> dict[str, Any]:
-    """Describe a run in plain JSON types: recipe, data, versions, lineage, and the metrics where it has some.
+    """Describe a run in plain JSON types: recipe, data, versions, lineage, and metrics if it has any.
 
     Args:
         root: the run directory.
@@ -45,7 +45,7 @@ def about_run(root: Path) -> dict[str, Any]:
 
 
 def lines_of(about: dict[str, Any]) -> list[str]:
-    """:func:`about_run` for people.
+    """The result of :func:`about_run` in lines of text.
 
     Args:
         about: of :func:`about_run`.

@@ -1,4 +1,4 @@
-"""Lists beside a dataset, as what the metrics measure."""
+"""Lists and a dataset as the input of the metrics."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,11 +15,11 @@ def cases_of(
     """Lists, targets, histories and the catalogue together.
 
     Args:
-        lists: item ids, best first, -1 where there is none, (n, k).
+        lists: item ids, best first, padded with -1, (n, k).
         rows: the examples that they were made for.
-        dataset: popularity is counted in its training split.
-        ks: cut-offs; those that the lists and the catalogue are long enough for.
-        titles: what the model wrote for the examples, as many titles for each; none for protocols that choose items.
+        dataset: its training split gives the popularity.
+        ks: cut-offs; those larger than the lists or the catalogue are left out.
+        titles: the titles that the model wrote, equally many for each example; none for protocols that choose items.
     """
     catalog = dataset.catalog
     return accumulate(

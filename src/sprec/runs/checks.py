@@ -1,4 +1,4 @@
-"""What a run refuses before any work is done."""
+"""Checks before any work is done."""
 
 from importlib.util import find_spec
 
@@ -14,13 +14,14 @@ from sprec.system.errors import UserError
 
 
 def check_method(recipe: Recipe) -> None:
-    """Refuse a protocol that makes no use of what the method trains.
+    """Refuse a protocol that does not fit the method.
 
     Args:
         recipe: all settings.
 
     Raises:
-        UserError: the protocol ranks items by itself, or needs a model that the method does not have.
+        UserError: the protocol does not use the method's model, or needs one that the method does not have; or there
+            are no scores for a tilt.
     """
     protocol = recipe.recommend.protocol
     if trains_model(recipe) != (Need.MODEL in needs_of(recipe.recommend)):
@@ -34,7 +35,7 @@ def check_method(recipe: Recipe) -> None:
 
 
 def check_fit(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse what cannot work before any work is done.
+    """Refuse data that do not suffice for the recipe.
 
     Args:
         recipe: all settings.

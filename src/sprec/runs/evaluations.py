@@ -1,4 +1,4 @@
-"""The evaluations of a finished run: those that it made, and those that were asked for later. Both keep their lists."""
+"""The evaluations of a finished run: its own, and later ones with other settings. Both keep their lists."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,14 +28,14 @@ from sprec.system.progress import say
 
 
 def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """Metrics of the last model of a run, with other settings of recommending or evaluating.
+    """Metrics of the last model of a run, optionally with other settings of recommending or evaluating.
 
-    The lists are kept in ``RUN/evaluations``: the same call again reads them, ``compare_runs`` takes their folder.
+    The lists are kept in ``RUN/evaluations``: the same call again reads them, and ``compare_runs`` takes their folder.
 
     Args:
         run: a finished run.
         changes: ``section.key=value`` strings as in ``sprec run --set``.
-        ks: cut-offs, as far as the lists go.
+        ks: cut-offs, up to the length of the lists.
 
     Raises:
         UserError: there is no finished run, a setting does not exist, would need another run or does not fit the data.
@@ -47,7 +47,7 @@ def evaluate_run(run: Path, changes: Sequence[str] = (), ks: Sequence[int] = CUT
 
 
 def _lists(session: Session) -> Recommendations:
-    """The lists of the last model, made now if they are not kept."""
+    """The lists of the last model, made now if there are none."""
     root, recipe = session.store.root, session.recipe
     backbone = backbone_of(session)
     depends = evaluation_depends(session, Stage(root, policy_key(root)), backbone)
@@ -74,15 +74,15 @@ def _lists(session: Session) -> Recommendations:
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a folder is one of those in which :func:`evaluate_run` keeps lists."""
+    """Whether ``folder`` is one in which :func:`evaluate_run` keeps lists."""
     return folder.parent.name == EVALUATIONS and (folder / storage.MANIFEST).is_file()
 
 
 def kept(folder: Path) -> tuple[Recipe, Dataset, str]:
-    """The settings, the data and the key of lists that :func:`evaluate_run` kept.
+    """The settings, the data and the key of lists that :func:`evaluate_run` kept in a ``folder``.
 
     Raises:
-        UserError: they are damaged, or the run has another model or other data by now.
+        UserError: they are damaged, or the run has another model or other data now.
     """
     root = folder.parent.parent
     problem = storage.verify(folder)

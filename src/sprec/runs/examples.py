@@ -1,4 +1,8 @@
-"""Examples to prompt groups: where items become text and text becomes tokens."""
+"""From examples to prompt groups: items become text, and text becomes tokens.
+
+A ``policy`` tokenises what a ``builder`` writes about ``examples``; a prompt over ``limit`` tokens loses its oldest
+items. The ``dataset`` is that of the run.
+"""
 
 from collections.abc import Sequence
 
@@ -13,21 +17,21 @@ from sprec.runs.streams import Stream, rng_of
 from sprec.system.errors import UserError
 
 ANSWER_ROOM = 128
-"""Positions of the model that a prompt leaves for the answer; the longest titles of the paper's data need about 100."""
+"""Positions of the model that are reserved for the answer; the longest titles of the paper's data need about 100."""
 
 
 def pretraining_examples(dataset: Dataset) -> Split:
     """Training rows, and those extra rows that share no run of items with a validation or test row.
 
-    Extra and validation rows are windows over the same users: in the paper's Goodreads files 96% of the validation
-    rows overlap with an extra row, and a validation loss would measure what pre-training memorised.
+    Extra and validation rows are windows of the same users: in the paper's Goodreads files 96% of the validation rows
+    overlap with an extra row, and a validation loss would measure what pre-training has memorised.
     """
     fresh = np.flatnonzero(~overlapping(dataset.extra, dataset.valid + dataset.test))
     return dataset.train + dataset.extra.take(fresh)
 
 
 def pretraining_sample(dataset: Dataset, samples: int | None, seed: int) -> Split:
-    """What language modelling reads before the SFT: all :func:`pretraining_examples`, or some drawn by seed.
+    """The data of language modelling before the SFT: all :func:`pretraining_examples`, or some drawn by seed.
 
     Args:
         dataset: of the examples.
@@ -47,29 +51,29 @@ def drawn_rows(
 
     Args:
         dataset: of the split.
-        samples: how many rows, at most.
+        samples: maximum number of rows.
         seed: of the run.
-        iteration: each one draws for itself.
-        among: the rows to draw from; all by default.
+        iteration: each one has its own draw.
+        among: the rows to draw from; by default all.
     """
     rows = np.arange(len(dataset.train)) if among is None else among
     return rng_of(seed, Stream.DRAW, iteration).permutation(rows)[:samples]
 
 
 def held_examples(dataset: Dataset) -> Split:
-    """The extra rows that :func:`pretraining_examples` leaves out for a validation row and that touch no test row.
+    """The extra rows that :func:`pretraining_examples` leaves out and that do not overlap with a test row.
 
-    Nothing is trained on them and nothing is tested on them: with the validation rows they show how a recommender
-    treats users whom it does not know.
+    They are used neither for training nor for testing: like the validation rows they show how a recommender treats
+    unknown users.
     """
     near = overlapping(dataset.extra, dataset.valid) & ~overlapping(dataset.extra, dataset.test)
     return dataset.extra.take(np.flatnonzero(near))
 
 
 def recent_histories(dataset: Dataset) -> np.ndarray:
-    """Items of the histories of validation rows and of those extra rows that touch no test row, shape (m,).
+    """Items of the histories of validation rows and of the extra rows that overlap with no test row, shape (m,).
 
-    Genre shares drift: those of the training rows are .005 to .010 per genre away from those of the validation rows.
+    Genre shares drift: those of the training rows differ by .005 to .010 per genre from those of the validation rows.
     """
     apart = dataset.extra.take(np.flatnonzero(~overlapping(dataset.extra, dataset.test)))
     return np.concatenate([dataset.valid.items, apart.items])
@@ -78,7 +82,7 @@ def recent_histories(dataset: Dataset) -> np.ndarray:
 def prompts(
     policy: Policy, builder: PromptBuilder, examples: Sequence[Example], purpose: Purpose, limit: int
 ) -> list[list[int]]:
-    """Token ids of the prompts; a prompt over ``limit`` tokens loses its oldest items one by one.
+    """Token ids of the prompts for a ``purpose``; a prompt over ``limit`` tokens loses its oldest items one by one.
 
     Raises:
         UserError: the model has fewer positions than a prompt and an answer need.
@@ -98,7 +102,7 @@ def prompts(
 
 
 def sft_groups(policy: Policy, builder: PromptBuilder, examples: Sequence[Example], limit: int) -> list[PromptGroup]:
-    """One completion per prompt: the target's title. In the official style the loss covers the prompt too."""
+    """One completion per prompt: the target's title. In the official style the loss covers the prompt, too."""
     asked = prompts(policy, builder, examples, "sft", limit)
     answers = policy.encode_completions(
         [builder.response(example.target, "sft") for example in examples], end=builder.ends_with_eos("sft")
@@ -115,7 +119,7 @@ def preference_groups(
     rejected: Sequence[Sequence[str]],
     limit: int,
 ) -> list[PromptGroup]:
-    """The target's title first, then the rejected titles of each example."""
+    """The completions are the target's title, then the ``rejected`` titles of each example."""
     asked = prompts(policy, builder, examples, "prefer", limit)
     groups = []
     for example, ask, titles in zip(examples, asked, rejected, strict=True):
@@ -127,7 +131,7 @@ def preference_groups(
 def sequence_groups(
     policy: Policy, builder: PromptBuilder, examples: Sequence[Example], limit: int
 ) -> list[PromptGroup]:
-    """Prompts and responses as one text, for language modelling: the pre-training of the scratch backbone."""
+    """Prompts and responses as one text, for language modelling in the pre-training of a backbone."""
     return [
         PromptGroup(group.prompt[:1], ([*group.prompt[1:], *group.completions[0]],))
         for group in sft_groups(policy, builder, examples, limit)

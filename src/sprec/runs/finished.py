@@ -1,6 +1,6 @@
-"""A finished run, read: nothing is used that it was not sealed with, by hashes and keys.
+"""Reading a finished run: only what it was sealed with is used, checked by hashes and keys.
 
-A valid stage, dataset or backbone of another run is not its own.
+A valid stage, dataset or backbone of another run is refused.
 """
 
 from pathlib import Path
@@ -23,13 +23,14 @@ _AGAIN = "the same sprec run command repairs it"
 def read_run(root: Path) -> tuple[Recipe, Dataset]:
     """The recipe and data of a run, finished or not.
 
-    What the recipe permitted of code and pickles, its caller permitted then; whoever reads it has not.
+    The recipe's permissions of code and pickles are dropped: they were given by the user who ran it, not by the reader.
 
     Args:
         root: the run directory.
 
     Raises:
-        UserError: there is no run at this path, no folder can have its name, or the dataset in it is not the run's.
+        UserError: there is no run at this path, folders cannot have its name, or its dataset is not the one that it was
+            made from.
     """
     require_path(root)
     try:
@@ -48,13 +49,13 @@ def read_run(root: Path) -> tuple[Recipe, Dataset]:
 
 
 def sealed(root: Path) -> dict[str, Any]:
-    """The manifest of a finished run; of its files, the recipe is checked.
+    """The manifest of a finished run; of its files only the recipe is checked.
 
     Args:
         root: the run directory.
 
     Raises:
-        UserError: the run is not finished, or was by a version that did not note its stages.
+        UserError: the run is not finished, or was finished by a version that did not record its stages.
     """
     problem = storage.verify(root, RECIPE)
     if problem:
@@ -98,13 +99,13 @@ def stage_of(root: Path, name: str) -> Stage:
 
 
 def backbone_of(session: Session) -> Stage:
-    """The backbone of a finished run, whose encoder of texts grounds generated titles; no folder if it is given.
+    """The backbone of a finished run, which encodes texts in grounding; without a folder if it was given to the run.
 
     Args:
         session: the run.
 
     Raises:
-        UserError: it is damaged, or not the one that the run was made with.
+        UserError: it is damaged, or not the one with which the run was made.
     """
     root, recipe = session.store.root, session.recipe
     if not protocols.trains_model(recipe):

@@ -1,4 +1,4 @@
-"""Is a run well? A few numbers per stage, and warnings with advice when they go wrong."""
+"""The health of a run: a few numbers per stage, and warnings with advice."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from sprec.engine.train.stage import Outcome
 from sprec.system.errors import UserError
 
 EXACT = 0.9
-"""Share of generated titles that exist, below which a model has begun to forget how titles are written."""
+"""If fewer of the generated titles exist, the model has begun to forget how titles are written."""
 DISPLACED = -1.0
-"""Change of the chosen titles' log-probability, in nats, from which likelihood displacement is worth a warning."""
+"""Change of the chosen titles' log-probability, in nats, below which to warn of likelihood displacement."""
 _WINDOW = 20
 
 
@@ -61,7 +61,7 @@ def warn_of_training(numbers: Mapping[str, float], section: str) -> list[str]:
 
     Args:
         numbers: of :func:`of_training`.
-        section: of the recipe, that holds the rates of this stage.
+        section: of the recipe with the rates of this stage.
     """
     warnings = []
     rise = numbers.get("loss", 0.0) - numbers.get("loss_first", 0.0)
@@ -79,7 +79,7 @@ def warn_of_training(numbers: Mapping[str, float], section: str) -> list[str]:
 
 
 def of_rollouts(answered: int, asked: int) -> list[str]:
-    """What is wrong with rollouts of which only some hold a title."""
+    """What is wrong with rollouts if only ``answered`` of the ``asked`` examples got a title."""
     if answered >= EXACT * asked:
         return []
     return [
@@ -88,10 +88,10 @@ def of_rollouts(answered: int, asked: int) -> list[str]:
 
 
 def cure(preferred: bool) -> str:
-    """What to change when a model does not write titles that exist.
+    """What to change when a model does not write existing titles.
 
     Args:
-        preferred: whether it went through a preference step.
+        preferred: whether it has had a preference step.
     """
     return "lower prefer.lr" if preferred else "train the SFT longer or at another rate (sft.epochs, sft.lr)"
 
@@ -101,7 +101,7 @@ def of_evaluations(metrics: Sequence[Mapping[str, float]], preferred: bool = Tru
 
     Args:
         metrics: of each evaluation so far; protocols that write no titles have no ``ExactTitles``.
-        preferred: whether the last model went through a preference step.
+        preferred: whether the last model has had a preference step.
     """
     first, last = metrics[0], metrics[-1]
     warnings = []
@@ -118,16 +118,16 @@ def of_evaluations(metrics: Sequence[Mapping[str, float]], preferred: bool = Tru
 
 
 def require_titles(share: float, least: float, where: str, preferred: bool) -> None:
-    """Stop a run that collapses, where the recipe wants that.
+    """Stop a run that collapses, if the recipe asks for it.
 
     Args:
-        share: of the generated titles, those that exist in the catalog.
+        share: of the generated titles that exist in the catalog.
         least: ``stop_below_exact_share`` of the recipe.
         where: the stage, for the message.
-        preferred: whether a preference step came before: then its rate is to blame.
+        preferred: whether there was a preference step, whose rate is then to blame.
 
     Raises:
-        UserError: the share is lower than that.
+        UserError: the share is below ``least``.
     """
     if share < least:
         raise UserError(

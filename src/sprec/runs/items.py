@@ -1,4 +1,4 @@
-"""Changing the catalog of a finished run without training: goods come, go and get other names; the weights stay.
+"""Changing the catalog of a finished run without training: items are added, removed and renamed; the weights stay.
 
 A language model recommends by title, so it can recommend what it was never trained on. Recommenders of ids (SASRec,
 kNN) cannot: their protocols refuse on a run whose items have changed.
@@ -29,13 +29,13 @@ from sprec.system.errors import UserError
 
 @dataclass(frozen=True)
 class Change:
-    """What was done to the items of a run.
+    """A change of the items of a run.
 
     Attributes:
         kind: ``add``, ``remove`` or ``rename``.
         items: how many.
-        dataset: the data with the items as they are now.
-        before: the number that each item had, -1 for a new one, shape (items,).
+        dataset: the data with the changed items.
+        before: the previous id of each item, -1 for a new one, shape (items,).
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Change:
 
 
 def add_items(run: Path, goods: Path, out: Path) -> Change:
-    """A run whose catalog has further items, at its end; the ids of the others stay.
+    """Make a run with further items at the end of its catalog; the ids of the others stay.
 
     Args:
         run: a finished run with a language model.
@@ -53,7 +53,7 @@ def add_items(run: Path, goods: Path, out: Path) -> Change:
         out: folder of the new run.
 
     Raises:
-        UserError: a known or repeated id or title, a row without one, or the run recommends by ids.
+        UserError: an id or title is known, repeated or missing, or the run recommends by ids.
     """
     dataset = open_run(run).dataset
     new = read_goods(goods, dataset.meta)
@@ -65,17 +65,17 @@ def add_items(run: Path, goods: Path, out: Path) -> Change:
 
 
 def remove_items(run: Path, names: Sequence[str], out: Path) -> Change:
-    """A run whose catalog lacks some items; the others move up, their source ids stay.
+    """Make a run without some items; the ids of the others change, their source ids stay.
 
-    They leave the histories, and examples whose target they are leave the splits.
+    The items are removed from histories, and examples with one as target from the splits.
 
     Args:
         run: a finished run with a language model.
-        names: source ids, or else titles.
+        names: source ids or titles.
         out: folder of the new run.
 
     Raises:
-        UserError: an unknown item, nothing is left, or the run recommends by ids.
+        UserError: an item is unknown, nothing is left, or the run recommends by ids.
     """
     dataset = open_run(run).dataset
     gone = {_known(dataset.catalog, name) for name in names}
@@ -94,7 +94,7 @@ def remove_items(run: Path, names: Sequence[str], out: Path) -> Change:
 
 
 def rename_items(run: Path, titles: Path, out: Path) -> Change:
-    """A run in which some items have other titles.
+    """Make a run in which some items have other titles.
 
     Args:
         run: a finished run with a language model.
@@ -102,7 +102,7 @@ def rename_items(run: Path, titles: Path, out: Path) -> Change:
         out: folder of the new run.
 
     Raises:
-        UserError: an unknown or repeated id, a title that another item has, or the run recommends by ids.
+        UserError: an id is unknown or repeated, another item has the title, or the run recommends by ids.
     """
     dataset = open_run(run).dataset
     new, catalog = read_goods(titles, dataset.meta), dataset.catalog
@@ -124,7 +124,7 @@ def rename_items(run: Path, titles: Path, out: Path) -> Change:
 
 
 def counted(items: int) -> str:
-    """A number of items in words: "1 item", "2 items"."""
+    """The number ``items`` in words: "1 item", "2 items"."""
     return f"{items:,} item{'s' if items != 1 else ''}"
 
 
@@ -134,7 +134,7 @@ def _known(catalog: Catalog, name: str) -> int:
 
 
 def _refuse_known(goods: Path, new: Catalog, catalog: Catalog) -> None:
-    """Raise a UserError if an id or a title is there twice, in the file or beside the catalog."""
+    """Raise a UserError if an id or a title occurs twice in the file, or is in the catalog."""
     forms = {same_title(title) for title in catalog.titles}
     ids = set(catalog.source_ids)
     for name, title in zip(new.source_ids, new.titles, strict=True):
@@ -147,7 +147,7 @@ def _refuse_known(goods: Path, new: Catalog, catalog: Catalog) -> None:
 
 
 def _without(split: Split, kept: np.ndarray) -> Split:
-    """A split without items that are not kept, in the new numbers."""
+    """A split with only the kept items, by their new ids."""
     number = np.cumsum(kept) - 1
     rows = split.take(np.flatnonzero(kept[split.targets]))
     staying = kept[rows.items]
@@ -156,7 +156,7 @@ def _without(split: Split, kept: np.ndarray) -> Split:
 
 
 def _write(run: Path, out: Path, change: Change) -> Change:
-    """The new run: recipe, data, models and what was computed of items, with what it comes from."""
+    """Write the new run: recipe, data, models, what was computed of items, and its lineage."""
     session, manifest = open_run(run), sealed(run)
     if not trains_model(session.recipe):
         raise UserError(
@@ -182,7 +182,7 @@ def _write(run: Path, out: Path, change: Change) -> Change:
 
 
 def _link_embeddings(source: Path, target: Path) -> None:
-    """The embeddings of the titles that stay are not computed again."""
+    """Link the embeddings, so that those of unchanged titles are not computed again."""
     for file in sorted(source.glob("*.safetensors")):
         target.mkdir(exist_ok=True)
         shutil.copy2(file, target)

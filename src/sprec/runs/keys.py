@@ -1,4 +1,4 @@
-"""What a recipe is known by: the settings that decide something, as the schema declares them."""
+"""The settings that identify stages and methods, as the schema declares them."""
 
 from typing import Any
 
@@ -9,16 +9,15 @@ EVERYTHING = Part.PLAN | Part.MODEL | Part.SASREC
 
 
 def settings_of(recipe: Recipe, parts: Part, *, same_method: bool = True) -> dict[str, Any]:
-    """The settings that decide some parts of a run, by their dotted names, without those that are at their defaults.
+    """The settings that affect some parts of a run, by their dotted names, without those at their defaults.
 
-    So a setting that comes later, with a default that does what was done before, makes nothing anew. A default that
-    changes must raise :data:`~sprec.config.SCHEMA`. Of the settings that decide lists and metrics alone, those count
-    that the protocol reads.
+    So a new setting, whose default keeps the behaviour, makes no stage anew. Whoever changes a default must raise
+    :data:`~sprec.config.SCHEMA`. Settings that only affect lists and metrics count if the protocol reads them.
 
     Args:
         recipe: all settings.
         parts: kinds of stages, and the plan.
-        same_method: count those, too, that make another run of the same method, such as the seed.
+        same_method: include those that distinguish runs of the same method, such as the seed.
     """
     found = {}
     for leaf in leaves(recipe):
@@ -30,5 +29,5 @@ def settings_of(recipe: Recipe, parts: Part, *, same_method: bool = True) -> dic
 
 
 def afterwards() -> list[str]:
-    """The settings, or sections, of which a finished run takes other values, in the order of the schema."""
+    """The settings, or sections, that can be changed for a finished run, in the order of the schema."""
     return list(dict.fromkeys(leaf.name.partition(".")[0] for leaf in leaves(Recipe()) if leaf.afterwards))

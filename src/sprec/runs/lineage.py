@@ -1,4 +1,4 @@
-"""What a run was made of, where that was another run: its ``recipe.json`` names each step."""
+"""The origin of a run that was made from another run: its ``recipe.json`` names each step."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -10,17 +10,17 @@ from sprec.system import storage
 from sprec.system.errors import UserError
 
 ITEM_CHANGES = ("add", "remove", "rename")
-"""Steps that change the items and leave the weights (:mod:`sprec.runs.items`)."""
+"""Steps that change the items but not the weights (:mod:`sprec.runs.items`)."""
 
 FURTHER = "train"
-"""The step of a run that goes on training the model of another one (:mod:`sprec.runs.origin`)."""
+"""The step of a run that trains the model of another one further (:mod:`sprec.runs.origin`)."""
 
 
 def lineage(run: Path) -> list[dict[str, Any]]:
     """The steps that led to a run, oldest first; empty for one that was trained from the start.
 
-    Each has ``run`` (the name of the folder that it began with), ``manifest`` (the digest of what was in it),
-    ``change`` and ``date``; changes of items also have their number, ``items``.
+    Each has ``run`` (the name of the folder that it began with), ``manifest`` (the digest of its content), ``change``
+    and ``date``; changes of items also have their number, ``items``.
 
     Args:
         run: a run directory.
@@ -36,23 +36,23 @@ def lineage(run: Path) -> list[dict[str, Any]]:
 
 
 def step(run: Path, change: str, **more: Any) -> dict[str, Any]:
-    """A step as :func:`lineage` has it, made today.
+    """A step for :func:`lineage`, with today's date.
 
     Args:
-        run: a finished run, with which the step begins.
-        change: what was done to it.
-        more: to say of it.
+        run: the finished run with which the step begins.
+        change: the kind of step.
+        more: further entries.
     """
     manifest, today = storage.digest(storage.read_manifest(run)), datetime.now(UTC).date().isoformat()
     return {"run": run.resolve().name, "manifest": manifest, "change": change, **more, "date": today}
 
 
 def further(run: Path, out: Path) -> list[dict[str, Any]]:
-    """The lineage of a run that goes on from another one; a step that is there already keeps its date.
+    """The lineage of a run that continues another one; a step that was already recorded keeps its date.
 
     Args:
-        run: the finished run that it goes on from.
-        out: the new run, where it may have begun.
+        run: the finished run that is continued.
+        out: the new run, which may have begun.
     """
     made = step(run, FURTHER)
     before: list[dict[str, Any]] = []
@@ -63,10 +63,10 @@ def further(run: Path, out: Path) -> list[dict[str, Any]]:
 
 
 def has_other_items(run: Path) -> bool:
-    """Whether the items of a run are others than those that it was trained on.
+    """Whether the items of a run have changed since it was trained.
 
     Args:
-        run: a run directory; where there is none yet, nothing has changed.
+        run: a run directory; False if there is none yet.
     """
     try:
         steps = lineage(run)

@@ -1,4 +1,4 @@
-"""Going on from a finished run: its model is the start, its backbone reads titles, what that saw is not new."""
+"""Continuing a finished run: its model is trained further on new rows, and its backbone still encodes titles."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from sprec.system.progress import say
 
 
 def start_from(root: Path, recipe: Recipe, dataset: Dataset) -> Start:
-    """A finished run as the start of another one.
+    """A finished run as the start of a new one.
 
     Args:
         root: the run directory.
@@ -24,8 +24,8 @@ def start_from(root: Path, recipe: Recipe, dataset: Dataset) -> Start:
         dataset: its data.
 
     Raises:
-        UserError: there is no finished run with a language model, the recipe is for another model, or the run has
-            trained on all training rows.
+        UserError: there is no finished run with a language model, the recipe is for another model, or there is no
+            training row that the run has not seen.
     """
     session = open_run(root)
     before = session.recipe
@@ -53,6 +53,6 @@ def start_from(root: Path, recipe: Recipe, dataset: Dataset) -> Start:
 
 
 def _names(dataset: Dataset, split: Split) -> list[tuple[str, ...]]:
-    """Each row by the source ids of its items, the target last: what two imports of one log have in common."""
+    """Each row as the source ids of its items, the target last, which do not change between imports of a log."""
     ids = dataset.catalog.source_ids
     return [tuple(ids[item] for item in (*history, target)) for history, target in split]

@@ -26,13 +26,13 @@ from sprec.system.progress import say
 
 METRICS = "metrics.json"
 KEPT = ("model", "backbone", "sasrec", "tilt")
-"""What a finished run keeps beside its stages, so that it is served until another one has taken its place: the last
-model, the stage of the backbone that encodes titles, the stage of SASRec, the tilt of the last model."""
+"""What a finished run keeps besides its stages, so that it can be used until its successor is complete: the last model,
+the backbone that encodes titles, SASRec, the tilt of the last model."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """The metrics of one evaluated stage."""
+    """The ``metrics`` of one evaluated ``stage`` of a ``method``, in an ``iteration`` (0 before the first)."""
 
     stage: str
     iteration: int
@@ -55,21 +55,22 @@ def run(
 
     Args:
         recipe: all settings.
-        dataset: the data, as it was loaded or saved; its test split must not be empty.
+        dataset: the data, loaded or saved; its test split must not be empty.
         out: the run directory.
-        shared: a folder where runs share stages that they have in common.
-        strict: refuse damaged stages instead of redoing them.
-        patient: wait for a stage that another run is making; else end with :class:`~sprec.runs.store.BusyError`.
-        overwrite: let the run take the place of one of other data. The model, metrics and data of that one stay until
-            this one is complete.
-        start: a finished run to go on from: its last model is trained further, on the rows that it has not seen.
+        shared: a folder where runs share common stages.
+        strict: refuse damaged stages instead of making them again.
+        patient: wait for a stage that another run is making; if False, end with
+            :class:`~sprec.runs.store.BusyError`.
+        overwrite: replace a run on other data, or one that is finished. Its model, metrics and data stay until this run
+            is complete.
+        start: a finished run to continue: its last model is trained further, on the rows that it has not seen.
 
     Returns:
         The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
 
     Raises:
-        UserError: the recipe does not fit the data, or these are in memory only; the directory holds a run of other
-            data, or something that is no run.
+        UserError: the recipe does not fit the data, the data are only in memory, or the directory holds a run on other
+            data or something that is not a run.
         BusyError: another process works in the directory.
     """
     if not dataset.hash:
@@ -89,10 +90,10 @@ def run(
 
 
 def _open(session: Session, about: Mapping[str, Any], overwrite: bool) -> None:
-    """Put recipe and data into the run directory; what a finished run has stays until its successor is complete.
+    """Write recipe and data to the run directory; the files of a finished run stay until its successor is complete.
 
     Raises:
-        UserError: ``overwrite`` is off, and the run is of other data, or finished and would lose stages.
+        UserError: without ``overwrite``: the run is on other data, or finished and would lose stages.
     """
     store, dataset = session.store, session.dataset
     root, problem = store.root, ""
@@ -115,10 +116,10 @@ def _open(session: Session, about: Mapping[str, Any], overwrite: bool) -> None:
 
 
 def _require_same_stages(root: Path, session: Session, about: Mapping[str, Any]) -> None:
-    """Refuse to replace what a finished run has computed, without being told to.
+    """Refuse to replace stages of a finished run.
 
     Raises:
-        UserError: names a stage that would not stay, and the settings that are others now.
+        UserError: names a stage that would be replaced, and the changed settings.
     """
     if has_other_items(root):
         raise UserError(
@@ -132,7 +133,7 @@ def _require_same_stages(root: Path, session: Session, about: Mapping[str, Any])
         return
     try:
         old = settings_of(validate(storage.read_json(root / RECIPE)["recipe"], RECIPE), EVERYTHING)
-    except UserError:  # of a version with other settings
+    except UserError:  # written by a version with other settings
         old = {}
     new = settings_of(recipe, EVERYTHING)
     others = [name for name in {**old, **new} if old.get(name) != new.get(name)] if old else []
@@ -146,7 +147,7 @@ def _require_same_stages(root: Path, session: Session, about: Mapping[str, Any])
 
 
 def _describe(root: Path, about: Mapping[str, Any]) -> bool:
-    """Write ``recipe.json`` if it is another one: what was sealed or measured before is no result any more then."""
+    """Write ``recipe.json`` if it changes, and remove the seal and metrics, which are then no longer valid."""
     content = storage.as_text(about)
     if _text(root / RECIPE) == content:
         return False
@@ -157,7 +158,7 @@ def _describe(root: Path, about: Mapping[str, Any]) -> bool:
 
 
 def _close(session: Session, about: Mapping[str, Any], results: Sequence[Result], kept: Mapping[str, Stage]) -> None:
-    """Put a complete run in place: recipe, data, metrics, :data:`KEPT`, and the manifest that says that it is one."""
+    """Complete a run: recipe, data, metrics, :data:`KEPT`, and the manifest that seals it."""
     store = session.store
     root = store.root
     with storage.writing(root, "the stages are intact, the same command finishes the run"):
@@ -165,7 +166,7 @@ def _close(session: Session, about: Mapping[str, Any], results: Sequence[Result]
             _keep_data(store, session.dataset)
         storage.write_json(root / METRICS, [record(result) for result in results])
         for name in KEPT:
-            if name in kept and kept[name].folder != Path():  # models of the hub stay there
+            if name in kept and kept[name].folder != Path():  # models from the hub are not copied
                 storage.link_tree(kept[name].folder, root / name)
             else:
                 storage.discard(root / name)
@@ -176,7 +177,7 @@ def _close(session: Session, about: Mapping[str, Any], results: Sequence[Result]
 
 
 def _data_of(root: Path) -> str:
-    """The hash of the data that a run directory was made from; empty where it does not say."""
+    """The hash of the data that a run directory was made from; empty if unknown."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return str(storage.read_json(root / RECIPE)["dataset"]["hash"])
     with suppress(UserError):
@@ -185,7 +186,7 @@ def _data_of(root: Path) -> str:
 
 
 def _text(file: Path) -> str:
-    """The content of a file, empty where there is none or it is damaged."""
+    """The content of a file, empty if it is missing or damaged."""
     try:
         return file.read_text("utf-8")
     except (OSError, ValueError):
@@ -193,12 +194,12 @@ def _text(file: Path) -> str:
 
 
 def planned(recipe: Recipe, dataset: Dataset, start: Start | None = None) -> dict[str, str]:
-    """The stages of a run, by name, with the keys of all that they depend on; nothing is made.
+    """The stages of a run, by name, with their keys; nothing is made.
 
     Args:
         recipe: all settings.
         dataset: the data.
-        start: the model that training goes on from, if not from the recipe's backbone.
+        start: the model that is trained further; by default the recipe's backbone.
     """
     store = Store(Path(), dry=True)
     _stages(Session(recipe, dataset, store, start))
@@ -206,12 +207,12 @@ def planned(recipe: Recipe, dataset: Dataset, start: Start | None = None) -> dic
 
 
 def _stages(session: Session) -> tuple[list[Result], dict[str, Stage]]:
-    """All stages of a run: the evaluations, and what is :data:`KEPT`."""
+    """Make all stages of a run; returns the evaluations, and what is :data:`KEPT`."""
     return _loop(session) if trains_model(session.recipe) else _without_model(session)
 
 
 def _without_model(session: Session) -> tuple[list[Result], dict[str, Stage]]:
-    """The methods that rank items: one evaluation."""
+    """The stages of methods that rank items: one evaluation."""
     method, nothing = session.recipe.method, Stage(Path(), "")
     own = sasrec(session) if needs_sasrec(session.recipe) else nothing
     metrics = stages.evaluate(session, f"{method}-0", nothing, nothing)
@@ -252,12 +253,12 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
 
 
 def record(result: Result) -> dict[str, Any]:
-    """A result as JSON: an undefined metric is null."""
+    """A ``result`` as JSON; undefined metrics are null."""
     return vars(result) | {"metrics": storage.defined(result.metrics)}
 
 
 def _keep_data(store: Store, dataset: Dataset) -> None:
-    """Put the dataset into the run directory, if it is not there: it goes along, so that a run can be used anywhere."""
+    """Copy the dataset into the run directory, if it is not there, so that the run can be used anywhere."""
     folder = store.root / "dataset"
     if folder.exists():
         try:
@@ -277,17 +278,17 @@ def _complain(store: Store, problem: str) -> None:
 
 
 def describe(recipe: Recipe, dataset: Dataset, steps: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """What ``recipe.json`` holds: the resolved recipe, the data it ran on, the versions, and the lineage if any."""
+    """The content of ``recipe.json``: the resolved ``recipe``, the ``dataset``, versions, and the lineage ``steps``."""
     data = {"name": dataset.name, "hash": dataset.hash, "counts": {n: len(s) for n, s in dataset.splits.items()}}
     about = {"recipe": recipe.model_dump(mode="json"), "dataset": data, "versions": storage.versions()}
     return about | ({"lineage": list(steps)} if steps else {})
 
 
 def load_results(out: Path | str) -> list[Result]:
-    """The metrics of a finished run.
+    """The metrics of the finished run ``out``.
 
     Raises:
-        UserError: there is no finished run.
+        UserError: there is no finished run, or its items were changed after the evaluation.
     """
     problem = storage.verify(Path(out), METRICS)
     if problem and has_other_items(Path(out)):
@@ -301,13 +302,13 @@ def load_results(out: Path | str) -> list[Result]:
 
 
 def result_of(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
-    """A result from what :func:`record` made of it."""
+    """The result with this ``stage``, ``iteration``, ``method`` and ``metrics`` in a :func:`record`."""
     values = {name: math.nan if value is None else value for name, value in metrics.items()}
     return Result(stage, iteration, method, values)
 
 
 def _watch(results: list[Result], recipe: Recipe) -> None:
-    """Warn of what goes wrong, and stop if the recipe wants that, when the model forgets how titles are written."""
+    """Warn of what goes wrong, and stop, if the recipe asks for it, when the model forgets how titles are written."""
     where = f"{results[-1].stage} {results[-1].iteration}"
     preferred = results[-1].stage == "prefer" or (recipe.loop.dpo_step and results[-1].iteration > 1)
     for warning in health.of_evaluations([result.metrics for result in results], preferred):

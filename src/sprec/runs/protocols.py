@@ -1,4 +1,4 @@
-"""The protocols on a run: what they work with (model, grounding, trie, SASRec) is made from its stages when needed."""
+"""The protocols on a run: their input (model, grounding, trie, SASRec) is made from its stages when needed."""
 
 from dataclasses import replace
 from functools import cache
@@ -19,7 +19,7 @@ from sprec.runs.streams import Stream, seed_of
 from sprec.system.errors import UserError
 
 BY_ID = Need.SASREC | Need.KNN
-"""What learns items by their ids, and so knows none that came later."""
+"""Recommenders that learn items by their ids, and so do not know later ones."""
 
 
 def trains_model(recipe: Recipe) -> bool:
@@ -68,12 +68,12 @@ def recommend(
         session: the run.
         settings: how to recommend; the run's own or others.
         stage: the model.
-        backbone: what grounds titles.
+        backbone: encodes titles in grounding.
         examples: the cases; their targets are not read.
-        journal: a folder that remembers finished batches of these examples, for protocols that generate titles.
+        journal: a folder that keeps finished batches of these examples, for protocols that generate titles.
         barred: items that no list may contain, shape (items,), bool; none by default.
         blocked: further items that each list leaves out, padded with the size of the catalog, shape (n, width).
-        offset: of a tilt: what is added to the score of each item before the lists are cut, shape (items,).
+        offset: of a tilt: added to the score of each item before the lists are cut, shape (items,).
 
     Raises:
         UserError: the run has no model and the protocol needs one, or the protocol knows items by their ids and the
@@ -106,7 +106,7 @@ def _require_usable(session: Session, settings: Recommend) -> None:
 
 
 def _context(session: Session, settings: Recommend, stage: Stage, backbone: Stage, examples: Split) -> Context:
-    """What protocols find in a run, each made when it is first asked for."""
+    """The input of protocols in a run, each part made on first use."""
 
     @cache
     def asked() -> list[list[int]]:
@@ -130,12 +130,12 @@ def _context(session: Session, settings: Recommend, stage: Stage, backbone: Stag
 
 
 def candidates(settings: Recommend, items: int) -> Recommend:
-    """The settings that find what a tilt chooses from, in a catalog of so many items."""
+    """``settings`` that find the candidates of a tilt, in a catalog of ``items`` items."""
     return settings.model_copy(update={"top_k": max(settings.top_k, min(settings.candidates, items))})
 
 
 def scored(found: Recommendations) -> Scored:
-    """Lists as the candidates of a tilt.
+    """The lists ``found`` as candidates of a tilt.
 
     Raises:
         ValueError: the protocol has no scores.

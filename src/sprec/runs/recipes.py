@@ -19,7 +19,7 @@ from sprec.system.errors import UserError
 _TRUSTING = ("trust_remote_code", "allow_pickle")
 SHIPPED = files("sprec") / "recipes"
 PERMISSIONS = ("backbone.trust_remote_code", "backbone.allow_pickle")
-"""What no file can permit, only whoever gives the command: code of a model, and pickles, which are code."""
+"""Permissions that only the command can give, not a file: a model's code, and pickles, which are code."""
 
 
 def names() -> list[str]:
@@ -33,7 +33,7 @@ def launchers() -> list[str]:
 
 
 def text(name: str) -> str:
-    """The text of a recipe, shipped (by name) or of your own (by path); or of a shipped launcher configuration.
+    """The text of a recipe ``name``, shipped (by name) or your own (by path); or of a shipped launcher configuration.
 
     Raises:
         UserError: there is no such recipe.
@@ -47,17 +47,17 @@ def text(name: str) -> str:
 
 
 def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Load a recipe and fill it in: schema defaults < recipe < method row < the recipe's part for the method < changes.
+    """Load a recipe and resolve it: schema defaults < recipe < method row < the recipe's part for the method < changes.
 
-    The ``recipe.json`` of a run is filled in already: its settings count as they are, unless the changes name another
-    method. What it says of code and pickles that come with a model does not count: say that yourself.
+    The ``recipe.json`` of a run is resolved already: its settings count as they are, unless the changes name another
+    method. Its permissions of a model's code and pickles do not count and must be given again.
 
     Args:
-        name: name of a shipped recipe or path of a file, a run's ``recipe.json`` among them.
+        name: name of a shipped recipe, or path of a file, such as a run's ``recipe.json``.
         changes: ``section.key=value`` strings, the value in YAML.
 
     Raises:
-        UserError: unknown recipe, key, method or value; the message names the key.
+        UserError: a recipe, key, method or value is unknown; names the key.
 
     Examples:
         >>> recipe = resolve("demo", ["method=sprec-rn", "loop.iterations=2"])
@@ -90,7 +90,7 @@ def resolve(name: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _of_run(about: Mapping[str, Any], settings: Mapping[str, Any], name: str) -> Recipe:
-    """The recipe that a run had, with changes."""
+    """The recipe of a run, with changes."""
     content = dict(about["recipe"])
     backbone = content.get("backbone")
     if isinstance(backbone, dict):
@@ -110,7 +110,7 @@ def changed(recipe: Recipe, changes: Sequence[str], settings: Mapping[str, Any] 
         settings: further changes, by section.
 
     Raises:
-        UserError: an unknown key or value; the message names the key.
+        UserError: a key or value is unknown; names the key.
     """
     content = recipe.model_dump(mode="json")
     for change in changes:
@@ -123,8 +123,8 @@ def validate(content: Mapping[str, Any], name: str, writer: str = "") -> Recipe:
 
     Args:
         content: all settings.
-        name: what messages call them.
-        writer: who wrote them, where that is a newer version (:func:`sprec.system.storage.newer`).
+        name: of the recipe, for messages.
+        writer: the version that wrote them, if it is newer (:func:`sprec.system.storage.newer`).
 
     Raises:
         UserError: the first thing that is wrong, by its dotted key.
@@ -133,7 +133,7 @@ def validate(content: Mapping[str, Any], name: str, writer: str = "") -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        kinds = {"scratch", "huggingface"}  # the discriminator shows up in the location, it is no key
+        kinds = {"scratch", "huggingface"}  # the location contains the discriminator, which is not a key
         key = ".".join(str(part) for part in first["loc"] if part not in kinds)
         problem = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise UserError(f"recipe {name}: {key + ': ' if key else ''}{problem}{writer}") from error
@@ -166,7 +166,7 @@ def _parse_change(change: str) -> dict[str, Any]:
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """Lay ``update`` over ``base``, section by section; lists and scalars are replaced."""
+    """``base`` overridden by ``update``, section by section; lists and scalars are replaced."""
     merged = dict(base)
     for key, value in update.items():
         below = merged.get(key)
@@ -178,5 +178,5 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes_kind(below: dict[str, Any], value: dict[str, Any]) -> bool:
-    """Whether ``value`` is of another kind: settings of another backbone do not apply to it."""
+    """Whether ``value`` is of another kind, so that the settings ``below`` do not apply to it."""
     return "kind" in value and "kind" in below and value["kind"] != below["kind"]

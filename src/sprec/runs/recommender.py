@@ -24,17 +24,17 @@ from sprec.system import storage
 from sprec.system.errors import UserError
 
 Entry = int | str
-"""An item by its id (the row of the catalog), or by its title; a text that is no title may be its source id."""
+"""An item by its id (its row in the catalog), its title, or its source id."""
 
 
 class Recommender:
     """The last model of a run, with its catalog: ``Recommender.load(run).recommend(histories, k=5)``.
 
-    It keeps no state between calls. Threads may share it: they take turns at the model.
+    It keeps no state between calls. Threads may share it; they use the model one at a time.
 
     Args:
         session: the run.
-        backbone: what grounds titles.
+        backbone: encodes titles in grounding.
         final: the model.
     """
 
@@ -56,7 +56,7 @@ class Recommender:
             changes: other settings, as in ``sprec run --set``: ``recommend.protocol=exact``.
 
         Raises:
-            UserError: there is no finished run, or a setting does not exist, would need another run or does not fit
+            UserError: there is no finished run, or a setting does not exist, would need another run, or does not fit
                 the catalog.
         """
         session = open_run(Path(run), changes)
@@ -64,14 +64,15 @@ class Recommender:
         return cls(session, backbone_of(session), Stage(Path(run), "model"))
 
     def recommend(self, histories: Sequence[Sequence[Entry]], k: int = 5, **options: Any) -> list[list[int]]:
-        """The k best items for each history, best first; :meth:`recommendations` tells more of them.
-
-        Takes and raises what :meth:`recommendations` does.
+        """The k best items for each history, best first; :meth:`recommendations` returns more about them.
 
         Args:
             histories: item ids or titles, oldest first.
             k: items per list.
-            options: who may be recommended, and settings of recommending.
+            options: as for :meth:`recommendations`.
+
+        Raises:
+            UserError: see there.
         """
         lists: list[list[int]] = self.recommendations(histories, k, **options).items.tolist()
         return lists
@@ -89,28 +90,26 @@ class Recommender:
         tilt_strength: float = 1.0,
         **settings: Any,
     ) -> Recommendations:
-        """The k best items for each history. Somebody without a history gets what is popular.
+        """The k best items for each history. Users without a history get popular items.
 
-        What may be recommended is decided before the search, not afterwards: a list has k items as long as there are k.
+        Items are filtered before the search: a list has k items if k are left.
 
         Args:
             histories: item ids or titles, oldest first.
             k: items per list.
-            allow: the items that may be recommended, by id or title; all by default.
-            block: items that must not be.
-            blocks: further items that must not be, of each history.
-            genres: recommend items with one of these genres only.
-            unknown: what happens to items that are not in the catalog: ``skip`` goes on without them.
-            tilt_strength: factor of the tilt where there is one: 0 for none of it, 1 as it was learned.
-            settings: of recommending, where they differ from the run's: ``protocol="exact"``,
-                ``exclude_history=True``.
+            allow: the items that may be recommended, by id or title; by default all.
+            block: items that must not be recommended.
+            blocks: further items that must not be, per history.
+            genres: recommend only items with one of these genres.
+            unknown: ``skip`` leaves out items of histories that are not in the catalog.
+            tilt_strength: factor of the tilt, if there is one: 0 for none, 1 as it was learned.
+            settings: of recommending, if they differ from the run's: ``protocol="exact"``, ``exclude_history=True``.
 
         Returns:
-            The lists, with -1 where fewer items are left; with the protocol ``exact`` also the log-probability of each
-            item.
+            The lists, padded with -1; with the protocol ``exact`` also the log-probability of each item.
 
         Raises:
-            UserError: an unknown title (the closest ones are named), an unknown id or genre, k is larger than the
+            UserError: a title is unknown (the closest ones are named), an id or genre is unknown, k is larger than the
                 catalog, nothing may be recommended, or a setting does not exist or does not fit.
         """
         items = [
@@ -140,7 +139,7 @@ class Recommender:
         blocked: np.ndarray | None,
         tilt_strength: float,
     ) -> Recommendations:
-        """The lists by the protocol of the settings, for those without a history by popularity."""
+        """The lists by the protocol of the settings; by popularity for users without a history."""
         popular = np.array([not history for history in histories], dtype=bool)
 
         def part(rows: np.ndarray, settings: Recommend) -> tuple[np.ndarray, Recommendations]:
@@ -158,7 +157,7 @@ class Recommender:
             parts.append(part(np.flatnonzero(~popular), settings))
         if popular.any():
             rows, found = part(np.flatnonzero(popular), settings.model_copy(update={"protocol": "popularity"}))
-            parts.append((rows, replace(found, scores=None)))  # they are on another scale
+            parts.append((rows, replace(found, scores=None)))  # popularity is on another scale
         return replace(joined(parts), popular=popular)
 
     def _padded(self, rows: Sequence[Sequence[int]], count: int) -> np.ndarray:
@@ -199,10 +198,10 @@ def barred_items(
         catalog: the items.
         allow: those that may be recommended; None for all.
         block: those that must not be.
-        genres: only items with one of these genres may be.
+        genres: only items with one of these genres may be recommended; all if empty.
 
     Raises:
-        UserError: no item has a genre, or nothing is left.
+        UserError: no item has one of the genres, or no item is left.
     """
     barred = np.zeros(len(catalog), dtype=bool)
     if allow is not None:
@@ -222,9 +221,9 @@ def barred_items(
 
 
 def joined(parts: Sequence[tuple[np.ndarray, Recommendations]]) -> Recommendations:
-    """One answer of several: rows and the lists that they got, all of one length.
+    """Join lists of equal length that were made for different rows.
 
-    What only some of the protocols know is missing (empty, -inf, not proven) in the rows of the others.
+    Values that only some of the protocols have are missing (empty, -inf, not proven) in the rows of the others.
 
     Args:
         parts: different rows that together are 0..n-1, and their lists.
@@ -260,7 +259,7 @@ def open_run(root: Path, changes: Sequence[str] = ()) -> Session:
 
     Args:
         root: the run directory.
-        changes: other settings, as in ``sprec run --set``; the only way to permit code or pickles of a model.
+        changes: other settings, as in ``sprec run --set``; the only way to permit a model's code or pickles.
 
     Raises:
         UserError: there is no run with a model at this path, or a setting does not exist or would need another run.

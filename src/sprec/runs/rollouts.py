@@ -1,4 +1,4 @@
-"""Rejected answers: the model's own (self-play), or sampled items, and their file."""
+"""Rejected answers: the model's own (self-play) or sampled items, and their file."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from sprec.system import processes
 
 FILE = "rollouts.jsonl"
 _REDRAWS = 8
-"""Samples for a case whose answer is its target, all with one reading of the prompt."""
+"""Samples for a case whose answer is its target; the prompt is read once for all."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Rollouts:
     """Rejected titles of n training examples.
 
     Attributes:
-        rows: rows of the training split, (n,); examples without any negative are left out.
+        rows: rows of the training split, (n,); examples without negatives are left out.
         titles: the rejected titles of each, best first; not necessarily titles of the catalog.
     """
 
@@ -39,7 +39,13 @@ class Rollouts:
     titles: list[list[str]]
 
     def write(self, folder: Path, builder: PromptBuilder, train: Split) -> None:
-        """One JSON line per pair: prompt, chosen, rejected (TRL's form), row, target and rejected item (or null)."""
+        """Write a JSON line per pair: prompt, chosen, rejected (TRL's form), row, target and rejected item (or null).
+
+        Args:
+            folder: gets the file.
+            builder: writes prompts and answers.
+            train: the training split.
+        """
         with (folder / FILE).open("w", encoding="utf-8") as file:
             for row, titles in zip(self.rows.tolist(), self.titles, strict=True):
                 example = train[row]
@@ -57,7 +63,7 @@ class Rollouts:
 
     @classmethod
     def read(cls, folder: Path) -> "Rollouts":
-        """Read what :meth:`write` wrote."""
+        """Read the file of :meth:`write` in a ``folder``."""
         titles: dict[int, list[str]] = {}
         with (folder / FILE).open(encoding="utf-8") as file:
             for line in file:
@@ -66,7 +72,7 @@ class Rollouts:
         return cls(np.array(list(titles), dtype=np.int64), list(titles.values()))
 
     def without_equal(self, catalog: Catalog, train: Split) -> "Rollouts":
-        """Leave out rejected titles that are the target's."""
+        """Leave out rejected titles that are those of the targets in ``train``, by the ``catalog``."""
         kept = [
             [title for title in titles if title != catalog.titles[train.targets[row]]]
             for row, titles in zip(self.rows, self.titles, strict=True)
@@ -79,20 +85,27 @@ class Rollouts:
         return cls(np.asarray(rows)[full], [titles[index] for index in full])
 
     def news(self, catalog: Catalog) -> str:
-        """How the negatives look: a model that collapses shows here first."""
+        """A summary of the negatives in words, by the ``catalog``: the first place where a collapsing model shows."""
         titles = [title for own in self.titles for title in own]
         return f"{len(titles)} negatives, {len(set(titles))} distinct, {self.known(catalog):.0%} in the catalog"
 
     def known(self, catalog: Catalog) -> float:
-        """Share of the titles that exist in the catalog; 0 without titles."""
+        """Share of the titles that exist in the ``catalog``; 0 if there are none."""
         titles = [title for own in self.titles for title in own]
         return sum(title in catalog.by_title for title in titles) / max(1, len(titles))
 
 
 def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.ndarray, iteration: int) -> Rollouts:
-    """The negatives of an iteration as the recipe wants them.
+    """The negatives of an iteration by the recipe.
 
     A share ``random_ratio`` of the cases gets uniform items instead (paper, RQ3).
+
+    Args:
+        session: the run.
+        policy: the model that answers.
+        backbone: encodes titles, for grounded and semantic negatives.
+        rows: of the training split.
+        iteration: its number, from 1.
     """
     settings, catalog = session.recipe.negatives, session.dataset.catalog
     examples = session.dataset.train.take(rows)
@@ -108,7 +121,7 @@ def make_rollouts(session: Session, policy: Stage, backbone: Stage, rows: np.nda
 
 
 def _self_play(session: Session, policy: Stage, backbone: Stage, examples: Split, iteration: int) -> list[list[str]]:
-    """What the policy answers: parsed, equal answers of a case once, at most N per case."""
+    """The policy's answers: parsed, without repetitions in a case, at most N per case."""
     settings, recipe = session.recipe.negatives, session.recipe
     wide = 2 * settings.count  # paper, RQ3: 2N beams, then the N best different titles
     decoding = Decoding(
@@ -133,9 +146,9 @@ def _limit(session: Session, policy: Stage) -> int:
 def _wrong_answers(
     session: Session, policy: Stage, backbone: Stage, examples: Split, titles: list[list[str]], iteration: int
 ) -> list[list[str]]:
-    """Answers without the targets; where nothing else was answered, samples are drawn (RosePO, self-hard).
+    """Answers without the targets; if no other is left, samples are drawn (RosePO, self-hard).
 
-    A case that answers with its target in all of them has no negative.
+    A case whose samples are all its target has no negative.
     """
     wanted = [session.dataset.catalog.titles[target] for target in examples.targets]
     wrong = [[title for title in own if title != target] for own, target in zip(titles, wanted, strict=True)]
@@ -149,7 +162,7 @@ def _wrong_answers(
         temperature=session.recipe.negatives.temperature,
         seed=seed_of(session.recipe.seed, Stream.REDRAW, iteration),
     )
-    # which cases these are may depend on rounding, so on how an earlier process cut its batches
+    # which cases these are may depend on rounding, and so on an earlier process's batches
     journal = f"redraw-{sha256(again.tobytes()).hexdigest()[:16]}"
     drawn = _answers(session, policy, backbone, examples.take(again), decoding, f"redraw {iteration}", journal)
     for case, own in zip(again.tolist(), drawn, strict=True):
@@ -160,10 +173,10 @@ def _wrong_answers(
 def _answers(
     session: Session, policy: Stage, backbone: Stage, examples: Split, decoding: Decoding, note: str, name: str
 ) -> list[list[str]]:
-    """The different titles that the policy answers to each example, grounded if the recipe says so.
+    """The distinct titles in the policy's answers to each example, grounded if the recipe says so.
 
     Args:
-        note: beside the progress bar.
+        note: for the progress bar.
         name: of the journal.
     """
     recipe, model = session.recipe, session.policy(policy)
@@ -181,12 +194,12 @@ def _answers(
     if recipe.negatives.ground:
         nearest = session.grounder(backbone)
         grounded = [_titles(session.dataset.catalog, nearest.top_k(own, 1).T)[0] if own else [] for own in titles]
-        titles = [list(dict.fromkeys(own)) for own in grounded]  # several titles may be nearest to one item
+        titles = [list(dict.fromkeys(own)) for own in grounded]  # several titles may have the same nearest item
     return titles
 
 
 def _served(session: Session, policy: Stage) -> Served:
-    """The weights of a stage on the recipe's server, under a name that no other weights have: servers keep caches."""
+    """The weights of a stage on the recipe's server, under a unique name, as servers keep caches by name."""
     server, folder = session.recipe.server, policy.folder / "model"
     if server is None:
         raise ValueError("no server asked for")

@@ -1,4 +1,4 @@
-"""SASRec as a stage of a run: a recommender of its own, the assistant of D3, the oracle of RosePO's smoothing."""
+"""SASRec as a stage of the run ``session``: a recommender, the assistant of D3, the oracle of RosePO's smoothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,10 +36,10 @@ def needs_sasrec(recipe: Recipe) -> bool:
 
 
 def sasrec(session: Session) -> Stage:
-    """The trained SASRec; ask for it once per run, its number is the place where it is asked for."""
+    """The stage of SASRec, trained if needed; call it once per run, at its place among the stages."""
 
     def make(folder: Path) -> str:
-        if not processes.first():  # small enough for one
+        if not processes.first():  # one process suffices
             return ""
         model = _train(session, session.store.logs / LOG)
         model.save(folder)
@@ -49,17 +49,17 @@ def sasrec(session: Session) -> Stage:
 
 
 def sasrec_key(session: Session) -> str:
-    """The key of the SASRec that this recipe makes, whether or not its stage is there."""
+    """The key of the SASRec that this recipe makes, whether or not its stage exists."""
     return session.store.key_of(_NAME, session.depends(Part.SASREC))
 
 
 def has_sasrec(session: Session) -> bool:
-    """Whether the SASRec of this recipe is there, so that nothing needs to be trained."""
+    """Whether the SASRec of this recipe exists, so that nothing needs to be trained."""
     return session.sasrec is not None or _find(session, sasrec_key(session)) is not None
 
 
 def load_sasrec(session: Session) -> SASRec:
-    """The SASRec of this run; trained now where it has none (evaluating a run by another protocol than its own)."""
+    """The SASRec of this run; trained now if it has none, when a run is evaluated by another protocol than its own."""
     key = sasrec_key(session)
     if session.sasrec is None or session.sasrec[0] != key:
         session.sasrec = key, _find(session, key) or _train(session)
@@ -81,12 +81,12 @@ def _train(session: Session, log: Path | None = None) -> SASRec:
 
 
 def smoothing(session: Session, examples: Split, rejected: Sequence[Sequence[str]]) -> torch.Tensor:
-    """RosePO's smoothing factor of each pair, shape (n,): how sure the oracle is that the target is the better item.
+    """RosePO's smoothing factor of each pair, shape (n,), from the oracle's scores of target and rejected item.
 
     Args:
-        session: its recipe says how the oracle is trained, and the temperature.
+        session: its recipe has the oracle's settings, and the temperature.
         examples: the pairs' histories and targets.
-        rejected: one rejected title each. What is no title of the catalog cannot be better: its factor is 0.
+        rejected: one rejected title each. Unknown titles cannot be better than the target: their factor is 0.
     """
     by_title = session.dataset.catalog.by_title
     items = np.array([by_title.get(titles[0], -1) for titles in rejected], dtype=np.int64).reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""What a run holds in memory: recipe, data, the store, and the one policy whose weights follow the current stage."""
+"""The state of a run in memory: recipe, data, the store, and one policy, whose weights are the current stage's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,16 +33,16 @@ from sprec.system.hardware import pick_device, pick_precision
 from sprec.system.progress import say
 
 _ANSWER = 32
-"""Tokens of an answer where no title needs more (the research code)."""
+"""Limit of an answer in tokens if no title needs more (the research code's)."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where training goes on from.
+    """A model that is trained further.
 
     Attributes:
-        stage: the run directory of the model, with its backbone in it.
-        rows: rows of the training split that this model has not learned from, ascending.
+        stage: the run directory of the model, which contains its backbone.
+        rows: rows of the training split on which this model has not been trained, ascending.
     """
 
     stage: Stage
@@ -53,26 +53,31 @@ class Start:
 class Session:
     """The context of one run. Loading a stage whose weights are in memory is free.
 
-    One policy is in memory, and besides, where all parameters are trained, the backbone that reads titles.
+    One policy is in memory, and, if all parameters are trained, also the backbone that encodes titles.
+
+    Attributes:
+        recipe: all settings.
+        dataset: the data.
+        store: of the stages.
     """
 
     recipe: Recipe
     dataset: Dataset
     store: Store
     start: Start | None = None
-    """The model that training goes on from, on new rows alone; None for the recipe's backbone and all rows."""
+    """The model that is trained further, only on new rows; None for the recipe's backbone and all rows."""
     _policy: Policy | None = None
     _holds: str = field(default="", init=False)
     sasrec: tuple[str, SASRec] | None = field(default=None, init=False)
-    """The SASRec that was consulted last, and its key."""
+    """The last SASRec, and its key."""
     tilt: Stage | None = field(default=None, init=False)
     """The tilt of the last evaluation."""
     offsets: dict[str, np.ndarray] = field(default_factory=dict, init=False)
-    """What tilts add to the score of each item, by what these are made of."""
+    """The offsets of tilts, by the settings that they were made with."""
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the models run."""
+        """The device of the models."""
         return pick_device(self.recipe.device)
 
     @cached_property
@@ -87,7 +92,7 @@ class Session:
         return PromptBuilder(self.dataset.catalog, self.dataset.wording, prompt.style, prompt.history)
 
     def trie(self, policy: Policy) -> Trie:
-        """The trie of the catalog's titles, made once: all policies of a run have one tokenizer."""
+        """The trie of the catalog's titles in a ``policy``'s tokens, made once: a run has one tokenizer."""
         if self._trie is None:
             self._trie = catalog_trie(policy, self.builder)
         return self._trie
@@ -96,25 +101,25 @@ class Session:
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """How often each item occurs in the sequences that are trained on, shape (items,)."""
+        """How often each item occurs in the training sequences, shape (items,)."""
         return item_counts(pretraining_examples(self.dataset), len(self.dataset.catalog))
 
     @cached_property
     def changed_items(self) -> bool:
-        """Whether items came, went or were renamed since the run was trained."""
+        """Whether items were added, removed or renamed since the run was trained."""
         return has_other_items(self.store.root)
 
     @cached_property
     def knn(self) -> ItemKnn:
-        """The neighbours of the items in the sequences that are trained on."""
+        """The neighbours of the items in the training sequences."""
         settings = knn.Settings(**self.recipe.knn.model_dump())
         return ItemKnn.count(pretraining_examples(self.dataset), len(self.dataset.catalog), settings)
 
     def answer_limit(self, policy: Policy, setting: int | None, name: str) -> int:
-        """The tokens of an answer at most; says once if titles of the catalog need more.
+        """The limit of an answer in tokens; warns once if titles of the catalog are longer.
 
         Args:
-            policy: its tokenizer counts, once per session: all policies of a run have one.
+            policy: its tokenizer counts, once per session, as a run has one tokenizer.
             setting: the recipe's, or None for what the titles need.
             name: of the setting.
         """
@@ -136,7 +141,7 @@ class Session:
 
     @property
     def new_rows(self) -> np.ndarray | None:
-        """The rows of the training split that are new to the model that training goes on from; None for all."""
+        """The rows of the training split that are new to the model that is trained further; None for all."""
         return None if self.start is None else self.start.rows
 
     @property
@@ -145,7 +150,7 @@ class Session:
         return self.dataset.splits[self.recipe.split][: self.recipe.cases]
 
     def policy(self, stage: Stage) -> Policy:
-        """The policy with the weights of a stage."""
+        """The policy with the weights of a ``stage``."""
         if self._policy is None or self._holds != stage.key:
             self._policy = self._load(stage)
             self.holds(stage.key)
@@ -158,7 +163,7 @@ class Session:
         return load_saved(stage.folder / "model", backbone, self.device, self.precision)
 
     def fresh(self, backbone: HuggingFace, seed: int) -> Policy:
-        """A given model as it is, with fresh adapters where it has some.
+        """A given model without further training, with fresh adapters if it has any.
 
         Args:
             backbone: its settings.
@@ -168,18 +173,18 @@ class Session:
         return load_huggingface(backbone, self.device, self.precision)
 
     def adopt(self, policy: Policy) -> None:
-        """Put a policy that was made here in place."""
+        """Use a ``policy`` that was made in this run."""
         self._policy = policy
         self.holds("")
 
     def holds(self, key: str) -> None:
-        """Note whose weights the policy in memory now has; empty while they are changing."""
+        """Record the ``key`` of the stage whose weights are in memory; empty while they are changing."""
         self._holds = key
 
     def made(self, key: str) -> None:
-        """A stage was finished: if its weights were trained here, the policy in memory has them.
+        """Record that the stage ``key`` was finished: if its weights were trained here, they are in memory.
 
-        Unless they are sharded over several processes: then the next stage reads them from the store.
+        If they are sharded over several processes, the next stage reads them from the store.
         """
         if self._policy is not None and sharded(self._policy.model):
             self._policy = None
@@ -187,7 +192,7 @@ class Session:
             self._holds = key
 
     def depends(self, part: Part) -> dict[str, Any]:
-        """What a kind of stage depends on beside earlier stages: the settings that affect it, and the data.
+        """What a kind of stage depends on besides earlier stages: the settings that affect it, and the data.
 
         Args:
             part: the kind of stage.
@@ -199,18 +204,18 @@ class Session:
 
     @cached_property
     def encoder_content(self) -> str | None:
-        """What is behind the name of the text encoder today; None where it comes with the run."""
+        """Identifies the current content behind the name of the text encoder; None if it is part of the run."""
         _, _, name = self.recipe.recommend.encoder.partition(":")
         return origin(name) if name else None
 
     def grounder(self, backbone: Stage, encoder: str | None = None) -> Grounder:
         """The grounding of generated titles; with the encoder ``lm`` by the hidden states of the backbone.
 
-        The backbone before any fine-tuning encodes, as in BIGRec, so that all stages are grounded alike.
+        As in BIGRec this is the backbone before any fine-tuning, so that grounding is the same in all stages.
 
         Args:
             backbone: its stage.
-            encoder: as ``recommend.encoder``, which is the default.
+            encoder: as in ``recommend.encoder``, which is the default.
         """
         name = encoder or self.recipe.recommend.encoder
         if name not in self._grounders:
@@ -227,7 +232,7 @@ class Session:
             return sentence_transformers(name.removeprefix("sentence-transformers:"), str(self.device))
         compact = self.builder.style == "compact"
         write = self.builder.respond if compact else str
-        budget = 2 * self.recipe.tokens_per_batch  # without gradients
+        budget = 2 * self.recipe.tokens_per_batch  # no gradients
 
         def encode(titles: Sequence[str]) -> Tensor:
             return self._reader(backbone).embed([write(title) for title in titles], budget)
@@ -235,7 +240,7 @@ class Session:
         return Encoder(f"lm-{backbone.key}-{self.precision}{'-compact' * compact}", encode)
 
     def _reader(self, backbone: Stage) -> Policy:
-        """The model before any fine-tuning: the policy in memory without its adapters where it has some."""
+        """The model before any fine-tuning: the policy in memory without its adapters, if it has any."""
         adapted = isinstance(self.recipe.backbone, HuggingFace) and self.recipe.backbone.lora is not None
         if adapted and self._policy is not None:
             return self._policy

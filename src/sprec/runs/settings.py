@@ -1,4 +1,4 @@
-"""All settings of a recipe as text: what ``sprec recipes settings`` and the page of settings show."""
+"""All settings of a recipe as text, for ``sprec recipes settings`` and the settings page."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -25,8 +25,8 @@ class Setting(NamedTuple):
     Attributes:
         key: the dotted name.
         default: in YAML.
-        others: the values that it may have besides, where they are few.
-        about: what it does.
+        others: its other values, if they are few.
+        about: its description.
     """
 
     key: str
@@ -36,15 +36,15 @@ class Setting(NamedTuple):
 
 
 def settings() -> dict[str, list[Setting]]:
-    """All settings in the order of the schema, by the part of the recipe that they belong to; "" for the recipe itself.
+    """All settings in the order of the schema, by part of the recipe; "" for the recipe itself.
 
-    The two kinds of backbone are parts of their own: ``backbone, kind: scratch``.
+    The two kinds of backbone are separate parts: ``backbone, kind: scratch``.
     """
     return dict(_parts("", Recipe(), ()))
 
 
 def _parts(title: str, section: Section, path: tuple[str, ...]) -> Iterator[tuple[str, list[Setting]]]:
-    """A part of the recipe with its defaults, then the parts inside of it."""
+    """A part of the recipe with its defaults, then the parts inside it."""
     fields = type(section).model_fields
     kinds = {name: _sections(field.annotation) for name, field in fields.items()}
     own = [name for name, field in fields.items() if not kinds[name] or type(None) in get_args(field.annotation)]
@@ -58,7 +58,7 @@ def _parts(title: str, section: Section, path: tuple[str, ...]) -> Iterator[tupl
 
 
 def _sections(annotation: Any) -> list[type[Section]]:
-    """The parts of a recipe among the types that a value may have."""
+    """The parts of a recipe among the types of a value."""
     kinds = get_args(annotation) or (annotation,)
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
 
@@ -81,7 +81,7 @@ def _setting(path: tuple[str, ...], field: FieldInfo, default: Any) -> Setting:
 
 
 def _yaml(value: Any) -> str:
-    """A value on one line, as a recipe would have it."""
+    """A value on one line of YAML, as in a recipe."""
     plain = list(value) if isinstance(value, tuple) else value
     text: str = yaml.safe_dump(plain, default_flow_style=True, width=1000)
     return text.removesuffix("\n").removesuffix("\n...")

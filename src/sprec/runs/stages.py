@@ -1,4 +1,8 @@
-"""The stages of a run: each takes earlier stages and returns a new one, from the store when it is already there."""
+"""The stages of a run: each takes earlier stages and returns a new one, from the store if it exists.
+
+The run is a ``session``. A stage trains the model ``start`` or uses ``policy``; in evaluations and rollouts ``start``
+is the backbone that encodes titles. A ``sample`` has the examples of an ``iteration``.
+"""
 
 import json
 import warnings
@@ -46,14 +50,14 @@ _SFT = Objective(lambda policy, _: objectives.sft(policy), per_token=True)
 
 @dataclass(frozen=True)
 class Sample:
-    """Training examples drawn for one iteration, and their rows in the training split."""
+    """Training ``examples`` drawn for an iteration, and their ``rows`` in the training split."""
 
     rows: np.ndarray
     examples: Split
 
 
 def backbone(session: Session) -> Stage:
-    """The model that everything starts from: made here (``scratch``), adapted here, or given (nothing to store)."""
+    """The model that everything starts from: made in the run (``scratch``), adapted in it, or given."""
     recipe, settings = session.recipe, session.recipe.backbone
     if not makes_backbone(recipe):
         return given(recipe)
@@ -80,7 +84,7 @@ def backbone(session: Session) -> Stage:
 
 
 def _taken_over(session: Session, start: Stage) -> Stage:
-    """The backbone of the run that this one goes on from: it was made of other data, and reads titles as before."""
+    """The backbone of the run that this one continues: it was made from other data, and still encodes titles."""
 
     def make(folder: Path) -> str:
         if processes.first():
@@ -91,7 +95,7 @@ def _taken_over(session: Session, start: Stage) -> Stage:
 
 
 def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Training | None]:
-    """The model that the sequences are for, and how it learns them (None: not at all)."""
+    """The model before pre-training, and the settings of the latter (None: there is none)."""
     settings = session.recipe.backbone
     if isinstance(settings, HuggingFace):
         return session.fresh(settings, settings.adapt.seed if settings.adapt else 0), settings.adapt
@@ -104,7 +108,7 @@ def _to_pretrain(session: Session, compact: PromptBuilder) -> tuple[Policy, Trai
 
 
 def given(recipe: Recipe) -> Stage:
-    """A model that is not made here: no folder, and a key of its settings and its content, wherever it lies.
+    """The stage of a model that is not made in the run: without a folder, with a key of its settings and content.
 
     Args:
         recipe: its backbone is the model.
@@ -115,13 +119,13 @@ def given(recipe: Recipe) -> Stage:
     if not isinstance(recipe.backbone, HuggingFace):
         raise ValueError("the backbone of this recipe is made in the run")
     decisive = settings_of(recipe, Part.BACKBONE)
-    own = {name: value for name, value in decisive.items() if name.startswith("backbone.")}  # it has read no prompts
+    own = {name: value for name, value in decisive.items() if name.startswith("backbone.")}  # without those of prompts
     content = origin(recipe.backbone.path, recipe.backbone.revision)
     return Stage(Path(), storage.digest({"settings": own, "content": content}))
 
 
 def _tokenizer_texts(session: Session, lines: list[str]) -> list[str]:
-    """The catalog's titles, and the fixed wording of the prompts where a style has one."""
+    """The catalog's titles, and the fixed wording of the prompts, if the style has one."""
     if session.recipe.prompt.style == "compact":
         return lines
     return [*lines, *[session.builder.prompt([], "sft"), session.builder.prompt([], "generate")] * 50]
@@ -153,7 +157,7 @@ def initial_sft(session: Session, start: Stage) -> Stage:
 
 
 def _count_long_titles(session: Session, policy: Policy) -> None:
-    """Say which titles the limits of answers cut, before anything is trained to write them."""
+    """Warn of titles that the limits of answers would cut, before a model is trained to write them."""
     recipe = session.recipe
     if is_read("recommend.max_new_tokens", recipe.recommend):
         session.answer_limit(policy, recipe.recommend.max_new_tokens, "recommend.max_new_tokens")
@@ -164,7 +168,7 @@ def _count_long_titles(session: Session, policy: Policy) -> None:
 def _weighted(
     session: Session, examples: Split, groups: Sequence[PromptGroup], settings: Sft
 ) -> tuple[Objective, dict[str, torch.Tensor]]:
-    """RW: the loss and what it needs of each sample."""
+    """RW: the loss, and its further inputs per sample."""
     if settings.weights == "none":
         raise ValueError("no weights asked for")
     catalog, genres = session.dataset.catalog, session.dataset.genres
@@ -184,7 +188,7 @@ def _weighted(
 
 
 def draw(session: Session, iteration: int) -> Sample:
-    """Draw the examples of an iteration: a function of (seed, iteration)."""
+    """Draw the examples of an ``iteration``: a function of (seed, iteration)."""
     recipe = session.recipe
     rows = drawn_rows(session.dataset, recipe.loop.samples, recipe.seed, iteration, among=session.new_rows)
     return Sample(rows, session.dataset.train.take(rows))
@@ -236,10 +240,10 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
     Args:
         session: the run.
         start: the model that is trained.
-        reference: the frozen model of the ratios.
+        reference: the frozen reference model.
         rejected: of :func:`negatives`.
         iteration: its number.
-        current: pi_t, the model that the iteration began with; Eq. 8 weighs negatives by its probabilities.
+        current: pi_t, the model that the iteration began with; Eq. 8 weights negatives by its probabilities.
     """
     recipe = session.recipe
     needs = PREFERENCES[recipe.prefer.objective].needs
@@ -278,9 +282,9 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
 
 
 def _log_probs(session: Session, stage: Stage, groups: Sequence[PromptGroup], use: str, iteration: int) -> torch.Tensor:
-    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 where missing.
+    """Log-probabilities under a frozen model, once for the whole stage, (n, 1 + K), 0 for missing completions.
 
-    What they are used for names the progress bar and the journal.
+    The progress bar and the journal are named by their ``use``.
     """
     values = score(
         session.policy(stage),
@@ -296,7 +300,7 @@ def importance(session: Session, examples: Split, current: torch.Tensor) -> torc
     """The weights of Eq. 8, as logarithms: log pi_t(y_l|x) - log q(y_l|x) of uniform negatives, (n, K).
 
     Args:
-        session: its recipe says whether the sampler kept the histories out.
+        session: its recipe says whether the sampler excluded the histories.
         examples: the pairs' histories and targets.
         current: log-probabilities under pi_t, (n, 1 + K).
     """
@@ -306,7 +310,7 @@ def importance(session: Session, examples: Split, current: torch.Tensor) -> torc
 
 
 def preference(settings: Prefer) -> Objective:
-    """The recipe's objective on prompt groups whose first completion is the chosen one."""
+    """The objective of the ``settings`` for prompt groups whose first completion is the chosen one."""
     row = PREFERENCES[settings.objective]
 
     def loss(policy: torch.Tensor, batch: GroupBatch) -> torch.Tensor:
@@ -316,12 +320,12 @@ def preference(settings: Prefer) -> Objective:
 
 
 def evaluation_depends(session: Session, policy: Stage, start: Stage) -> dict[str, Any]:
-    """What decides the lists and metrics of an evaluation.
+    """What the lists and metrics of an evaluation depend on.
 
     Args:
         session: the run, with the settings of the evaluation.
         policy: the model.
-        start: what grounds titles.
+        start: encodes titles in grounding.
     """
     needs = needs_of(session.recipe.recommend)
     return {
@@ -335,7 +339,7 @@ def evaluation_depends(session: Session, policy: Stage, start: Stage) -> dict[st
 
 
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
-    """Recommend to the test cases and measure; writes ``recommendations.parquet`` and ``metrics.json``."""
+    """Recommend to the test cases and measure; stage ``name`` has ``recommendations.parquet`` and ``metrics.json``."""
     recipe = session.recipe
     session.tilt = tilt_stage.tilt(session, name, policy, start) if is_tilted(recipe.recommend) else None
 
@@ -359,7 +363,7 @@ def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[s
 
 
 def metrics_of(session: Session, found: Recommendations, ks: Iterable[int] = CUTOFFS) -> dict[str, float]:
-    """All metrics of what was recommended to the cases of a session, as :func:`measured` gives them."""
+    """All metrics of the lists ``found`` for the cases of a session at cut-offs ``ks`` (see :func:`measured`)."""
     if found.proven is not None and not found.proven.all():
         say(f"! {1 - found.proven.mean():.1%} of the lists may miss a better item; raise recommend.beams")
     return measured(found.items, session.cases, session.dataset, ks, found.titles or found.samples)
@@ -368,7 +372,10 @@ def metrics_of(session: Session, found: Recommendations, ks: Iterable[int] = CUT
 def measured(
     lists: np.ndarray, cases: Split, dataset: Dataset, ks: Iterable[int] = CUTOFFS, titles: Sequence[str] = ()
 ) -> dict[str, float]:
-    """All metrics of lists, with the arguments of :func:`cases_of`; what is undefined is told in one line."""
+    """All metrics of ``lists`` for the examples ``cases``; undefined ones are reported in one line.
+
+    ``dataset``, ``ks`` and ``titles`` are as for :func:`cases_of`.
+    """
     with warnings.catch_warnings(record=True) as caught:  # Python would print two lines, one of them source code
         warnings.simplefilter("always")
         metrics = measure(cases_of(lists, cases, dataset, ks, titles))
@@ -378,9 +385,9 @@ def measured(
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:
-    """One row per case: case, items (best first), the generated title or samples, the items' log-probabilities.
+    """Write the lists ``found`` to a ``file``, a row per case: case, items (best first), title, samples, log_probs.
 
-    ``title``, ``samples`` and ``log_probs`` are null where the protocol has none.
+    The last three are null for protocols without them.
     """
     none, count = [None] * len(found.items), len(found.items)
     log_probs = none if found.log_probs is None else found.log_probs.tolist()
@@ -405,7 +412,7 @@ def write_recommendations(file: Path, found: Recommendations) -> None:
 
 
 def read_recommendations(file: Path) -> Recommendations:
-    """What :func:`write_recommendations` wrote, here or by an earlier version."""
+    """The lists in a ``file`` of :func:`write_recommendations`, of this version or an earlier one."""
     frame = read_parquet(file)
 
     def column(name: str) -> list[Any]:
@@ -453,7 +460,7 @@ def _train(
 def _save(
     session: Session, policy: Policy, folder: Path, outcome: Outcome, section: str, beta: float | None = None
 ) -> str:
-    """Write what a training stage leaves, and warn if it is not well; ``section`` of the recipe holds its rates."""
+    """Write the results of a training stage, and warn of problems; its rates are in a ``section`` of the recipe."""
     policy.save(folder / "model")
     numbers = health.of_training(outcome, beta)
     for warning in health.warn_of_training(numbers, section):
@@ -470,6 +477,6 @@ def _save(
 
 
 def _hold(session: Session, stage: Stage) -> Stage:
-    """After a stage was made, the policy in memory has its weights."""
+    """Record that the policy in memory has the weights of a stage that was just made."""
     session.made(stage.key)
     return stage

@@ -1,8 +1,8 @@
-"""The run directory: stages that are written whole or not at all, verified before they are trusted, redone when stale.
+"""The run directory: stages are written completely or not at all, verified before they are trusted, remade when stale.
 
-A stage is a sealed folder (:mod:`sprec.system.storage`) whose manifest names all that the stage depends on. What has no
-verifying manifest does not exist. So the same command resumes a run wherever it was stopped, and a changed recipe
-redoes what depends on the change.
+A stage is a sealed folder (:mod:`sprec.system.storage`) whose manifest names everything that the stage depends on.
+A folder without a valid manifest does not count. So the same command resumes a run wherever it was stopped, and a
+changed recipe makes anew what depends on the change.
 """
 
 import json
@@ -37,19 +37,19 @@ _PLACES = (
     "tilt",
     EVALUATIONS,
 )
-"""What a run writes into."""
+"""The folders of a run."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""
 _INTACT = "earlier stages are intact, the same command resumes"
 
 
 class BusyError(UserError):
-    """Another process is making what is asked for."""
+    """Another process is working on the stage or run."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished stage: its folder and the key of all that it was made from."""
+    """A finished stage: its ``folder``, and the ``key`` of everything that it was made from."""
 
     folder: Path
     key: str
@@ -57,14 +57,14 @@ class Stage:
 
 @dataclass
 class Store:
-    """The stages of one run, numbered in the order in which they are asked for.
+    """The stages of one run, numbered in the order of their requests.
 
     Attributes:
         root: the run directory.
         shared: a folder of stages that several runs share by key, or None.
-        strict: refuse damaged stages, shared ones too, instead of redoing them.
+        strict: refuse damaged stages, also shared ones, instead of making them again.
         patient: wait for a shared stage that another run is making.
-        dry: name the stages and their keys (:attr:`keys`), look for none and make none.
+        dry: only record the stages and their keys (:attr:`keys`).
     """
 
     root: Path
@@ -73,7 +73,7 @@ class Store:
     patient: bool = True
     dry: bool = False
     keys: dict[str, str] = field(default_factory=dict, init=False)
-    """The stages that were asked for: folder name to key."""
+    """The requested stages: folder name to key."""
     _making: Stage = field(default=Stage(Path(), ""), init=False)
 
     @property
@@ -83,21 +83,21 @@ class Store:
 
     @property
     def unfinished(self) -> Path:
-        """Where the stage that is being made keeps what lets it resume; it is gone when the stage is finished."""
+        """The folder with which the current stage can resume; it is removed when the stage is finished."""
         return self.root / "unfinished" / self._making.key
 
     @property
     def logs(self) -> Path:
-        """The logs of the stage that is being made; they stay."""
+        """The logs of the current stage; they stay."""
         return self.root / "logs" / self._making.folder.name
 
     def stage(self, name: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> Stage:
-        """Return the stage, made now if it is not there, damaged, or made from something else.
+        """Return the stage; it is made if it is missing, damaged, or made from something else.
 
         Args:
-            name: what the stage does; the folder is ``stages/<nn>-<name>``.
-            depends: JSON of all that decides the result: settings, data hash, keys of earlier stages.
-            make: fills an empty folder and returns one line of news; with several processes all of them call it, and
+            name: of the stage; the folder is ``stages/<nn>-<name>``.
+            depends: JSON of everything that the result depends on: settings, data hash, keys of earlier stages.
+            make: fills an empty folder and returns a one-line summary; with several processes all of them call it, and
                 the first one writes.
 
         Raises:
@@ -115,7 +115,7 @@ class Store:
                 lambda: self._found(folder, name, key, depends) or self._awaited(folder, key, held)
             ):
                 self._make(folder, key, depends, make)
-            processes.by_first(lambda: self._share(folder, key))  # what a killed run made but did not share, too
+            processes.by_first(lambda: self._share(folder, key))  # also if a run was killed before it shared it
         return Stage(folder, key)
 
     @staticmethod
@@ -123,8 +123,8 @@ class Store:
         """The key of a stage.
 
         Args:
-            name: what the stage does.
-            depends: as :meth:`stage` takes it.
+            name: of the stage.
+            depends: as in :meth:`stage`.
         """
         return storage.digest({"stage": name, "schema": SCHEMA, **depends})[:24]
 
@@ -133,7 +133,7 @@ class Store:
         return self._usable(folder, key, depends) or self._fetch(folder, key)
 
     def _renumber(self, folder: Path, name: str, key: str) -> None:
-        """Settings can add or remove stages before this one: then it is here under another number."""
+        """Rename a stage that has another number because settings have added or removed earlier stages."""
         for other in self.stages.glob(f"[0-9]*-{name}"):
             if other != folder and _key_of(other) == key and _key_of(folder) != key:
                 with storage.writing(folder, _INTACT):
@@ -164,7 +164,7 @@ class Store:
         self._making = Stage(folder, key)
         started = time.monotonic()
         if not processes.first():
-            with storage.writing(folder, _INTACT):  # each process has journals of its own
+            with storage.writing(folder, _INTACT):  # in all processes, as each has its own journals
                 make(Path(processes.agree("")))
             return
         with storage.writing(folder, _INTACT), storage.replacing(folder) as scratch:
@@ -182,7 +182,7 @@ class Store:
         if problem:
             self._refuse_if_strict(problem)
             say(f"! {problem}; not used")
-            with suppress(OSError):  # a folder that cannot be written: it stays there, unused
+            with suppress(OSError):  # a read-only folder: it stays there, unused
                 storage.discard(self.shared / key)
             return False
         with storage.writing(folder, _INTACT):
@@ -191,7 +191,7 @@ class Store:
         return True
 
     def _awaited(self, folder: Path, key: str, held: ExitStack) -> bool:
-        """Whether another run has just made this stage; if not, all others wait until this one has.
+        """Whether another run has just made this stage; if not, other runs wait until this one has made it.
 
         Raises:
             BusyError: another run is making it, and the store is not patient.
@@ -199,7 +199,7 @@ class Store:
         if self.shared is None:
             return False
         file, told = self._lock_of(key), False
-        with suppress(OSError):  # a folder that cannot be written: then stages may be made twice
+        with suppress(OSError):  # a read-only folder: stages may be made twice
             self.shared.mkdir(parents=True, exist_ok=True)
             while owner := storage.lock(file, held):
                 if not self.patient:
@@ -212,7 +212,7 @@ class Store:
         return self._fetch(folder, key)
 
     def _share(self, folder: Path, key: str) -> None:
-        """Give the stage to other runs, and remove the lock of a run that was killed while it made it."""
+        """Share the stage with other runs, and remove the lock of a run that was killed while making it."""
         if self.shared is None:
             return
         try:
@@ -229,7 +229,7 @@ class Store:
         return self.shared / f".{key}.lock"
 
     def prune(self) -> None:
-        """Remove stages and unfinished work of other settings, and say so; call it when the run is complete.
+        """Remove stages and unfinished work of other settings, with a message; call it when the run is complete.
 
         Raises:
             UserError: a stage cannot be removed.
@@ -245,7 +245,7 @@ class Store:
     def lock(self) -> Iterator[None]:
         """Keep other processes out of this run; the lock dies with the process that holds it.
 
-        What a killed process left half-written is removed.
+        The leftovers of a killed process are removed.
 
         Raises:
             BusyError: another process is in this run directory.
@@ -272,12 +272,12 @@ class Store:
 
 
 def _require_own(root: Path) -> None:
-    """Refuse a folder that holds something else than a run: what a run replaces and removes would be its owner's.
+    """Refuse a folder that holds something other than a run, which must not be replaced or removed.
 
     Raises:
-        UserError: it is not empty and no run, or a part of it is a symbolic link to a place that is not the run's.
+        UserError: it is not empty and not a run, or a part of it is a symbolic link to a place outside the run.
     """
-    if not root.is_dir():  # not there, or no folder: then making it fails
+    if not root.is_dir():  # missing, or not a folder, in which case making it fails
         return
     with storage.writing(root, "choose another -o"):
         names = sorted(entry.name for entry in root.iterdir() if not _is_trace(entry))
@@ -291,7 +291,7 @@ def _require_own(root: Path) -> None:
 
 
 def _is_trace(entry: Path) -> bool:
-    """Whether this is what a run that was killed at its very beginning leaves: a lock, or a temporary name."""
+    """Whether this is a leftover of a run that was killed at its very beginning: a lock or a temporary name."""
     if entry.name != ".lock":
         return storage.is_leftover(entry.name)
     if entry.is_symlink():
@@ -302,9 +302,9 @@ def _is_trace(entry: Path) -> bool:
 
 
 def _written(root: Path) -> Iterator[Path]:
-    """The places of a run, and all that is below those which it writes into file by file.
+    """The files and folders of a run, with the content of those in which it writes single files.
 
-    But for the names that servers know stages by, which :mod:`sprec.runs.rollouts` links.
+    Except the links of :mod:`sprec.runs.rollouts`, by which servers find stages.
     """
     yield from (root / name for name in _PLACES)
     for name in ("logs", "unfinished", "cache"):
@@ -313,7 +313,7 @@ def _written(root: Path) -> Iterator[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run, finished or not, be it damaged: its recipe or one of its manifests says so."""
+    """Whether a ``folder`` is a run, finished or not, even a damaged one, by its recipe or one of its manifests."""
     try:
         about = storage.read_json(folder / RECIPE)
         if isinstance(about, dict) and {"recipe", "dataset", "versions"} <= about.keys():
@@ -326,7 +326,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder, empty where there is none that is whole."""
+    """The manifest of a folder, empty if it is missing or damaged."""
     try:
         return storage.read_manifest(folder)
     except (OSError, ValueError):
@@ -338,7 +338,7 @@ def _key_of(folder: Path) -> str:
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed between two sets of settings, in words: dotted keys with both values."""
+    """The changes between two sets of settings in words: dotted keys with both values."""
     old, new = _flat(before), _flat(now)
     keys = [key for key in sorted({**old, **new}) if old.get(key) != new.get(key)]
     values = [key for key in keys if not _is_hash(old.get(key)) and not _is_hash(new.get(key))]

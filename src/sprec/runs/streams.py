@@ -1,4 +1,4 @@
-"""Streams of random numbers: whatever is drawn in a run has a stream of its own, so that no two draws meet."""
+"""Streams of random numbers: each kind of draw in a run has its own stream, so that no two use the same numbers."""
 
 from enum import IntEnum
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What is drawn. The numbers are part of what makes a run repeatable: give a new stream a new one."""
+    """The kinds of draws. Runs are repeatable only if their numbers stay: give a new stream a new number."""
 
     DRAW = 0
     """Training examples of the SFT (iteration 0) and of the iterations."""
     SFT_STEP = 1
     PREFER = 2
     MIX = 3
-    """Cases whose negatives are replaced by uniform ones, and these."""
+    """The cases whose negatives are replaced by uniform ones, and the latter."""
     ROLLOUT = 4
     NEGATIVES = 5
     RECOMMEND = 6
@@ -37,7 +37,7 @@ def rng_of(seed: int, stream: Stream, iteration: int = 0) -> np.random.Generator
 
 
 def seed_of(seed: int, stream: Stream, iteration: int = 0) -> int:
-    """A seed of 32 bits for what takes a number, as :func:`rng_of`.
+    """A 32-bit seed, for functions that take a number; see :func:`rng_of`.
 
     Args:
         seed: of the run.

@@ -1,4 +1,4 @@
-"""The tilt as a stage of a run: learned on users who are neither trained nor tested on, kept as vectors."""
+"""The tilt as a stage of a run: learned on users who are neither trained nor tested on, stored as vectors."""
 
 import json
 from dataclasses import replace
@@ -25,13 +25,13 @@ _ASIDE = ("cases", "split", "recommend.top_k")
 
 
 def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
-    """The tilt of the run's own way to recommend, with the policy of a stage.
+    """The tilt for the run's protocol, with the policy of a stage.
 
     Args:
         session: the run.
-        name: of the evaluation that it is for.
-        policy: the model; of no account where the protocol needs none.
-        backbone: what grounds titles.
+        name: of its evaluation.
+        policy: the model; ignored if the protocol needs none.
+        backbone: encodes titles in grounding.
     """
     settings = session.recipe.recommend
     made_of = _made_of(session, settings)
@@ -48,18 +48,18 @@ def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
 
 
 def offset_of(session: Session, folder: Path) -> np.ndarray:
-    """What a stored tilt adds to the score of each item, (items,)."""
+    """The offset of each item of a run (``session``) by the tilt stored in a ``folder``, (items,)."""
     return Tilt(**load_file(folder / _ARRAYS)).offset(_genres(session))
 
 
 def carry_over(session: Session, source: Path, folder: Path, before: np.ndarray) -> None:
-    """Write the tilt of a run for the items that it has now; a new one is not penalised (lambda is 0).
+    """Write the tilt of a run for its changed items; new ones have no penalty (lambda is 0).
 
     Args:
-        session: the run with its new items.
-        source: the folder of the tilt as it was.
-        folder: where to write it.
-        before: the number that each item had, -1 for a new one, shape (items,).
+        session: the run with its changed items.
+        source: the folder of the old tilt.
+        folder: for the new tilt.
+        before: the previous id of each item, -1 for a new one, shape (items,).
     """
     old, about = Tilt(**load_file(source / _ARRAYS)), storage.read_json(source / _ABOUT)
     penalty = np.where(before < 0, 0.0, old.penalty[before])
@@ -71,16 +71,16 @@ def carry_over(session: Session, source: Path, folder: Path, before: np.ndarray)
 
 
 def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> np.ndarray | None:
-    """What a finished run adds to the score of each item; None where the settings want no tilt.
+    """The offset of each item by the tilt of a finished run; None if the settings have no tilt.
 
-    That of the run where these settings are its own, else one that is learned now and remembered. What single calls
-    exclude, histories or other items, makes no other tilt.
+    If the settings are the run's own, it is the run's tilt, else one that is learned now and kept. The tilt does not
+    depend on the histories and items that single calls exclude.
 
     Args:
         session: a finished run.
         settings: how to recommend.
         policy: its model.
-        backbone: what grounds titles.
+        backbone: encodes titles in grounding.
     """
     if not is_tilted(settings):
         return None
@@ -94,7 +94,7 @@ def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage
 
 
 def _made_of(session: Session, settings: Recommend) -> dict[str, Any]:
-    """All that decides a tilt but the model."""
+    """Everything that a tilt depends on, except the model."""
     recipe = session.recipe.model_copy(update={"recommend": settings})
     own = {name: value for name, value in settings_of(recipe, Part.EVALUATE).items() if name not in _ASIDE}
     return {
