@@ -351,6 +351,25 @@ def logs(file: Path) -> str:
     )
 
 
+def exact_search(file: Path) -> str:
+    """What exact lists cost beside the paper's protocol: ``benchmarks/exact.py``, a line of JSON."""
+    found = json.loads(file.read_text("utf-8"))
+    lines = ["| items per list | paper, s | exact, s | ratio | in processor time (range) | proven | memory |"]
+    lines.append("|---:|---:|---:|---:|---:|---:|---:|")
+    for row in found["k"]:
+        lines.append(
+            f"| {row['k']} | {row['paper_seconds']:.3g} | {row['exact_seconds']:.3g} | {row['ratio']:.1f} "
+            f"| {row['cpu_ratio']:.1f} ({row['cpu_ratio_low']:.1f} to {row['cpu_ratio_high']:.1f}) "
+            f"| {row['proven']:.1%} | {row['above_mib']:,.0f} MiB |"
+        )
+    machine = found["machine"]
+    about = (
+        f"{found['cases']:,} cases of {found['data']}, {found['items']:,} items, {found['beams']} beams; medians of "
+        f"{found['repeats']} repetitions in turn; {machine['device']}, threads {machine['threads']}, {found['date']}."
+    )
+    return "\n".join([*lines, "", about, ""])
+
+
 def costs() -> str:
     """What the paper's recipe costs at several sizes."""
     from sprec.runs.recipes import resolve
@@ -412,6 +431,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["cost"] = costs
     found["settings"] = all_settings
     found["metrics"] = all_metrics
+    found["exact"] = partial(exact_search, ROOT / "benchmarks" / "results" / "exact.json")
     found["logs"] = partial(logs, ROOT / "benchmarks" / "results" / "logs.json")
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():

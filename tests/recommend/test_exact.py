@@ -97,6 +97,26 @@ def test_lists_equal_scoring_every_title(large: Setting, beams: int, exclude: bo
         assert found.log_probs[row].tolist() == pytest.approx(setting.log_probs[row, expected], abs=1e-4, rel=0)
 
 
+@pytest.mark.parametrize(("beams", "most"), [(1, 4), (3, 4), (10, 12)])
+def test_no_more_hypotheses_are_read_at_once_than_there_are_beams(large: Setting, beams: int, most: int) -> None:
+    """However many items are wanted; numbers are rounded up to multiples of 4. The lists are proven all the same."""
+    widths: list[int] = []
+
+    def note(_: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if options["attention_mask"].shape[1] == 1 and options["past_key_values"].get_seq_length() > 0:
+            widths.append(options["input_ids"].shape[1])
+
+    handle = large.policy.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        found = large.rank(15, beams)
+    finally:
+        handle.remove()
+    assert max(widths[1:]) <= most  # the first one reads the prompts
+    for row in range(len(large.cases)):
+        assert found.items[row].tolist() == in_order(large.log_probs[row], large.titles)[:15]
+    assert found.certain.all()
+
+
 def test_all_items_are_ranked_when_all_are_wanted(policy: Policy) -> None:
     setting = Setting(policy, items=20)
     found = setting.rank(20)

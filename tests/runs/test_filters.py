@@ -1,5 +1,6 @@
 """What may be recommended: lists with filters are what is left of the whole ranking, as long as something is left."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from sprec.runs import Recommender
 from sprec.system.errors import UserError
+from toy_runs import Cli
 
 HISTORIES = [[3, 1], [7], [2, 5, 9, 11, 4]]
 
@@ -89,3 +91,13 @@ def test_somebody_without_a_history_gets_what_is_popular(recommender: Recommende
     assert (found.proven is None) == (protocol == "paper")
     assert recommender.recommend([[]], 5, protocol=protocol, block=[4]) == popular
     assert recommender.recommendations([], 5, protocol=protocol).items.shape == (0, 5)
+
+
+def test_the_command_says_in_json_whether_a_list_is_proven(cli: Cli, toy_run: Path, recommender: Recommender) -> None:
+    asked = ("recommend", toy_run, "--history", recommender.catalog.titles[3], "--json", "-k", 2)
+    exact = json.loads(cli(*asked, "--set", "recommend.protocol=exact").stdout)
+    found = recommender.recommendations([[3]], 2, protocol="exact")
+    assert found.proven is not None
+    assert [(one["item"], one["proven"]) for one in exact] == [(item, True) for item in found.items[0].tolist()]
+    assert found.proven.tolist() == [True]
+    assert all("proven" not in one for one in json.loads(cli(*asked).stdout))

@@ -15,6 +15,7 @@ from sprec.recommend.protocols import PROTOCOLS, Context, Need, Protocol, Recomm
 from sprec.runs import Recommender, evaluate_run, run
 from sprec.runs.examples import pretraining_examples
 from sprec.runs.recipes import resolve
+from sprec.runs.stages import read_recommendations, write_recommendations
 from sprec.study.execute import execute
 from sprec.study.plan import plan
 from sprec.study.tables import paper_table, sampled
@@ -103,3 +104,18 @@ def test_the_name_of_a_protocol_stands_in_few_files(name: str) -> None:
     """Those of methods without a model are also names of stages, methods and sections."""
     files = [file for file in SOURCE.rglob("*.py") if re.search(f"""["']{name}["']""", file.read_text("utf-8"))]
     assert len(files) <= 3, files
+
+
+def test_the_file_of_lists_says_which_are_proven(tmp_path: Path) -> None:
+    """Files of earlier versions do not say, nor do protocols that search nothing."""
+    items = np.array([[3, 1], [2, -1]])
+    write_recommendations(tmp_path / "one.parquet", Recommendations(items, proven=np.array([True, False])))
+    proven = read_recommendations(tmp_path / "one.parquet").proven
+    assert proven is not None
+    assert proven.tolist() == [True, False]
+    pl.read_parquet(tmp_path / "one.parquet").drop("proven").write_parquet(tmp_path / "old.parquet")
+    write_recommendations(tmp_path / "none.parquet", Recommendations(items))
+    for name in ("old", "none"):
+        found = read_recommendations(tmp_path / f"{name}.parquet")
+        assert found.items.tolist() == items.tolist()
+        assert found.proven is None

@@ -52,6 +52,24 @@ def test_a_record_counts_for_the_same_recipe_and_data_only(toy_dataset: Dataset,
         Record.read(tmp_path / "r.json")
 
 
+def test_a_record_says_how_many_lists_are_proven(toy_run: Path, tmp_path: Path) -> None:
+    """As a file and packed; records of earlier versions, packed too, do not say, and keep their digests."""
+    folder = tmp_path / "records"
+    silent = Record("k", np.array([[3, 1], [2, 0]]), [], 0.0, "fp32")
+    assert of_run(toy_run, "k", 1.0, "fp32").proven is None  # the paper's protocol searches nothing
+    assert silent.digest == digest(["k", "", "fp32", 0.0, [], [[3, 1], [2, 0]]])
+    halved = replace(silent, proven=0.5)
+    assert halved.digest != silent.digest
+    halved.write(folder / "A/b/exact/seed0.json")
+    silent.write(folder / "A/b/exact/seed1.json")
+    assert [record.proven for record in stored(folder).values()] == [0.5, None]
+    pack(folder)
+    assert [record.proven for record in stored(folder).values()] == [0.5, None]
+    old = pl.read_parquet(folder / "A.parquet").filter(pl.col("place") == "b/exact/seed1").drop("proven")
+    old.write_parquet(folder / "A.parquet")
+    assert [(record.key, record.proven) for record in stored(folder).values()] == [("k", None)]
+
+
 def test_packed_records_are_found_like_files(tmp_path: Path) -> None:
     """One Parquet file for each dataset; a file of JSON goes before it, and both are packed together again."""
     folder = tmp_path / "records"

@@ -108,6 +108,8 @@ def _show(recommender: "Recommender", found: "Recommendations", as_json: bool) -
     entries = [{"item": i, "source_id": catalog.source_ids[i], "title": catalog.titles[i]} for i in items]
     if found.log_probs is not None:
         entries = [e | {"log_prob": value} for e, value in zip(entries, found.log_probs[0].tolist(), strict=False)]
+    if found.proven is not None:
+        entries = [entry | {"proven": bool(found.proven[0])} for entry in entries]  # of the list as a whole
     typer.echo(dumps(entries))
 
 

@@ -269,7 +269,7 @@ class Recommend(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of the consensus protocol."""
     beams: Count = 10
-    """Beams of the exact and d3 protocols, per user; raised to the length of the list if smaller."""
+    """Hypotheses that the exact and d3 protocols read at once, per user; d3 keeps as many as items are looked for."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
     """d3: weight of the language model against the SASRec assistant."""
     tilt: bool = False

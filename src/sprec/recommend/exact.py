@@ -61,13 +61,13 @@ def rank_items(
         excluded: what each list leaves out.
         trie: of :func:`catalog_trie`.
         k: items per case.
-        beams: hypotheses read at once, at least ``k``.
+        beams: hypotheses read at once; at least ``k`` unless ``best_first``.
         guide: changes the scores (D3).
         best_first: return to hypotheses that fell behind until the result is proven; False is plain beam search.
         budget: tokens per batch.
     """
-    beams = max(beams, k)
-    search = Search(k, beams, pool=_POOL * beams if best_first else 0)
+    most = max(beams, k)
+    search = Search(k, beams, pool=_POOL * most) if best_first else Search(k, most)
     closed = None
     if excluded.most or excluded.barred.any():
         closed = Closed.of(trie, torch.from_numpy(excluded.own), torch.from_numpy(excluded.barred))

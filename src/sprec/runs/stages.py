@@ -385,9 +385,10 @@ def measured(
 
 
 def write_recommendations(file: Path, found: Recommendations) -> None:
-    """Write the lists ``found`` to a ``file``, a row per case: case, items (best first), title, samples, log_probs.
+    """Write the lists ``found`` to a ``file``, a row per case.
 
-    The last three are null for protocols without them.
+    Its columns are case, items (best first), title, samples, log_probs and proven, the last four null for protocols
+    without them.
     """
     none, count = [None] * len(found.items), len(found.items)
     log_probs = none if found.log_probs is None else found.log_probs.tolist()
@@ -399,6 +400,7 @@ def write_recommendations(file: Path, found: Recommendations) -> None:
             "title": list(found.titles) or none,
             "samples": samples,
             "log_probs": log_probs,
+            "proven": none if found.proven is None else found.proven.tolist(),
         },
         schema={
             "case": pl.Int64,
@@ -406,6 +408,7 @@ def write_recommendations(file: Path, found: Recommendations) -> None:
             "title": pl.String,
             "samples": pl.List(pl.String),
             "log_probs": pl.List(pl.Float64),
+            "proven": pl.Boolean,
         },
     )
     write_parquet(frame, file)
@@ -418,10 +421,9 @@ def read_recommendations(file: Path) -> Recommendations:
     def column(name: str) -> list[Any]:
         return frame[name].to_list() if name in frame.columns and not frame[name].null_count() else []
 
-    log_probs, samples = column("log_probs"), [title for titles in column("samples") for title in titles]
-    return Recommendations(
-        np.array(column("items")), column("title"), np.array(log_probs) if log_probs else None, samples
-    )
+    log_probs, proven = (np.array(values) if values else None for values in map(column, ("log_probs", "proven")))
+    samples = [title for titles in column("samples") for title in titles]
+    return Recommendations(np.array(column("items")), column("title"), log_probs, samples, proven)
 
 
 def _sft_groups(session: Session, policy: Policy, examples: Sequence[Example]) -> list[PromptGroup]:

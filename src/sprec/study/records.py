@@ -48,6 +48,8 @@ class Record:
         precision: of the forward passes, ``bf16`` or ``fp32``.
         backbone: digest of the weights of the backbone that the run made or was given by another run; empty where the
             recipe makes none. Training it again, elsewhere, gives other weights by the same recipe.
+        proven: share of the lists of which the search has proven that no better one exists; None where nothing was
+            searched, or an earlier version wrote the record.
     """
 
     key: str
@@ -56,6 +58,7 @@ class Record:
     seconds: float
     precision: str
     backbone: str = ""
+    proven: float | None = None
 
     def cases(self, dataset: Dataset, split: str = "test", ks: Sequence[int] = CUTOFFS) -> Cases:
         """The cases of its lists: the first of the split, at these cut-offs."""
@@ -66,13 +69,14 @@ class Record:
         """The hash of the record's content as it is written: an edited list changes a table, and is noticed by this."""
         results = [result_record(result) for result in self.results]
         content = [self.key, self.backbone, self.precision, round(self.seconds, 1), results, self.lists.tolist()]
-        return storage.digest(content)
+        return storage.digest(content + [self.proven] * (self.proven is not None))
 
     def write(self, file: Path) -> None:
         """Write the record whole or not at all."""
         lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
         head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
         head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
+        head |= {"proven": self.proven} if self.proven is not None else {}
         head["digest"] = self.digest
         text = json.dumps(head, ensure_ascii=False, indent=1)
         with storage.writing(file, _GOES_ON):
@@ -100,7 +104,8 @@ class Record:
     def _of(cls, found: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> "Record":
         lists, backbone = np.array(found["lists"], dtype=np.int64), found.get("backbone", "")
         made = [result_of(**entry) for entry in results]
-        return cls(found["key"], lists, made, found["seconds"], found["precision"], backbone)
+        proven = found.get("proven")
+        return cls(found["key"], lists, made, found["seconds"], found["precision"], backbone, proven)
 
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
@@ -191,6 +196,7 @@ _GOES_ON = "the run itself is complete, the same command goes on"
 _COLUMNS: Mapping[str, pl.DataType | type[pl.DataType]] = {
     **dict.fromkeys(("place", "key", "backbone", "precision", "results", "digest"), pl.String),
     "seconds": pl.Float64,
+    "proven": pl.Float64,
     "lists": pl.List(pl.List(pl.Int32)),
 }
 
@@ -204,6 +210,7 @@ def _frame(records: Mapping[str, Record]) -> pl.DataFrame:
             "precision": own.precision,
             "results": json.dumps([result_record(result) for result in own.results]),
             "seconds": round(own.seconds, 1),
+            "proven": own.proven,
             "lists": own.lists.tolist(),
             "digest": own.digest,
         }
@@ -230,7 +237,8 @@ def _read_archive(file: Path, changed: int, unsigned: bool) -> Mapping[str, Reco
     try:
         frame = read_parquet(file)
         signed = not unsigned or "digest" in frame.columns
-        rows = frame.select(*(name for name in _COLUMNS if signed or name != "digest")).rows(named=True)
+        added = {"proven"} | (set() if signed else {"digest"})  # columns that earlier versions did not write
+        rows = frame.select(*(name for name in _COLUMNS if name in frame.columns or name not in added)).rows(named=True)
         found = {row["place"]: Record._of(row, storage.parsed(row["results"])) for row in rows}
         edited = [row["place"] for row in rows if signed and row["digest"] != found[row["place"]].digest]
     except (OSError, ValueError, KeyError, TypeError, *UNREADABLE) as error:
@@ -248,8 +256,9 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
     """
     results = load_results(run)
     folder = stage_of(run, f"evaluate-{results[-1].stage}-{results[-1].iteration}").folder
-    lists = read_recommendations(folder / RECOMMENDATIONS).items
-    return Record(key, lists, results, seconds, precision, weights_of(run))
+    found = read_recommendations(folder / RECOMMENDATIONS)
+    proven = None if found.proven is None else float(found.proven.mean())
+    return Record(key, found.items, results, seconds, precision, weights_of(run), proven)
 
 
 def weights_of(run: Path) -> str:
