@@ -237,17 +237,38 @@ def demo(
 
 @app.command()
 def stats(
-    dataset: Annotated[Path, typer.Argument(help="A dataset directory.")],
+    dataset: Annotated[Path, typer.Argument(help="A dataset directory; with --against, a new log.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Compare a new log, read as the run's own, with the data of this run."),
+    ] = None,
 ) -> None:
-    """Print the counts of the paper's Table 1, popularity skew, genre coverage, leakage and warnings."""
+    """Print the counts of the paper's Table 1, popularity skew, genre coverage, leakage and warnings.
+
+    With --against RUN: what has changed in a new log since the run was trained, and whether it is time to train again.
+    """
     from sprec.data import Dataset
     from sprec.data.stats import stats as describe
     from sprec.data.stats import table
     from sprec.system.storage import defined
 
+    if against is not None:
+        _drift(dataset, against, as_json)
+        return
     facts = describe(Dataset.load(dataset))
     typer.echo(json.dumps(defined(facts), indent=2, ensure_ascii=False) if as_json else table(facts))
+
+
+def _drift(log: Path, run: Path, as_json: bool) -> None:
+    from sprec.data.again import read_again
+    from sprec.data.drift import drift, table
+    from sprec.data.readers.log import Faults
+    from sprec.runs.finished import read_run
+
+    data = read_run(run)[1]
+    found = drift(data, read_again(log, data.meta, Faults()))
+    typer.echo(json.dumps(found, indent=2) if as_json else table(found, str(run)))
 
 
 def _save(dataset: "Dataset", output: Path, overwrite: bool) -> None:
