@@ -17,6 +17,7 @@ from sprec.cli import app
 from sprec.data import Dataset, Split
 from sprec.data.demo import demo
 from sprec.evaluation import PAPER_METRICS
+from sprec.methods.table import METHODS
 from sprec.runs import load_results
 from sprec.study.plan import (
     EXPERIMENTS,
@@ -28,10 +29,12 @@ from sprec.study.plan import (
     by_name,
     check_fits,
     default_protocols,
+    of_row,
     plan,
     recipe_for,
 )
 from sprec.study.published import published, published_sizes
+from sprec.study.rates import plan_search
 from sprec.study.records import Record
 from sprec.study.tables import table1
 from sprec.system.errors import UserError
@@ -168,6 +171,22 @@ def test_mistakes_are_named(toy_dataset: Dataset) -> None:
         plan("figure5", [toy_dataset], [0], backbone="demo", changes=["loop.iterations=0"])
     with pytest.raises(UserError, match="two datasets are called demo"):
         by_name([toy_dataset, toy_dataset])
+
+
+def test_a_change_of_all_rows_leaves_methods_what_they_are(toy_dataset: Dataset) -> None:
+    changes = ["loop.iterations=3", "loop.sft_step=true", "prefer.objective=dpo", "sft.samples=7"]
+    for method, row in METHODS.items():
+        plain, other = (of_row("demo", [f"method={method}"], some) for some in ([], changes))
+        for section, own in row.items():
+            for name in own:
+                assert getattr(getattr(other, section), name) == getattr(getattr(plain, section), name), (method, name)
+        assert other.sft.samples == 7
+    planned = plan("table2", [toy_dataset], [0], backbone="demo", changes=changes[:1], protocols=["paper"])
+    iterations = {job.variant: job.recipe.loop.iterations for job in planned}
+    assert (iterations["BIGRec"], iterations["DMPO"], iterations["SPRec"]) == (0, 1, 3)
+    assert of_row("demo", ["method=rw", "sft.weights=equal"]).sft.weights == "equal", "a row's own setting wins"
+    searched = plan_search([toy_dataset], backbone="demo", changes=changes[:1], variants=["BIGRec"])
+    assert {job.recipe.loop.iterations for job in searched} == {0}
 
 
 def test_what_fits_no_dataset_is_refused_before_the_first_run(toy_dataset: Dataset) -> None:

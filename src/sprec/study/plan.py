@@ -1,5 +1,6 @@
 """The paper's experiments as lists of runs: planned together, sharing stages, resumed by the same command."""
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from sprec.config import Recipe, Recommend
 from sprec.data import Dataset
+from sprec.methods.table import METHODS
 from sprec.recommend.protocols import of_language_models, words_of
 from sprec.runs.checks import check_fit, check_installed
 from sprec.runs.recipes import names, resolve
@@ -184,13 +186,29 @@ def plan(
                 continue
             wanted = protocols or default_protocols(experiment)
             for protocol in (PAPERS,) if variant in OWN_WAY else dict.fromkeys(wanted):
-                asked = [*settings, f"evaluate={evaluate}", *changes]
+                asked = [*settings, f"evaluate={evaluate}"]
                 asked += [] if variant in OWN_WAY else [f"recommend.protocol={protocol}"]
                 for seed in dict.fromkeys(seeds):
-                    recipe = resolve(name, [*asked, f"seed={seed}"])
+                    recipe = of_row(name, [*asked, f"seed={seed}"], changes)
                     _check_drawable(experiment, recipe, dataset)
                     jobs.append(Job(dataset.name, variant, protocol, seed, recipe))
     return jobs
+
+
+def of_row(name: str, settings: Sequence[str], changes: Sequence[str] = ()) -> Recipe:
+    """The recipe of a row. Changes for all rows leave alone what defines its method: BIGRec has no iterations.
+
+    Args:
+        name: of the recipe.
+        settings: the row's own, ``method=...`` first.
+        changes: ``--set`` of all rows; the row's method (:data:`sprec.methods.table.METHODS`) and settings win.
+
+    Raises:
+        UserError: as :func:`sprec.runs.recipes.resolve`.
+    """
+    row = METHODS[settings[0].removeprefix("method=")]
+    fixed = [f"{section}.{key}={json.dumps(value)}" for section, own in row.items() for key, value in own.items()]
+    return resolve(name, [*changes, *fixed, *settings])
 
 
 def _varied(rows: Mapping[str, Sequence[str]]) -> set[str]:

@@ -16,9 +16,8 @@ from statistics import fmean
 from sprec.data import Dataset
 from sprec.evaluation import Bootstrap, Cell, Table, bootstrap, change_mark, compare, mean_over_datasets
 from sprec.runs.health import EXACT
-from sprec.runs.recipes import resolve
 from sprec.study.execute import execute
-from sprec.study.plan import PAPERS, Job, check_fits, recipe_for, refuse_changes
+from sprec.study.plan import PAPERS, Job, check_fits, of_row, recipe_for, refuse_changes
 from sprec.study.records import Record
 from sprec.system.errors import UserError
 from sprec.system.progress import say
@@ -146,11 +145,11 @@ def _tries(
 ) -> dict[float, Job]:
     """Rate to the run that tries it."""
     method, setting, rates = grid[variant]
-    own = [f"method={method}", "split=valid", "evaluate=last", *changes]
+    own = [f"method={method}", "split=valid", "evaluate=last", f"seed={seed}"]
     recipe = recipe_for(dataset, backbone)
     return {
         rate: Job(dataset.name, f"{variant} {setting}={rate:g}", PAPERS, seed,
-                  resolve(recipe, [*own, f"{setting}={rate}", f"seed={seed}"]))
+                  of_row(recipe, [*own, f"{setting}={rate}"], changes))
         for rate in rates
     }  # fmt: skip
 
@@ -175,7 +174,7 @@ def _own_rate(
     """The rate that the recipes of all datasets have; None if they differ."""
     method, setting, _ = grid[variant]
     section, _, name = setting.partition(".")
-    recipes = [resolve(recipe_for(dataset, backbone), [f"method={method}", *changes]) for dataset in datasets]
+    recipes = [of_row(recipe_for(dataset, backbone), [f"method={method}"], changes) for dataset in datasets]
     rates = {float(getattr(getattr(recipe, section), name)) for recipe in recipes}
     return rates.pop() if len(rates) == 1 else None
 
