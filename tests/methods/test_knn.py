@@ -60,6 +60,12 @@ def test_equals_the_formula_place_by_place(settings: Settings) -> None:
     np.testing.assert_allclose(p.sum(1), 1)
 
 
+def test_a_window_wider_than_all_sequences_counts_all_pairs_at_once() -> None:
+    train, asked = random_split(8, 40), random_split(8, 20)
+    wide, widest = (ItemKnn.count(train, 8, Settings(window=window)) for window in (6, 10**9))
+    assert wide.log_probs(asked).tolist() == widest.log_probs(asked).tolist()
+
+
 def test_no_one_to_ask_and_no_one_to_learn_from() -> None:
     knn = ItemKnn.count(random_split(5, 10), 5, Settings())
     assert knn.log_probs(Split.of([])).shape == (0, 5)

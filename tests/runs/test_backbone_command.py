@@ -44,6 +44,8 @@ def test_a_gguf_file_itself_is_refused_before_anything_is_written(
 
 def test_mistakes_are_one_line(cli: Cli, gguf: Path, tmp_path: Path) -> None:
     assert 'no backbone "gpt-5" is known' in cli("backbone", "fetch", "gpt-5", code=2).stderr
+    missing = cli("backbone", "import", tmp_path / "no.gguf", "-o", tmp_path / "model", code=2)
+    assert missing.stderr.splitlines() == [f"sprec: {tmp_path / 'no.gguf'} does not exist or is a folder"]
     (tmp_path / "text.gguf").write_text("no model")
     done = cli("backbone", "import", tmp_path / "text.gguf", "-o", tmp_path / "model", code=2)
     assert done.stderr.splitlines() == [f"sprec: {tmp_path / 'text.gguf'} is not a GGUF file"]

@@ -65,6 +65,8 @@ def test_a_resolved_recipe_survives_json() -> None:
         (["backbone.hiden=64"], "backbone.hiden: unknown key"),
         (["prefer.beta=-1"], "prefer.beta: Input should be greater than 0"),
         (["prefer.beta=abc"], "prefer.beta: Input should be a valid number"),
+        (["prefer.beta=.inf"], "prefer.beta: Input should be a finite number"),
+        (["recommend.temperature=.nan"], "recommend.temperature: Input should be a finite number"),
         (["method=spreck"], 'unknown method "spreck"; methods: bigrec, rw'),
         (["seed"], '--set takes key=value, not "seed"'),
         (["seed=[1"], "is not valid YAML"),
@@ -114,6 +116,16 @@ def test_broken_files_end_in_one_line(content: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         resolve(str(file))
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """The parser would take the last one: here half of the settings of the SFT would be gone without a word."""
+    file = tmp_path / "twice.yaml"
+    file.write_text("method: dpo\nsft: {lr: 0.001}\nsft:\n  epochs: 2\n")
+    with pytest.raises(UserError, match=r"not valid YAML: sft stands there twice, again in line 3$"):
+        resolve(str(file))
+    file.write_text("sft: {lr: 0.001, epochs: 2}\nsft_step: {lr: 0.001}\n")
+    assert resolve(str(file)).sft.epochs == 2
 
 
 def written(file: Path, recipe: Recipe, version: str, **more: Any) -> Path:

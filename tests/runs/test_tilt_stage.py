@@ -118,6 +118,17 @@ def test_what_cannot_be_tilted_is_refused(toy_dataset: Dataset, tmp_path: Path) 
         run(resolve("demo", TILTED), without, tmp_path / "run")
 
 
+def test_a_finished_run_refuses_a_tilt_that_would_do_nothing(tilted: Path, toy_run: Path) -> None:
+    message = r"recommend.protocol=\w+ has none; these have: exact, sasrec, knn"
+    with pytest.raises(UserError, match=message):
+        evaluate_run(toy_run, ["recommend.tilt=true"])
+    with pytest.raises(UserError, match=message):
+        Recommender.load(toy_run, ["recommend.tilt=true"])
+    with pytest.raises(UserError, match=message):
+        Recommender.load(tilted).recommend([[0, 1]], protocol="popularity")
+    assert len(Recommender.load(tilted).recommend([[0, 1], []], protocol="popularity", tilt=False)) == 2
+
+
 def test_keys_follow_what_a_tilt_is_made_of(toy_dataset: Dataset) -> None:
     def keys(*changes: str) -> dict[str, str]:
         return planned(resolve("demo", [*TILTED, *changes]), toy_dataset)

@@ -418,7 +418,7 @@ def test_a_dry_run_prints_and_writes_nothing(steam: Path, tmp_path: Path) -> Non
 
 def test_options_that_cannot_be_are_refused(reproduce: Reproduce, steam: Path) -> None:
     assert refused(reproduce("table2", "--marks", "nonsense")) == "--marks is real or paper, not nonsense"
-    assert refused(reproduce("table1", "--datasets", steam)).startswith("two datasets are called Steam")
+    assert refused(reproduce("table2", "--datasets", steam)).startswith("two datasets are called Steam")
     assert refused(reproduce("claims", "--protocols", "exact")).startswith("claims go by the paper's protocol")
     assert refused(reproduce("rates", "--seeds", "0", "--seeds", "1")).startswith("rates are searched with one seed")
     assert refused(reproduce("rates", *only("D3"))).startswith("no rates are searched for D3; methods: SASRec, BIGRec")
@@ -427,8 +427,23 @@ def test_options_that_cannot_be_are_refused(reproduce: Reproduce, steam: Path) -
         assert refused(reproduce("table3", "--protocols", protocol)) == message
 
 
+@pytest.mark.parametrize(
+    ("what", "option"),
+    [
+        ("frontier", "--recorded"), ("frontier", "--protocols=exact"), ("frontier", "--jobs=2"),
+        ("frontier", "--seeds=1"), ("frontier", "--set=cases=9"), ("table1", "--seeds=1"),
+        ("table1", "--backbone=demo"), ("figure2", "--only=x"),
+        ("table2", "--table2=x"), ("figure4", "--marks=paper"), ("rates", "--marks=paper"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_be_ignored_is_refused(what: str, option: str, steam: Path, tmp_path: Path) -> None:
+    arguments = ["reproduce", what, "--datasets", str(steam), "-o", str(tmp_path), option]
+    name = option.partition("=")[0]
+    assert refused(CliRunner().invoke(app, arguments)) == f"{what} has no {name}; leave it out"
+
+
 def test_table1_stands_beside_the_paper_s(reproduce: Reproduce, steam: Path, out: Path, toy_dataset: Dataset) -> None:
-    fine(reproduce("table1"))
+    fine(CliRunner().invoke(app, ["reproduce", "table1", "--datasets", str(steam), "-o", str(out), "--recorded"]))
     ours, paper = json.loads((out / "table1.json").read_text())["rows"]
     stats = json.loads(CliRunner().invoke(app, ["data", "stats", str(steam), "--json"]).stdout)
     assert ours["source"] == "ours"

@@ -89,6 +89,15 @@ class _Asked:
     table2: Path | None
 
 
+_FEWER = {
+    "table1": {"recorded"},
+    "figure2": {"recorded"},
+    "frontier": {"only", "table2"},
+    "rates": {"seeds", "backbone", "protocols", "only", "set", "jobs"},
+}
+"""What takes fewer options than the tables and figures that are made from runs."""
+
+
 def _check(asked: _Asked) -> None:
     """Refuse options that the table or figure does not have."""
     from sprec.system.errors import UserError
@@ -112,6 +121,13 @@ def _check(asked: _Asked) -> None:
         raise UserError("rates runs what is not on record and tabulates it all; leave out --recorded")
     if what == "rates" and len(asked.seeds) > 1:
         raise UserError("rates are searched with one seed; give --seeds once")
+    given = {"seeds": asked.seeds, "backbone": asked.backbone, "protocols": asked.protocols, "only": asked.only,
+             "marks": asked.marks != MARKS[0], "set": asked.changes, "jobs": asked.jobs > 1,
+             "recorded": asked.recorded, "table2": asked.table2}  # fmt: skip
+    tables = {"marks"} if what in ("table2", "table3", "variants") else set[str]()
+    taken = _FEWER.get(what, {"seeds", "backbone", "protocols", "only", "set", "jobs", "recorded"} | tables)
+    for name in (name for name, value in given.items() if value and name not in taken):
+        raise UserError(f"{what} has no --{name}; leave it out")
 
 
 def _load(what: str, paths: Sequence[Path]) -> "list[Dataset]":
@@ -145,11 +161,7 @@ def _table1(asked: _Asked, datasets: "list[Dataset]") -> None:
 
 def _frontier(asked: _Asked, datasets: "list[Dataset]") -> None:
     from sprec.study.frontier_report import rows_named, write_frontier
-    from sprec.system.errors import UserError
 
-    for name, value in {"seeds": asked.seeds, "backbone": asked.backbone, "set": asked.changes}.items():
-        if value:
-            raise UserError(f"frontier has settings of its own; leave out --{name}")
     only = list(asked.only)
     if asked.dry_run:
         for dataset in datasets:

@@ -53,7 +53,7 @@ class Affects:
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Leaf(NamedTuple):

@@ -70,7 +70,7 @@ class ItemKnn:
         sequences = np.insert(train.items, train.offsets[1:], train.targets)
         row = np.repeat(np.arange(len(train)), np.diff(train.offsets) + 1)
         codes, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for gap in range(1, settings.window + 1):
+        for gap in range(1, min(settings.window, longest(train)) + 1):  # no sequence holds a wider pair
             together = row[:-gap] == row[gap:]
             codes.append((sequences[:-gap] * items + sequences[gap:])[together])
             weights.append(np.full(together.sum(), 1 / gap))

@@ -27,11 +27,6 @@ def check_method(recipe: Recipe) -> None:
     if trains_model(recipe) != (Need.MODEL in needs_of(recipe.recommend)):
         why = "has no language model" if not trains_model(recipe) else "trains one that this protocol does not ask"
         raise UserError(f"method {recipe.method} {why}: recommend.protocol={protocol} does not go with it")
-    if recipe.recommend.tilt and not PROTOCOLS[protocol].tilted:
-        known = ", ".join(name for name, row in PROTOCOLS.items() if row.tilted)
-        raise UserError(
-            f"recommend.tilt needs log-probabilities, and recommend.protocol={protocol} has none; these have: {known}"
-        )
 
 
 def check_fit(recipe: Recipe, dataset: Dataset) -> None:
@@ -50,7 +45,7 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
     items, k = len(dataset.catalog), recipe.recommend.top_k
     if k > items:
         raise UserError(f"recommend.top_k={k}, but the catalog of {dataset.name} has {items} items; lower it")
-    check_beams(recipe, dataset)
+    check_protocol_fits(recipe, dataset)
     check_room(recipe, dataset)
     if needs_sasrec(recipe) and items < 2:
         raise UserError(f"SASRec needs at least two items, and the catalog of {dataset.name} has {items}")
@@ -71,8 +66,8 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
         raise UserError(f"method {recipe.method} weighs samples by genre, but {dataset.name} has no genres")
 
 
-def check_beams(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse a search for more titles than there are.
+def check_protocol_fits(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse a search for more titles than there are, and a tilt of scores that do not exist: it would do nothing.
 
     Args:
         recipe: all settings.
@@ -84,6 +79,12 @@ def check_beams(recipe: Recipe, dataset: Dataset) -> None:
     beams, items = recipe.recommend.beams, len(dataset.catalog)
     if Need.BEAMS in needs_of(recipe.recommend) and beams > items:
         raise UserError(f"recommend.beams={beams}, but the catalog of {dataset.name} has {items} items; lower it")
+    protocol = recipe.recommend.protocol
+    if recipe.recommend.tilt and not PROTOCOLS[protocol].tilted:
+        known = ", ".join(name for name, row in PROTOCOLS.items() if row.tilted)
+        raise UserError(
+            f"recommend.tilt needs log-probabilities, and recommend.protocol={protocol} has none; these have: {known}"
+        )
 
 
 def check_installed(recipe: Recipe) -> None:

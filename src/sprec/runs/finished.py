@@ -37,6 +37,8 @@ def read_run(root: Path) -> tuple[Recipe, Dataset]:
         content = storage.read_json(root / RECIPE)
         settings, data = content["recipe"], content["dataset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if not root.exists():
+            raise UserError(f"{root} does not exist") from error
         raise UserError(f"{root} is not a run: recipe.json is missing or damaged") from error
     recipe = validate(settings, str(root / RECIPE), storage.newer(content))
     dataset = Dataset.load(root / "dataset")

@@ -145,9 +145,22 @@ def validate(content: Mapping[str, Any], name: str, writer: str = "") -> Recipe:
     return recipe
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping: YAML's parser would take the last one and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                where = f"{key.value} stands there twice, again in line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=where)
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return super().construct_mapping(node, deep)
+
+
 def _mapping(content: str, name: str) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(content) or {}
+        loaded = yaml.load(content, _Loader) or {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"recipe {name} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):

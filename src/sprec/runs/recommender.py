@@ -14,7 +14,7 @@ from sprec.data import Catalog, Split
 from sprec.methods.histories import padded
 from sprec.recommend.protocols import Recommendations
 from sprec.runs import protocols, tilt_stage
-from sprec.runs.checks import check_beams
+from sprec.runs.checks import check_protocol_fits
 from sprec.runs.finished import backbone_of, read_run
 from sprec.runs.keys import afterwards
 from sprec.runs.recipes import PERMISSIONS, changed
@@ -60,7 +60,7 @@ class Recommender:
                 the catalog.
         """
         session = open_run(Path(run), changes)
-        check_beams(session.recipe, session.dataset)
+        check_protocol_fits(session.recipe, session.dataset)
         return cls(session, backbone_of(session), Stage(Path(run), "model"))
 
     def recommend(self, histories: Sequence[Sequence[Entry]], k: int = 5, **options: Any) -> list[list[int]]:
@@ -120,7 +120,7 @@ class Recommender:
         recipe = self.session.recipe
         if settings:
             recipe = changed(recipe, [], {"recommend": settings})
-            check_beams(recipe, self.session.dataset)
+            check_protocol_fits(recipe, self.session.dataset)
         wanted = recipe.recommend.model_copy(update={"top_k": k})
         allowed = None if allow is None else self._items(allow, unknown)
         barred = barred_items(self.catalog, allowed, self._items(block, unknown), genres)

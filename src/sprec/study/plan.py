@@ -171,7 +171,8 @@ def plan(
             change of what the experiment itself sets.
     """
     if experiment not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {experiment}; there are table1, figure2, {', '.join(EXPERIMENTS)}, rates")
+        known = ", ".join(["table1", "figure2", *EXPERIMENTS, "frontier", "rates"])
+        raise UserError(f"unknown experiment {experiment}; there are {known}")
     rows = EXPERIMENTS[experiment]
     unknown = set(variants) - set(rows)
     if unknown:

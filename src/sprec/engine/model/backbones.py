@@ -146,6 +146,8 @@ def import_gguf(file: Path, folder: Path) -> Path:
         UserError: the folder exists, the file cannot be read (:func:`~sprec.engine.model.gguf.convert`), or the disk is
             full.
     """
+    if not file.is_file():
+        raise UserError(f"{file} does not exist or is a folder")
     _require_free(folder)
     with storage.writing(folder, "choose another -o"), storage.replacing(folder) as scratch:
         _write(file, scratch, {"source": file.name}, "", folder.name)
