@@ -1,6 +1,7 @@
 """Imports point one way, and the light rooms stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,13 +71,63 @@ def test_the_package_names_what_it_offers() -> None:
     assert {name: callable(getattr(sprec, name)) for name in sprec.__all__} == dict.fromkeys(sprec.__all__, True)
 
 
+def owners(tree: ast.Module) -> list[ast.Module | ast.ClassDef]:
+    """A module and its public classes."""
+    return [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_"))]
+
+
 def named(node: ast.FunctionDef) -> set[str]:
-    """The parameters of a function."""
+    """The parameters of a function that callers give."""
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-    return {argument.arg for argument in arguments} - {"self", "cls"}
+    names = {argument.arg for argument in arguments} - {"self", "cls"}
+    return {name for name in names if not name.startswith("_")}
 
 
-def test_docstrings_name_all_parameters_or_none() -> None:
+def fields(node: ast.ClassDef) -> set[str]:
+    """The arguments that make an object of a class: of its __init__, or its fields without a text of their own."""
+    for inner in node.body:
+        if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+            return named(inner)
+    made = " ".join(map(ast.unparse, [*node.decorator_list, *node.bases]))
+    if "dataclass" not in made and "NamedTuple" not in made:
+        return set()
+    pairs = zip(node.body, [*node.body[1:], None], strict=True)
+    alone = [one for one, after in pairs if isinstance(one, ast.AnnAssign) and not isinstance(after, ast.Expr)]
+    return {name for name in (ast.unparse(one.target) for one in alone) if not name.startswith("_")}
+
+
+def undescribed(file: Path) -> list[str]:
+    """Parameters, and errors raised, of which no docstring of their function, class or module says anything.
+
+    Those that a module's functions share may stand in its docstring, in ``quotes``. Commands have help texts instead.
+    """
+    lost, tree = [], ast.parse(file.read_text("utf-8"))
+    shared = set(re.findall(r"``(\w+)``", ast.get_docstring(tree) or ""))
+    for owner in owners(tree):
+        outer = (ast.get_docstring(owner) or "") if isinstance(owner, ast.ClassDef) else ""
+        for node in owner.body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if any(ast.unparse(decorator) in ("overload", "override") for decorator in node.decorator_list):
+                continue
+            wanted = fields(node) if isinstance(node, ast.ClassDef) else named(node) | raised(node)
+            words = set(re.findall(r"\w+", f"{ast.get_docstring(node)} {outer}")) | shared
+            lost += [f"{file.relative_to(SOURCE)}:{node.lineno} {node.name}: {name}" for name in sorted(wanted - words)]
+    return lost
+
+
+def raised(node: ast.FunctionDef) -> set[str]:
+    """The errors about arguments that a function raises itself."""
+    calls = [one.exc.func for one in ast.walk(node) if isinstance(one, ast.Raise) and isinstance(one.exc, ast.Call)]
+    return {ast.unparse(call) for call in calls} & {"UserError", "ValueError", "KeyError", "TypeError"}
+
+
+def test_docstrings_describe_every_parameter_and_error() -> None:
+    files = [file for file in SOURCE.rglob("*.py") if file.parent != SOURCE / "cli"]
+    assert [line for file in sorted(files) for line in undescribed(file)] == []
+
+
+def test_blocks_of_arguments_are_complete() -> None:
     missing = []
     for file in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):

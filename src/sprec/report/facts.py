@@ -46,7 +46,7 @@ class Shown:
         return int((self.shares > 0).sum())
 
     def top(self, count: int = 3) -> float:
-        """The share of the first places that the most shown items take."""
+        """The share of the ``count`` most shown items in the first places."""
         return float(np.sort(self.first)[-count:].sum())
 
     def curve(self) -> tuple[list[float], list[float]]:
@@ -225,7 +225,7 @@ def evaluated(run: Path) -> list[Evaluation]:
 
 
 def about(run: Path) -> dict[str, Any]:
-    """:func:`~sprec.runs.about.about_run`, with the hash of the data."""
+    """:func:`~sprec.runs.about.about_run` of a ``run``, with the hash of the data."""
     found = about_run(run)
     return found | {"hash": read_run(run)[1].hash}
 

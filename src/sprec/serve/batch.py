@@ -94,7 +94,11 @@ class Batch:
     unknown: Literal["raise", "skip"]
 
     def make(self, number: int) -> tuple[pl.DataFrame, Counts]:
-        """The rows of one piece."""
+        """The rows and counts of the piece ``number``.
+
+        Raises:
+            UserError: a history names an unknown item, and ``unknown`` is ``raise``.
+        """
         users = self.users.chunk(number)
         for user in users if self.unknown == "raise" else ():
             if user.unknown:

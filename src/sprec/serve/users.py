@@ -164,11 +164,11 @@ def _user(line: bytes, where: str, catalog: Catalog, blocks: Mapping[str, Sequen
 
 
 def name_of(value: Any) -> str | None:
-    """A name that JSON holds as a text or a whole number; None for anything else."""
+    """The name in a JSON ``value``, a text or an integer; None for anything else."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def digest_of(source: Path) -> str:
-    """The sha256 of a file, or of all files of a folder with their names."""
+    """The sha256 of the file ``source``, or of all files in this folder with their names."""
     files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
     return sha256(json.dumps([[file.name, storage.hash_of(file)] for file in files]).encode()).hexdigest()

@@ -1,14 +1,15 @@
-"""The paper's claims as comparisons that can be checked, and what our runs say to each (paper, Tables 2 and 3).
+"""The paper's claims as comparisons that can be checked, and the verdict of our runs (paper, Tables 2 and 3).
 
 A claim is a list of statements "method A has more (less, as much) of a metric than method B" on some datasets, or "than
-a number". Each is decided by the 95% interval of the paired difference over the same cases and seeds:
+a number". Each is decided by the 95% interval of the paired difference over the same cases and seeds. ``samples`` are
+the bootstraps of the methods by name, ``found`` the runs.
 
-* More and less hold when the interval lies on the claimed side of zero, fail when it lies on the other side, and are
-  open in between.
-* As much, not more and not less cannot be proven by an interval that includes zero: few cases make every interval
-  include it. They hold when the interval keeps within the margin of equivalence (for "not more" its upper end, for "not
-  less" its lower end), :data:`MARGIN` of the reference's value; they fail when it excludes zero on a side that they
-  rule out and reaches beyond the margin; else they are open.
+* More and less hold if the interval is on the claimed side of zero, fail if it is on the other side, and are open
+  otherwise.
+* As much, not more and not less cannot be proven by an interval that includes zero: with few cases every interval
+  does. They hold if the interval is within the margin of equivalence (for "not more" its upper end, for "not less" its
+  lower end), :data:`MARGIN` of the reference's value; they fail if it excludes zero on a side that they rule out and
+  extends beyond the margin; else they are open.
 """
 
 import math
@@ -26,7 +27,7 @@ from sprec.study.tables import sampled
 ALL = ("MovieLens", "Goodreads", "CDs_and_Vinyl", "Steam")
 Relation = Literal[">", "<", "=", "<=", ">="]
 MARGIN = 0.1
-"""Margin of equivalence, a share of the reference's value. A choice of ours: the paper's "unchanged" has no number."""
+"""Margin of equivalence, a share of the reference's value. It is our choice: the paper's "unchanged" has no number."""
 
 
 def decide(relation: Relation, low: float, high: float, margin: float) -> str:
@@ -34,9 +35,9 @@ def decide(relation: Relation, low: float, high: float, margin: float) -> str:
 
     Args:
         relation: the claim about the difference, compared with zero.
-        low: lower end of the interval; NaN where the difference is undefined, which leaves the claim open.
+        low: lower end of the interval; NaN if the difference is undefined, which leaves the claim open.
         high: upper end.
-        margin: how far the difference may be from zero and still count as none; not for ``>`` and ``<``.
+        margin: largest difference that counts as none; not for ``>`` and ``<``.
     """
     if math.isnan(low) or math.isnan(high):
         return "open"
@@ -50,15 +51,15 @@ def decide(relation: Relation, low: float, high: float, margin: float) -> str:
 
 
 class Statement(Protocol):
-    """What a claim consists of."""
+    """A part of a claim."""
 
     @property
     def methods(self) -> frozenset[str]:
-        """The methods that it speaks of."""
+        """The methods in it."""
 
     @property
     def metric(self) -> str:
-        """The metric that it speaks of."""
+        """The metric in it."""
 
     def verdict(self, samples: Mapping[str, Bootstrap]) -> str:
         """``holds``, ``fails`` or ``open``."""
@@ -66,7 +67,10 @@ class Statement(Protocol):
 
 @dataclass(frozen=True)
 class Check:
-    """``method`` has more (``>``), less, as much (``=``), not more (``<=``) or not less of a metric than ``other``."""
+    """``method`` has more (``>``), less, as much (``=``), not more (``<=``) or not less of ``metric`` than ``other``.
+
+    Which of these is the ``relation``.
+    """
 
     method: str
     relation: Relation
@@ -92,7 +96,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Level:
-    """The metric of a method is more, less or as much as a number that the paper states."""
+    """The ``metric`` of a ``method`` is more, less or as much as a ``number`` in the paper, by the ``relation``."""
 
     method: str
     relation: Relation
@@ -115,7 +119,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, where the paper makes it, and the checks that decide it."""
+    """A claim.
+
+    Attributes:
+        text: the claim in words.
+        source: its place in the paper.
+        checks: decide it.
+        datasets: that it is about.
+    """
 
     text: str
     datasets: tuple[str, ...]
@@ -128,7 +139,7 @@ class Claim:
 
 
 def _better(method: str, other: str, metrics: Sequence[str]) -> tuple[Check, ...]:
-    """One check per metric: the method is better than the other one, in the direction of the metric."""
+    """One check per metric: the method is better than the other, in the direction of the metric."""
     return tuple(Check(method, ">" if direction(metric) > 0 else "<", other, metric) for metric in metrics)
 
 
@@ -225,13 +236,13 @@ CLAIMS = (
         tuple(Check("SASRec", ">", other, "HR@5") for other in (*_LLM, "SPRec")),
     ),
 )
-"""What the paper says about its tables, in our words; claims about figures are not among them."""
+"""The paper's claims about its tables, in our words; those about figures are left out."""
 
 
 def claims_table(found: Mapping[Job, Record], datasets: Sequence[Dataset]) -> Table:
-    """How many checks of each claim hold, stay open and fail on each dataset, by the paper's protocol.
+    """How many checks of each claim hold, are open and fail on each of the ``datasets``, by the paper's protocol.
 
-    A claim is left out where a method of it was not run.
+    A claim is left out if one of its methods was not run.
     """
     rows: list[tuple[tuple[str, ...], Mapping[str, Cell]]] = []
     samples = {dataset.name: _by_method(found, dataset) for dataset in datasets}
@@ -245,7 +256,7 @@ def claims_table(found: Mapping[Job, Record], datasets: Sequence[Dataset]) -> Ta
 
 
 def _by_method(found: Mapping[Job, Record], dataset: Dataset) -> dict[str, Bootstrap]:
-    """The methods by the paper's protocol, or by the only way that they have."""
+    """The methods by the paper's protocol, or by the only one that they have."""
     own = {job: record for job, record in found.items() if job.variant in OWN_WAY or job.protocol == PAPERS}
     return {variant: sample for (variant, _), sample in sampled(own, dataset).items()}
 

@@ -1,4 +1,4 @@
-"""Finished runs, and lists from anywhere, side by side, with intervals: which differences are real."""
+"""Comparing finished runs, and lists from elsewhere, with intervals: which differences are real."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from sprec.system.paths import require_path
 from sprec.system.progress import say
 
 Key = tuple[str, str]
-"""A method, and how it recommends in words; of lists from a file their name and nothing."""
+"""A method, and its protocol in words; for lists from a file their name and an empty text."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Evaluation:
         place: the run, or the folder of the evaluation.
         recipe: its settings.
         dataset: its data.
-        method: what was evaluated: the run's method, or the model that it started from.
-        key: of all that decides the lists.
+        method: the run's method, or that of the model that it started from.
+        key: of everything that the lists depend on.
         lists: for the first cases of the split.
-        further: whether the model goes on from that of another run.
+        further: whether the model was trained further from that of another run.
     """
 
     place: Path
@@ -63,12 +63,12 @@ class Evaluation:
 
     @property
     def how(self) -> str:
-        """How it recommends, in words; a model that was trained further is not another seed of one that was not."""
+        """Its protocol in words, with a mark for models that were trained further: they are not seeds of the others."""
         return words_of(self.recipe.recommend) + ", trained further" * self.further
 
     @property
     def test(self) -> tuple[str, str, int]:
-        """What the lists are for: data, split, number of cases."""
+        """The cases of the lists: data, split, number."""
         return self.dataset.hash, self.recipe.split, len(self.lists.rows)
 
 
@@ -81,25 +81,25 @@ def compare_runs(
 ) -> tuple[Table, Table]:
     """Compare runs over the same test cases: the seeds of one method and protocol together, paired by seed.
 
-    The SFT model that the runs start from is compared too, as ``bigrec``; it is the reference of the differences, by
-    the same protocol where it was evaluated by that. Without it the first one is. Lists from a file, which have no
-    seeds, are paired with every seed of the others; then the cases that all have count.
+    The SFT model that the runs start from is compared, too, as ``bigrec``; it is the reference of the differences, by
+    the same protocol if it was evaluated with that. Without it the first method is. Lists from a file, which have no
+    seeds, are paired with every seed of the others, over the cases that all have.
 
     Args:
         paths: finished runs, folders in which ``evaluate_run`` kept lists, files of lists (:func:`read_lists`).
         resamples: bootstrap replicates.
-        metrics: names with commas, or ``all`` (:func:`selected`); by default the paper's and ExactTitles.
-        dataset: of files; that of the runs where there are any.
-        split: of files, likewise.
+        metrics: names separated by commas, or ``all`` (:func:`selected`); by default the paper's and ExactTitles.
+        dataset: of files; by default that of the runs.
+        split: of files; if there are runs, theirs.
 
     Returns:
-        The metrics with 95% intervals, and the paired differences over the seeds that both methods have. Both have a
-        note, and judge nothing, where a model has forgotten how titles are written.
+        The metrics with 95% intervals, and the paired differences over the seeds that both methods have. If a model has
+        forgotten how titles are written, both have a note, and its differences are not judged.
 
     Raises:
         UserError: a run is not finished, runs differ in data or cases, runs of one method differ in more than the
-            seed, a method shares no seed with its reference, a file does not fit the data or has no case that all
-            have, or a metric cannot be measured.
+            seed, a method shares no seed with its reference, a file does not fit the data, there is no common case, or
+            a metric cannot be measured.
     """
     for path in paths:
         require_path(path)
@@ -132,7 +132,7 @@ def compare_runs(
 
 
 def _data(found: Sequence[Evaluation], dataset: Dataset | None, split: str) -> tuple[Dataset, str]:
-    """The data and the split that everything is about."""
+    """The data and the split of all lists."""
     if len({one.test for one in found}) > 1:
         raise UserError("the runs differ in data, split or number of cases; compare runs over the same test cases")
     if found and dataset is not None and dataset.hash != found[0].dataset.hash:
@@ -147,7 +147,7 @@ def _data(found: Sequence[Evaluation], dataset: Dataset | None, split: str) -> t
 def _lists(
     paths: Sequence[Path], evaluations: Mapping[Path, Sequence[Evaluation]], data: Dataset, split: str
 ) -> dict[Key, dict[int, Lists]]:
-    """(method, how it recommends) to lists by seed, in the order of the paths."""
+    """(method, protocol in words) to lists by seed, in the order of the paths."""
     groups = _grouped([one for own in evaluations.values() for one in own])
     seeds = sorted({seed for group in groups.values() for seed in group}) or [0]
     taken = [key[0] for key in groups] + [path.stem for path in paths]
@@ -175,7 +175,7 @@ def _common(lists: Sequence[Lists]) -> np.ndarray:
 def _titles(
     names: Mapping[Key, str], sampled: Mapping[str, Bootstrap], references: Mapping[str, str], cases: int
 ) -> tuple[str, str]:
-    """Titles of the two tables: how all recommend where that is one way, who is compared with whom over what."""
+    """Titles of the two tables, with the common protocol if there is one, the references and the cases."""
     ways = list(dict.fromkeys(how for _, how in names if how))
     how = f"{ways[0]}; " if len(ways) == 1 else ""
     trained = [name for (_, way), name in names.items() if way]
@@ -188,7 +188,7 @@ def _titles(
 
 
 def _unsound(cases: Mapping[str, Mapping[int, Cases]]) -> dict[str, float]:
-    """Methods too few of whose generated titles exist, with the share that does, of the worst seed."""
+    """Methods with too few existing titles among the generated ones, with their share in the worst seed."""
     shares = {
         name: min((float(own.exact.mean()) for own in seeds.values() if own.exact is not None), default=1.0)
         for name, seeds in cases.items()
@@ -207,10 +207,10 @@ def _not_fair(unsound: Mapping[str, float]) -> str:
 
 
 def _grouped(found: Sequence[Evaluation]) -> dict[Key, dict[int, Lists]]:
-    """(method, how it recommends) to its lists by seed, in the order of the seeds.
+    """(method, protocol in words) to its lists by seed, in the order of the seeds.
 
     Raises:
-        UserError: two runs of one group differ in more than the seed.
+        UserError: two runs of a group differ in more than the seed.
     """
     groups: dict[Key, dict[int, Evaluation]] = {}
     for one in found:
@@ -222,10 +222,10 @@ def _grouped(found: Sequence[Evaluation]) -> dict[Key, dict[int, Lists]]:
 
 
 def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
-    """Runs of one method count as its seeds; with other settings they are another method.
+    """Refuse runs of one method with different settings, which cannot be pooled as its seeds.
 
-    The first evaluation of a run depends on what made the model that self-play begins with; its key decides, for the
-    same seed.
+    The first evaluation of a run depends on the settings of the model before self-play; for the same seed its key
+    decides.
     """
     whole = one.method == one.recipe.method and one.method == other.recipe.method
     parts = EVERYTHING if whole else Part.BACKBONE | Part.SFT | Part.EVALUATE
@@ -244,7 +244,7 @@ def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
 def _references(names: Mapping[Key, str]) -> dict[str, str]:
     """Name of each method to the name of its reference: bigrec by the same protocol, else the first bigrec.
 
-    The first of all where there is no bigrec.
+    Without bigrec the first method.
     """
     first = next((key for key in names if key[0] == "bigrec"), next(iter(names)))
     alike = {key[1]: name for key, name in names.items() if key[0] == "bigrec"}
@@ -261,7 +261,7 @@ def _require_common_seeds(sampled: Mapping[str, Bootstrap], references: Mapping[
 
 
 def evaluations_of(folder: Path) -> list[Evaluation]:
-    """The first and the last evaluation of a run, or the one that was kept in a folder.
+    """The first and the last evaluation of a run, or the one that is kept in a folder.
 
     Args:
         folder: the run directory, or a folder of its ``evaluations``.

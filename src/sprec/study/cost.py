@@ -1,10 +1,11 @@
-"""What a run costs: tokens, floating-point operations, bytes and hours, from the sizes of the model and the recipe.
+"""The cost of a run: tokens, floating-point operations, bytes and hours, from the sizes of the model and the recipe.
 
-Every stage reads prompt groups, so three numbers decide: tokens of a prompt, tokens of a completion, completions per
-prompt. Matrix products cost 2 operations per weight and token forward; backward they cost 2 more for the inputs and,
-for weights that are trained, 2 more for the weights (Kaplan et al. 2020, Section 2.1). Attention over T positions
-costs 4 T^2 x width per layer (dense masks), the LM head 2 x width x vocabulary for each state that predicts completion
-tokens. A completion's last token is not read; that completions begin alike is left out.
+Every stage reads prompt groups, so three numbers matter: tokens of a prompt, tokens of a completion, ``completions``
+per prompt; ``samples`` is the number of groups. Matrix products cost 2 operations per weight and token forward;
+backward they cost 2 more for the inputs and, for trained weights, 2 more for the weights (Kaplan et al. 2020,
+Section 2.1). Attention over T positions costs 4 T^2 x width per layer (dense masks), the LM head 2 x width x vocabulary
+for each state that predicts completion tokens. A completion's last token is not read; common beginnings of completions
+are ignored. ``device_flops`` is the peak rate of a device in FLOP/s, ``utilisation`` the share of it that is reached.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Shape:
     Attributes:
         layers: decoder layers.
         width: of the residual stream.
-        matrices: weights in the decoder's matrices, embeddings and head apart.
+        matrices: weights in the decoder's matrices, without embeddings and head.
         vocabulary: rows of the LM head.
         tied: whether embeddings and head are one matrix.
         keys: width of the keys of a layer (heads of keys times their size).
@@ -41,7 +42,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any, rank: int = 0) -> "Shape":
-        """The shape of a ``LlamaConfig``, with adapters of a rank on all seven matrices of a layer."""
+        """The shape of a ``LlamaConfig``, ``config``, with adapters of a ``rank`` on all seven matrices of a layer."""
         head = config.hidden_size // config.num_attention_heads
         keys = config.num_key_value_heads * head
         sides = [(config.hidden_size, config.hidden_size)] * 2 + [(config.hidden_size, keys)] * 2
@@ -58,7 +59,7 @@ class Shape:
 
     @property
     def parameters(self) -> float:
-        """All weights but the norms."""
+        """All weights except the norms."""
         return self.matrices + self.width * self.vocabulary * (1 if self.tied else 2)
 
     @property
@@ -68,7 +69,7 @@ class Shape:
 
     @property
     def last(self) -> float:
-        """Weights of the last layer that only columns pass whose states are used: all but those of keys and values."""
+        """Weights of the last layer that are applied only to columns whose states are used: all but keys and values."""
         return self.matrices / self.layers - 2 * self.width * self.keys + 5 / 7 * self.adapters / self.layers
 
     def forward(self, tokens: float, positions: float, predicted: float, unused: float = 0) -> float:
@@ -76,16 +77,19 @@ class Shape:
 
         Args:
             tokens: how many.
-            positions: sum of T^2 over the sequences, what each token could see.
+            positions: sum of T^2 over the sequences of T tokens.
             predicted: rows of the head.
-            unused: tokens whose states behind the last layer nobody reads (:mod:`sprec.engine.layout.last_layer`).
+            unused: tokens whose states after the last layer are not used (:mod:`sprec.engine.layout.last_layer`).
         """
         head = 2 * self.width * self.vocabulary * predicted
         attention = 4 * self.width * positions * (self.layers - unused / max(tokens, 1))
         return 2 * (self.matrices + self.adapters) * tokens - 2 * self.last * unused + attention + head
 
     def train(self, tokens: float, positions: float, predicted: float, unused: float = 0) -> float:
-        """Operations of a forward and a backward pass."""
+        """Operations of a forward and a backward pass.
+
+        ``tokens``, ``positions``, ``predicted`` and ``unused`` are as in :meth:`forward`.
+        """
         forward = self.forward(tokens, positions, predicted, unused)
         if not self.adapters:
             return 3 * forward
@@ -104,7 +108,7 @@ LLAMA_TOKENIZER = 9.1e6
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean tokens of a prompt and of a completion, its end token included."""
+    """Mean tokens of a ``prompt`` and of a ``completion``, including its end token."""
 
     prompt: float = 200
     completion: float = 15
@@ -112,7 +116,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Cost:
-    """Tokens read and generated, operations, and bytes written to the run directory."""
+    """``tokens`` read and generated, operations (``flops``), and ``bytes`` written to the run directory."""
 
     tokens: float = 0
     flops: float = 0
@@ -122,7 +126,7 @@ class Cost:
         return Cost(self.tokens + other.tokens, self.flops + other.flops, self.bytes + other.bytes)
 
     def hours(self, device_flops: float, devices: int = 1, utilisation: float = 0.35) -> float:
-        """Hours on devices of a peak rate of which a share is reached."""
+        """Hours on a number of ``devices``."""
         return self.flops / (device_flops * devices * utilisation) / SECONDS
 
 
@@ -133,9 +137,9 @@ class Model:
     Attributes:
         shape: of the language model.
         lengths: mean tokens of prompts and answers.
-        tokenizer: bytes of its files; each training stage has them.
-        padded: groups are padded, as on CPUs, and the last layer computes only the columns that are used; packed rows,
-            as on GPUs, pass it whole. Prompts that are read to be continued are padded everywhere.
+        tokenizer: bytes of its files, which each training stage contains.
+        padded: whether groups are padded, as on CPUs, so that the last layer computes only the columns that are used;
+            packed rows, as on GPUs, pass it completely. For generation prompts are always padded.
     """
 
     shape: Shape
@@ -144,12 +148,12 @@ class Model:
     tokenizer: float = 0
 
     def training(self, samples: float, completions: int = 1) -> Cost:
-        """Train on prompt groups, each prompt read once; weights that change are written once, with the tokenizer."""
+        """Train on prompt groups, each prompt read once; the trained weights and the tokenizer are written once."""
         tokens, *rest = self._read(samples, completions)
         return Cost(tokens, self.shape.train(tokens, *rest), 4 * self.shape.trained + self.tokenizer)
 
     def scoring(self, samples: float, completions: int) -> Cost:
-        """Log-probabilities under the reference."""
+        """Compute log-probabilities under the reference."""
         tokens, *rest = self._read(samples, completions)
         return Cost(tokens, self.shape.forward(tokens, *rest))
 
@@ -162,7 +166,7 @@ class Model:
         return Cost((prompt + new) * samples, reading + writing, 6 * (prompt + new) * samples)
 
     def checkpoint_bytes(self) -> float:
-        """Size of a checkpoint inside a training stage without validation; two of them are kept."""
+        """Bytes of a checkpoint inside a training stage without validation; two of them are kept."""
         return ADAM_BYTES * self.shape.trained
 
     def _read(self, samples: float, completions: int) -> tuple[float, float, float, float]:
@@ -177,9 +181,9 @@ def run_cost(model: Model, recipe: Recipe, samples: float | None = None) -> Cost
     """A whole run of a language-model method: SFT, iterations, evaluations after each stage.
 
     Args:
-        model: what is trained.
-        recipe: its counts of samples, epochs, iterations, negatives and cases are used.
-        samples: use this many samples in the SFT and in every iteration instead.
+        model: to train.
+        recipe: has the numbers of samples, epochs, iterations, negatives and cases.
+        samples: in the SFT and in every iteration, if not the recipe's.
     """
     drawn = recipe.loop.samples if samples is None else samples
     total = model.training(recipe.sft.epochs * (recipe.sft.samples if samples is None else samples))
@@ -198,7 +202,7 @@ def run_cost(model: Model, recipe: Recipe, samples: float | None = None) -> Cost
 
 
 def table(recipe: Recipe, device_flops: float = 989e12, utilisation: float = 0.35) -> str:
-    """Costs of a recipe over models, samples and devices, as Markdown (H100 or H200: 989 TFLOP/s dense bf16)."""
+    """Costs of a ``recipe`` for several models, samples and devices, as Markdown (by default H100: dense bf16)."""
     lines = [
         "| model | samples | tokens | FLOP | run directory | checkpoint | hours on 1 GPU | on 8 | on 64 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",

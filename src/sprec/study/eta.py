@@ -1,6 +1,6 @@
-"""How long the runs of an experiment will still take, told from those that are done.
+"""The remaining time of an experiment, estimated from its finished runs.
 
-Runs differ by two orders of magnitude, and many share a stage that the first of them makes: neither their number nor
+Runs differ by two orders of magnitude, and many share a stage that the first of them makes, so neither their number nor
 the time of the last one says much. Each run counts by the stages that it adds.
 """
 
@@ -13,13 +13,13 @@ _EFFORT = {
     "backbone": 1.0, "sft": 0.5, "rollout": 0.3, "sft-step": 0.4, "prefer": 0.5, "evaluate": 0.3, "sasrec": 0.3,
     "tilt": 0.3,
 }  # fmt: skip
-"""Minutes of one core that the stages of the scratch recipes take; what they take elsewhere, the finished runs tell."""
+"""Minutes of one core for the stages of the scratch recipes; the finished runs tell how long they take elsewhere."""
 _SAMPLES = 3.0
-"""How much longer an evaluation takes that samples several titles a case."""
+"""How much longer an evaluation takes that samples several titles per case."""
 
 
 def efforts(runs: Sequence[tuple[Recipe, Mapping[str, str]]]) -> list[float]:
-    """What each run adds to those before it, roughly, in units of its own.
+    """The approximate work that each run adds to those before it, in arbitrary units.
 
     Args:
         runs: recipe and stages of each (:func:`sprec.runs.pipeline.planned`), in the order in which they will be run.
@@ -43,8 +43,8 @@ class Outlook:
     """The time left for a list of runs.
 
     Args:
-        runs: as :func:`efforts` takes them.
-        hands: processes that divide them.
+        runs: as for :func:`efforts`.
+        hands: number of processes that share them.
     """
 
     def __init__(self, runs: Sequence[tuple[Recipe, Mapping[str, str]]], hands: int = 1) -> None:
@@ -53,13 +53,13 @@ class Outlook:
         self._seconds = self._done = 0.0
 
     def finished(self, number: int, seconds: float = 0.0) -> None:
-        """A run is done, after so many seconds; 0 where it was on record."""
+        """Record that the run ``number`` is done, after ``seconds``; 0 if it was on record."""
         effort = self._left.pop(number)
         if seconds:
             self._seconds, self._done = self._seconds + seconds, self._done + effort
 
     def __str__(self) -> str:
-        """In words; empty while nothing is known, and when nothing is left."""
+        """The time left in words; empty if it is unknown, and when nothing is left."""
         if not self._left or not self._done:
             return ""
         minutes = self._seconds / self._done * sum(self._left.values()) / self._hands / 60

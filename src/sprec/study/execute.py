@@ -1,4 +1,8 @@
-"""Running the jobs of an experiment, several at a time, and finding what is on record."""
+"""Running the jobs of an experiment, several at a time, and finding their records.
+
+The ``jobs`` are of :func:`sprec.study.plan.plan`, ``datasets`` are all that they name, ``out`` is the folder of runs,
+shared stages and records; ``found`` are the jobs' records.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +25,7 @@ from sprec.system.workers import divide
 
 
 def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> None:
-    """Refuse to replace what another recipe or other data left in the folder: it may have taken hours.
+    """Refuse to replace the record of another recipe or other data, which may have taken hours.
 
     Raises:
         UserError: names the first such record, or one that is damaged or was edited.
@@ -38,10 +42,10 @@ def check_records(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -
 
 
 def on_record(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> list[Job]:
-    """Those of the jobs that have been run: a table of them needs no run, and datasets may differ in their seeds.
+    """The jobs that have been run: a table of them needs no runs, and datasets may differ in their seeds.
 
     Raises:
-        UserError: none of them has.
+        UserError: there are none.
     """
     named = by_name(datasets)
     found = [job for job in jobs if _find(job, named, out) is not None]
@@ -51,21 +55,21 @@ def on_record(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path) -> li
 
 
 def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers: int = 1) -> dict[Job, Record]:
-    """Run all jobs, sharing stages; those that are on record are not run again. Shows overall progress.
+    """Run all jobs, sharing stages; those on record are not run again. Shows overall progress.
 
-    What another process is at is left to it: the same call in several processes divides the jobs among them.
+    Jobs that another process is running are left to it: the same call in several processes divides the jobs among them.
 
     Args:
-        jobs: from :func:`plan`.
+        jobs: of :func:`plan`.
         datasets: all that the jobs name.
         out: folder of runs, shared stages and records.
-        workers: processes to start for it (:mod:`sprec.system.workers`).
+        workers: processes to start (:mod:`sprec.system.workers`).
 
     Returns:
-        What is kept of each job; also under ``out/records``.
+        The record of each job; also under ``out/records``.
 
     Raises:
-        UserError: a job cannot run on its dataset, or would replace what another recipe left.
+        UserError: a job cannot run on its dataset, or would replace the record of another recipe.
     """
     check_fits(jobs, datasets)
     check_records(jobs, datasets, out)
@@ -79,9 +83,9 @@ def execute(jobs: Sequence[Job], datasets: Sequence[Dataset], out: Path, workers
 
 
 def mixed_backbones(found: Mapping[Job, Record]) -> list[str]:
-    """A line for each dataset whose runs descend from different backbones: they differ by more than their methods.
+    """A line for each dataset whose runs have different backbones, so that they differ in more than their methods.
 
-    It happens when records move to a machine without the stages that made them, and more runs follow.
+    This happens when records are moved to a machine without their stages, and more runs follow.
     """
     sides: dict[str, dict[str, set[str]]] = {}
     for job, record in found.items():
@@ -121,7 +125,7 @@ def _divide(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path, worker
 
 
 def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dict[Job, Record]:
-    """The records of all jobs, in their order; runs what no other process is running."""
+    """The records of all jobs, in their order; runs those that no other process is running."""
     found: dict[Job, Record] = {}
     spent: dict[Job, float] = {}
     pause = 1.0
@@ -136,7 +140,7 @@ def _finish(jobs: Sequence[Job], named: Mapping[str, Dataset], out: Path) -> dic
                     found[job] = record
                     outlook.finished(place, spent.get(job, 0.0))
                     progress.advance(note=str(outlook))
-            if len(found) == before:  # other processes are at all that is left
+            if len(found) == before:  # other processes are working on everything that is left
                 time.sleep(pause)
             pause = min(2 * pause, 30.0) if len(found) == before else 1.0
     return {job: found[job] for job in jobs}
@@ -149,11 +153,11 @@ def _planned(jobs: Iterable[Job], named: Mapping[str, Dataset]) -> list[tuple[Re
 def _attempt(
     job: Job, named: Mapping[str, Dataset], out: Path, number: str, spent: dict[Job, float], outlook: Outlook
 ) -> Record | None:
-    """The record of a job; None when another process is at the run, or at a stage that it needs.
+    """The record of a job; None if another process is working on the run or a stage that it needs.
 
     Args:
-        spent: seconds that earlier attempts took.
-        outlook: the time left, for the news.
+        spent: seconds of earlier attempts.
+        outlook: the time left, for messages.
     """
     record = _find(job, named, out)
     if record is not None:
@@ -163,7 +167,7 @@ def _attempt(
     began, complete = time.monotonic(), (job.folder(out) / storage.MANIFEST).exists()
     alone = processes.launched() == 1  # several processes of one run wait together
     try:
-        # overwrite: no record vouches for what may be there
+        # overwrite: a run without a record does not count
         run(job.recipe, named[job.dataset], job.folder(out), shared=out / "stages", patient=not alone, overwrite=True)
     except BusyError:
         if not alone:
@@ -173,7 +177,7 @@ def _attempt(
         spent[job] = spent.get(job, 0.0) + (0.0 if complete else time.monotonic() - began)
     key = key_of(job.recipe, named[job.dataset])
     record = of_run(job.folder(out), key, spent[job], precision_of(job.recipe))
-    already = _find(job, named, out)  # by who has finished the run while this process waited for its lock
+    already = _find(job, named, out)  # another process may have finished it while this one waited for the lock
     if processes.first() and already is None:
         record.write(job.record(out))
     return already or record
@@ -184,6 +188,6 @@ def _find(job: Job, named: Mapping[str, Dataset], out: Path) -> Record | None:
 
 
 def precision_of(recipe: Recipe) -> str:
-    """The precision that a recipe gets on this machine."""
+    """The precision of a ``recipe`` on this machine."""
     fp32 = pick_precision(recipe.precision, pick_device(recipe.device)) is torch.float32
     return "fp32" if fp32 else "bf16"

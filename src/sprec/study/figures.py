@@ -1,4 +1,7 @@
-"""Records as the paper's figures, each drawn and kept as JSON."""
+"""The paper's figures from records (``found``) or their bootstraps (``samples``) of a ``dataset``.
+
+Each is drawn and written as JSON to files with the path ``stem`` and a suffix; the functions return these files.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,11 +27,11 @@ if TYPE_CHECKING:
     from sprec.evaluation.plots import Series
 
 LAST = 3
-"""A sweep shows the mean of this many last iterations (paper, RQ3)."""
+"""A sweep shows the mean over this many last iterations (paper, RQ3)."""
 
 
 def tradeoff(samples: Mapping[str, Samples], stem: Path) -> list[Path]:
-    """Accuracy against diversity, which no figure of the paper shows: every method, by every way to recommend."""
+    """Accuracy against diversity, for every method and protocol; the paper has no such figure."""
     from sprec.evaluation.plots import Point, trade_offs
 
     metrics = ("DivRatio@1", "NDCG@5")
@@ -74,7 +77,7 @@ def figure4(found: Mapping[Job, Record], dataset: Dataset, stem: Path) -> list[P
 
 
 def sweep(found: Mapping[Job, Record], dataset: Dataset, stem: Path, label: str) -> list[Path]:
-    """Metrics over a swept setting: of each seed the mean of the last three iterations, then as in Figure 4."""
+    """Metrics over a swept setting, its ``label`` below: each seed's mean over the last iterations, as in Figure 4."""
     title, names = _legend(found, dataset, "SPRec")
     lines: dict[str, dict[float, list[Mapping[str, float]]]] = {}
     for job, name in names.items():
@@ -85,14 +88,14 @@ def sweep(found: Mapping[Job, Record], dataset: Dataset, stem: Path, label: str)
 
 
 def _legend(found: Mapping[Job, Record], dataset: Dataset, name: str = "") -> tuple[str, dict[Job, str]]:
-    """How the language models of a figure recommend, for its title, and each job's name in the legend.
+    """The protocol of the language models in a figure, for its title, and each job's name in the legend.
 
-    A method that recommends in another way says so in its name, so that no two ways share a line.
+    A method with another protocol has that in its name, so that no two protocols share a line.
 
     Args:
         found: the runs.
         dataset: only its jobs count.
-        name: of the method where the variant is a swept value.
+        name: of the method, if the variant is a swept value.
     """
     jobs = [job for job in found if job.dataset == dataset.name]
     common = next((job.how for job in jobs if job.variant not in OWN_WAY), jobs[0].how)
@@ -107,7 +110,7 @@ def _by_iteration(record: Record) -> dict[int, Mapping[str, float]]:
 def _curves(
     lines: Mapping[str, Mapping[float, Sequence[Mapping[str, float]]]], label: str, stem: Path, title: str
 ) -> list[Path]:
-    """Draw and record name to x to the metrics of each seed."""
+    """Draw lines and write them as JSON: name to x to the metrics of each seed."""
     from sprec.evaluation.plots import curves
 
     panels: dict[str, dict[str, Series]] = {}
@@ -124,7 +127,7 @@ def _curves(
 
 
 def _series(spread: Mapping[float, Interval]) -> "Series":
-    """A line through the means; without a band where there is only one seed."""
+    """A line through the means, with a band if there are several seeds."""
     from sprec.evaluation.plots import Series
 
     means, lows, highs = ([getattr(i, part) for i in spread.values()] for part in ("value", "low", "high"))

@@ -1,7 +1,7 @@
-"""The frontier: strong recommenders, products of experts and the tilt beside the paper's systems, on the same cases.
+"""The frontier: strong recommenders, products of experts and the tilt against the paper's systems, on the same cases.
 
-Works from scores (:mod:`sprec.study.scores`), and keeps the lists of each row as a record, so that the tables are made
-again without either.
+It uses scores (:mod:`sprec.study.scores`), and keeps the lists of each row as a record, from which the tables can be
+made again without scores. ``dataset`` is the data, ``out`` the folder of scores and records.
 """
 
 import json
@@ -35,12 +35,12 @@ from sprec.system.progress import bar, say
 EXPERTS: Mapping[str, tuple[str, ...]] = {"kNN x SASRec": ("kNN", "SASRec, sampled softmax")}
 """Products of experts: row to the rows that it multiplies."""
 STRONG = ("kNN", "SASRec, softmax", "SASRec, sampled softmax")
-"""The baselines that a method has to match, without a tilt."""
+"""The baselines that a method must match, without a tilt."""
 OURS = "kNN, tilted"
-"""The one method that is compared with everything else: chosen before any test case was looked at (research/log.md)."""
+"""The method that is compared with all others, chosen before any test case was looked at (research/log.md)."""
 SEEDS = (0, 1, 2)
 KINDS = ("plain", "tilted", "capacity")
-"""Lists that are kept of each row."""
+"""The kinds of lists that are kept of each row."""
 _PARTS_OF_WEIGHTS = 5
 _CAPACITY = 0.0025
 
@@ -50,7 +50,10 @@ Lists = Mapping[int, np.ndarray]
 
 @dataclass(frozen=True)
 class Row:
-    """A recommender of the table: its lists by seed, in three kinds, and what was chosen on validation rows."""
+    """A recommender of the table: its lists by seed, and what was chosen on validation rows.
+
+    The lists are ``plain``, ``tilted``, or with the limits of :func:`capacity`.
+    """
 
     plain: Lists
     tilted: Lists
@@ -59,7 +62,7 @@ class Row:
 
 
 def rows_of(dataset: Dataset, out: Path, rows: Sequence[str], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
-    """The rows of a dataset, from their records where these are kept, else from their scores."""
+    """The rows of a dataset for ``seeds``, from their records if there are any, else from their scores."""
     found = {}
     for row in rows:
         file = out / "lists" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.json"
@@ -104,9 +107,9 @@ def _make(dataset: Dataset, out: Path, row: str, seeds: Sequence[int], file: Pat
 
 
 def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, dict[str, float]]:
-    """The scores of a row; of a product of experts with the weights that are best on the validation rows.
+    """The scores of a row; for a product of experts with the best weights on the validation rows.
 
-    Best is the largest NDCG@5 times DivRatio@1.
+    The best have the largest NDCG@5 times DivRatio@1.
     """
     if row not in EXPERTS:
         return scores_of(row, dataset, seed, out), {}
@@ -126,15 +129,20 @@ def _dense(scores: Scored, dataset: Dataset) -> np.ndarray:
 
 
 def capacity(scores: Scored, items: int, cap: float) -> np.ndarray:
-    """Lists under which no item is in more than 5 c n of n lists, users served one after the other, (n, 5).
+    """Lists in which no item is in more than 5 c n of n lists, made for one user after the other, (n, 5).
 
-    A reference only: each list depends on who was asked before. Small catalogs get twice the room they need at least.
+    This is only a reference: each list depends on the users before. Small catalogs get twice the minimum limit.
+
+    Args:
+        scores: of the best items.
+        items: size of the catalog.
+        cap: c.
     """
     left = np.full(items, int(np.ceil(LIST * len(scores) * max(cap, 2 / items))))
     lists = np.empty((len(scores), LIST), dtype=np.int64)
     for row, candidates in enumerate(scores.items):
         free = candidates[left[candidates] > 0][:LIST]
-        if len(free) < LIST:  # all candidates are taken: any item will do
+        if len(free) < LIST:  # all candidates are used up: take any item
             free = np.concatenate([free, np.setdiff1d(np.flatnonzero(left > 0), candidates)])[:LIST]
         left[free] -= 1
         lists[row] = free
@@ -142,7 +150,11 @@ def capacity(scores: Scored, items: int, cap: float) -> np.ndarray:
 
 
 def systems(dataset: Dataset, records: Path) -> dict[str, dict[int, np.ndarray]]:
-    """The paper's systems by all their protocols, Random and Popularity, from the records of Table 2: lists by seed.
+    """The lists by seed of the paper's systems by all their protocols, Random and Popularity, from Table 2's records.
+
+    Args:
+        dataset: the data.
+        records: folder with the records.
 
     Raises:
         UserError: there are none.
@@ -159,7 +171,7 @@ def systems(dataset: Dataset, records: Path) -> dict[str, dict[int, np.ndarray]]
 
 
 def measured(lists: Lists, dataset: Dataset, rows: np.ndarray) -> Bootstrap:
-    """The bootstrap of lists over some of the test cases, all seeds together."""
+    """The bootstrap of ``lists`` over the test cases ``rows``, all seeds together."""
     split = dataset.test.take(rows)
     cases = [cases_of(own[rows], split, dataset, (1, LIST)) for own in lists.values()]
     return bootstrap(cases, training_seeds=list(lists), metrics=PAPER_METRICS)
@@ -173,7 +185,7 @@ class Frontier:
         ours: the new rows, plain and tilted.
         theirs: the paper's systems, by all their protocols.
         floor: Random and Popularity.
-        reference: what the true targets would score, and a batch with capacities.
+        reference: the true targets, and lists with capacities.
     """
 
     ours: Mapping[str, Bootstrap]
@@ -183,12 +195,12 @@ class Frontier:
 
     @property
     def all(self) -> dict[str, Bootstrap]:
-        """Everything by its name."""
+        """All rows by name."""
         return {**self.theirs, **self.ours, **self.floor, **self.reference}
 
 
 def fresh_rows(dataset: Dataset) -> np.ndarray:
-    """The test rows that do not share four items in a row with a row that was trained on, (m,)."""
+    """The test rows of a dataset that share no four consecutive items with a training row, (m,)."""
     rows: np.ndarray = np.flatnonzero(~overlapping(dataset.test, pretraining_examples(dataset)))
     return rows
 
@@ -200,13 +212,13 @@ def frontier(
 
     Args:
         rows: keys of :data:`~sprec.study.scores.TRIES` and :data:`EXPERTS`.
-        dataset: its test rows are the cases, as far as all lists go.
+        dataset: its test rows are the cases, up to the shortest lists.
         out: folder of scores and records.
         records: folder with the records of Table 2.
-        only: measure these test rows (m,), such as :func:`fresh_rows`; all by default.
+        only: the test rows to measure (m,), such as :func:`fresh_rows`; by default all.
 
     Raises:
-        UserError: none of them is in all lists, or there are no records.
+        UserError: none of these rows is in all lists, or there are no records.
     """
     found = rows_of(dataset, out, rows)
     lists = {f"{name}{kind}": own for name, row in found.items() for kind, own in
@@ -236,7 +248,7 @@ def frontier(
 
 
 def cells(found: Mapping[str, Frontier]) -> dict[str, dict[str, dict[str, Any]]]:
-    """The one chosen method against the best of the paper's systems, dataset by dataset and metric by metric.
+    """The chosen method against the best of the paper's systems, by dataset (the keys of ``found``) and metric.
 
     ``difference`` and ``interval`` are paired, over the seeds that both have; ``strong`` is the best of :data:`STRONG`.
     """
@@ -260,5 +272,5 @@ def cells(found: Mapping[str, Frontier]) -> dict[str, dict[str, dict[str, Any]]]
 
 
 def best(group: Mapping[str, Bootstrap], metric: str) -> str:
-    """The row with the best mean."""
+    """The row of a ``group`` with the best mean of a ``metric``."""
     return max(group, key=lambda name: direction(metric) * group[name].interval(metric).value)

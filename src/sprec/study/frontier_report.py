@@ -1,4 +1,7 @@
-"""The frontier as files: tables, the cells of the chosen method, figures, hypervolumes."""
+"""The frontier as files: tables, the cells of the chosen method, figures, hypervolumes.
+
+``found`` maps datasets to their :class:`~sprec.study.frontier.Frontier`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +26,7 @@ def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path, rows: 
         datasets: the data.
         out: folder of scores, records and results.
         records: folder with the records of Table 2.
-        rows: only these of the new ones, and the chosen one; all by default.
+        rows: only these of the new ones, and the chosen one; by default all.
 
     Raises:
         UserError: there is no such row.
@@ -52,7 +55,7 @@ def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path, rows: 
 
 
 def rows_named(rows: Sequence[str]) -> list[str]:
-    """The new rows of these names, and the chosen one; all where none is named.
+    """The new ``rows`` of these names, and the chosen one; all if none is named.
 
     Raises:
         UserError: there is no such row.
@@ -114,9 +117,9 @@ def volumes(found: Mapping[str, Frontier]) -> Table:
 
 
 def hypervolume(points: Sequence[tuple[float, float]]) -> float:
-    """Area between the origin and the points, all metrics the higher the better and 0 at worst.
+    """The hypervolume of ``points`` in two metrics that are at least 0 and better when higher.
 
-    That is the union of the rectangles from (0, 0) to each point (Zitzler and Thiele 1999).
+    It is the area of the union of the rectangles from (0, 0) to each point (Zitzler and Thiele 1999).
     """
     area, height = 0.0, 0.0
     for x, y in sorted(points, reverse=True):
@@ -126,7 +129,7 @@ def hypervolume(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _worth(sample: Bootstrap, x: str, y: str) -> tuple[float, float]:
-    """A place in a plane where higher is better: what is the lower the better counts as 1 minus itself."""
+    """A point in a plane where higher is better: metrics that are better when lower count as 1 minus their value."""
     values = [sample.interval(metric).value for metric in (x, y)]
     return tuple(v if direction(m) > 0 else 1 - v for v, m in zip(values, (x, y), strict=True))  # type: ignore[return-value]
 

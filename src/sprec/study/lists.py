@@ -1,4 +1,4 @@
-"""Anyone's top-k lists, in files."""
+"""Top-k lists of any recommender, in files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ class Lists:
 
     Attributes:
         rows: of the split, ascending, (n,).
-        items: item ids, best first, -1 where there is none, (n, k).
-        titles: what a model wrote for these examples, as many titles for each; empty where that is not known.
+        items: item ids, best first, padded with -1, (n, k).
+        titles: the titles that a model wrote, equally many for each example; empty if unknown.
     """
 
     rows: np.ndarray
@@ -33,13 +33,13 @@ class Lists:
     titles: Sequence[str] = ()
 
     def cases(self, dataset: Dataset, split: str, rows: np.ndarray, ks: Sequence[int]) -> Cases:
-        """What the metrics measure.
+        """The input of the metrics.
 
         Args:
             dataset: of the items.
-            split: that the lists are for.
-            rows: those that count; all must be there.
-            ks: cut-offs, as far as the lists go.
+            split: of the cases.
+            rows: the cases that count; all must be there.
+            ks: cut-offs, up to the length of the lists.
         """
         places = np.searchsorted(self.rows, rows)
         titles = np.reshape(np.array(self.titles, object), (len(self.rows), -1))[places].ravel().tolist()
@@ -51,9 +51,9 @@ def score_lists(file: Path, dataset: Dataset, split: str = "test", ks: Sequence[
 
     Args:
         file: the lists.
-        dataset: its catalogue and cases.
+        dataset: has the catalogue and the cases.
         split: the cases are rows of it.
-        ks: cut-offs, as far as the lists go.
+        ks: cut-offs, up to the length of the lists.
 
     Raises:
         UserError: the file does not fit the split, or there is no such split.
@@ -66,19 +66,19 @@ def score_lists(file: Path, dataset: Dataset, split: str = "test", ks: Sequence[
 
 
 def read_lists(file: Path, dataset: Dataset, split: str = "test") -> Lists:
-    """Anyone's top-k lists: JSON lines, or a Parquet file as runs write it.
+    """Read top-k lists: JSON lines, or a Parquet file like those of runs.
 
-    Both have ``case`` (row of the split) and ``items`` (ids or titles, best first), and where a model wrote titles
-    ``title`` or, if it wrote several, ``samples``.
+    Both have ``case`` (row of the split) and ``items`` (ids or titles, best first), and if a model wrote titles
+    ``title`` or, for several per case, ``samples``.
 
     Args:
-        file: ``.parquet`` says that it is Parquet.
-        dataset: the lists are of its items.
+        file: Parquet if it ends in ``.parquet``.
+        dataset: has the items.
         split: the cases are rows of it.
 
     Raises:
-        UserError: an unreadable line, an unknown case or item (the message names the line), a case that occurs twice,
-            titles for some cases only, or no such split.
+        UserError: a line is unreadable, a case or item is unknown (names the line), a case occurs twice, only some
+            cases have titles, or there is no such split.
     """
     if split not in dataset.splits or not len(dataset.splits[split]):
         raise UserError(f"{dataset.name} has no examples in a split {split!r}")
@@ -101,13 +101,13 @@ def read_lists(file: Path, dataset: Dataset, split: str = "test") -> Lists:
 
 
 def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where an entry stands, and the entry."""
+    """The entries, each with its place for messages."""
     try:
         if file.suffix == ".parquet":
             for number, row in enumerate(read_parquet(file).iter_rows(named=True)):
                 yield f"{file}, row {number}", row
             return
-        lines = file.read_text("utf-8-sig").split("\n")  # titles may hold other separators of lines
+        lines = file.read_text("utf-8-sig").split("\n")  # titles may contain other line separators
     except UNREADABLE as error:
         raise UserError(f"{file} is not a Parquet file, or is damaged") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -130,7 +130,7 @@ def _case(entry: dict[str, Any], where: str, rows: Split, split: str) -> int:
 
 
 def _items(items: Any, where: str, catalog: Catalog) -> list[int]:
-    """The ids of a list; -1, by which runs say that there is no further item, ends it."""
+    """The ids of a list, which ends at the first -1, the padding of runs."""
     if not isinstance(items, list) or not items:
         raise UserError(f'{where}: "items" must be a list of ids or titles')
     while items and type(items[-1]) is int and items[-1] == -1:

@@ -27,7 +27,7 @@ TABLE2: Mapping[str, tuple[str, ...]] = {
     "SPRec": ("method=sprec",),
 }
 FLOOR: Mapping[str, tuple[str, ...]] = {"Popularity": ("method=popularity",), "Random": ("method=random",)}
-"""What needs no training: Table 2 of the paper has no such rows, but a reader of it needs them."""
+"""Rows without training, which the paper's Table 2 lacks, but its readers need."""
 TABLE3: Mapping[str, tuple[str, ...]] = {
     "BIGRec": ("method=bigrec",),
     "SPRec": ("method=sprec",),
@@ -48,8 +48,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "RosePO official": ("method=rosepo-official",),
     "SPRec": ("method=sprec",),
 }
-"""The baselines as their papers have them, and as the research code of SPRec ran them for its tables. RW with equal
-weights is the control that tells weighting from averaging by sample."""
+"""The baselines as in their papers, and as in the research code of SPRec for its tables. RW with equal weights is the
+control that separates weighting from averaging over samples."""
 FIGURE5: Mapping[str, tuple[str, ...]] = {
     f"{ratio:g}": (*_SWEEP, f"negatives.random_ratio={ratio}") for ratio in (0, 0.25, 0.5, 0.75, 1)
 }
@@ -63,24 +63,26 @@ EXPERIMENTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "variants": VARIANTS,
     "tradeoff": TABLE2,
     "figure3": TABLE2,
-    "figure4": {variant: settings for variant, settings in TABLE3.items() if variant != "BIGRec"},  # has no iterations
+    "figure4": {
+        variant: settings for variant, settings in TABLE3.items() if variant != "BIGRec"
+    },  # which has no iterations
     "figure5": FIGURE5,
     "figure6": FIGURE6,
     "claims": {**TABLE2, **TABLE3},
 }
-"""Experiment to its variants: the name that the paper prints (or the value that is swept) to changed settings."""
+"""Experiment to its variants: the name in the paper (or the swept value) to changed settings."""
 
 OWN_WAY = frozenset({"SASRec", "D3", "D3 official", *FLOOR})
-"""What recommends in one way only, whatever the protocol of the others; its records lie under the paper's."""
+"""Methods with only one protocol, whatever that of the others; their records are under the paper's."""
 LIST = 5
-"""Length of the lists that tables and figures measure."""
+"""Length of the lists in tables and figures."""
 
 PAPERS = Recommend().protocol
 """The paper's protocol."""
 
 
 def default_protocols(experiment: str) -> tuple[str, ...]:
-    """Tables show what training adds beside what decoding adds; the paper's figures and claims go by its own."""
+    """The protocols of an ``experiment``: all for tables, to separate training from decoding; else the paper's."""
     return of_language_models() if experiment in ("table2", "table3", "tradeoff") else (PAPERS,)
 
 
@@ -90,8 +92,8 @@ class Job:
 
     Attributes:
         dataset: its name.
-        variant: the row of the table, or the value that is swept.
-        protocol: the folder of its protocol; :attr:`how` says how it recommends.
+        variant: the row of the table, or the swept value.
+        protocol: the folder of its protocol; :attr:`how` is its name.
         seed: of the run.
         recipe: all its settings.
     """
@@ -104,7 +106,7 @@ class Job:
 
     @property
     def how(self) -> str:
-        """How it recommends, in words."""
+        """Its protocol in words."""
         return words_of(self.recipe.recommend)
 
     @property
@@ -114,7 +116,7 @@ class Job:
 
     @property
     def place(self) -> Path:
-        """Where the job lives; jobs that differ in nothing but the experiment have the same place."""
+        """The path of the job; jobs that differ only in the experiment have the same."""
         method, (_, _, searched) = self.recipe.method, self.variant.partition(" ")
         kind = f"{method}-{searched}" if searched else method
         if self.variant[0].isdigit():
@@ -123,16 +125,16 @@ class Job:
         return Path(self.dataset) / kind / self.protocol / f"seed{self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """The run directory."""
+        """The run directory in the folder ``out``."""
         return out / "runs" / self.place
 
     def record(self, out: Path) -> Path:
-        """What is kept of the run (:mod:`sprec.study.records`)."""
+        """The record of the run in the folder ``out`` (:mod:`sprec.study.records`)."""
         return out / "records" / self.place.with_suffix(".json")
 
 
 def recipe_for(dataset: Dataset, backbone: str | None) -> str:
-    """The recipe of a dataset: the one asked for, else the shipped one that carries its name.
+    """The recipe of a ``dataset``: ``backbone`` if given, else the shipped one with the dataset's name.
 
     Raises:
         UserError: none is shipped for this dataset.
@@ -155,20 +157,20 @@ def plan(
     changes: Sequence[str] = (),
     variants: Sequence[str] = (),
 ) -> list[Job]:
-    """All runs of an experiment, the cheap ones that others build on first.
+    """All runs of an experiment; cheap ones that others build on come first.
 
     Args:
         experiment: a key of :data:`EXPERIMENTS`.
         datasets: the data.
         seeds: seeds of the runs; the scratch backbone is shared by all.
         backbone: recipe for all datasets; by default the shipped one of each.
-        protocols: how the language models recommend; by default :func:`default_protocols`.
+        protocols: of the language models; by default :func:`default_protocols`.
         changes: further ``--set`` changes.
-        variants: only these rows; all by default.
+        variants: only these rows; by default all.
 
     Raises:
-        UserError: an unknown experiment or variant, a dataset without a recipe, a figure that would be empty, or a
-            change of what the experiment itself sets.
+        UserError: the experiment or a variant is unknown, a dataset has no recipe, a figure would be empty, or a change
+            is of a setting that the experiment sets itself.
     """
     if experiment not in EXPERIMENTS:
         known = ", ".join(["table1", "figure2", *EXPERIMENTS, "frontier", "rates"])
@@ -221,7 +223,7 @@ def _varied(rows: Mapping[str, Sequence[str]]) -> set[str]:
 
 
 def refuse_changes(changes: Sequence[str], own: Collection[str], experiment: str) -> None:
-    """Refuse ``--set`` for what an experiment varies or fixes: its labels would be wrong.
+    """Refuse ``changes`` of the settings that an ``experiment`` varies or fixes (``own``): its labels would be wrong.
 
     Raises:
         UserError: names the setting.
@@ -240,7 +242,7 @@ def _check_drawable(experiment: str, recipe: Recipe, dataset: Dataset) -> None:
 
 
 def by_name(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
-    """The datasets by their names, under which runs and records are kept.
+    """The ``datasets`` by their names, under which runs and records are kept.
 
     Raises:
         UserError: two have the same name.
@@ -254,11 +256,11 @@ def by_name(datasets: Sequence[Dataset]) -> dict[str, Dataset]:
 
 
 def check_fits(jobs: Sequence[Job], datasets: Sequence[Dataset]) -> None:
-    """Refuse what cannot work for any job before the first one runs.
+    """Refuse, before the first run, ``jobs`` that cannot work on their ``datasets``.
 
     Raises:
-        UserError: two datasets of one name, a recipe that does not fit its dataset or needs what is not installed, or
-            lists too short for the metrics.
+        UserError: two datasets have the same name, a recipe does not fit its dataset or needs a package that is not
+            installed, or lists are too short for the metrics.
     """
     named = by_name(datasets)
     for job in jobs:

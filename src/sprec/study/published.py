@@ -1,4 +1,4 @@
-"""The numbers that the paper printed (Tables 1 to 3), to stand beside ours."""
+"""The numbers that the paper printed (Tables 1 to 3), to compare with ours."""
 
 import csv
 from importlib.resources import files
@@ -7,7 +7,7 @@ from importlib.resources import files
 def published() -> dict[tuple[str, str, str], dict[str, float]]:
     """Table (``table2``, ``table3``), dataset and method to metric name and printed value.
 
-    Table 3 does not repeat BIGRec, its reference; it is taken from Table 2.
+    Table 3 does not repeat its reference BIGRec, which is taken from Table 2.
     """
     values: dict[tuple[str, str, str], dict[str, float]] = {}
     text = (files("sprec.study") / "paper_tables.csv").read_text("utf-8")

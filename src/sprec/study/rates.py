@@ -1,10 +1,10 @@
-"""The search of learning rates: every method gets the same number of tries, judged on the validation split.
+"""The search for learning rates: every method gets the same number of tries, judged on the validation split.
 
-The rates serve one backbone recipe, so they are judged on all its datasets together: by NDCG@5, averaged over them,
-among the rates whose models still write titles of the catalog (:data:`EXACT` of them). A few hundred cases are few, and
-the largest number is often luck: the rate that the recipe already has stays unless the best one is really better, that
-is, unless the 95% interval of the paired difference is above zero. Ablations take the rate of the method they are
-ablations of; D3, which decodes with BIGRec's model, takes BIGRec's.
+The rates are for one backbone recipe, so they are judged on all its datasets together: by NDCG@5, averaged over them,
+among the rates whose models still write titles of the catalog (:data:`EXACT` of them). With only a few hundred cases
+the largest number is often luck: the recipe's rate stays unless the best one is significantly better, that is, unless
+the 95% interval of the paired difference is above zero. Ablations take the rate of their method; D3, which decodes with
+BIGRec's model, takes BIGRec's.
 """
 
 import math
@@ -34,9 +34,9 @@ GRID: Grid = {
     "RosePO": ("rosepo", "prefer.lr", PREFER),
     "SPRec": ("sprec", "prefer.lr", (1e-6, 2e-6, 4e-6)),
 }
-"""Name in the paper to method, setting and the rates tried: that which the scratch recipes had, half and twice of it.
+"""Name in the paper to method, setting and the rates tried: that of the scratch recipes, half and twice of it.
 
-One that wins at an end of its row asks for a wider row, for all methods.
+If one at the end of its row wins, all rows must be made wider.
 """
 JUDGE = "NDCG@5"
 SHOWN = (JUDGE, "difference", "HR@5", "DivRatio@1", "ORRatio@1", "ExactTitles")
@@ -46,11 +46,11 @@ Row = tuple[tuple[str, ...], Mapping[str, Cell]]
 
 @dataclass(frozen=True)
 class Try:
-    """What one rate came to, on one dataset or on several together.
+    """The result of a rate, on one dataset or on several together.
 
     Attributes:
         sample: its metrics with their resamples.
-        exact: share of the generated titles that exist; NaN for what ranks items and writes none.
+        exact: share of the generated titles that exist; NaN for methods that write none.
     """
 
     sample: Bootstrap
@@ -76,20 +76,20 @@ def search(
         seed: of the runs.
         backbone: recipe for all datasets; by default the shipped one of each.
         changes: further ``--set`` changes.
-        variants: only these methods; all by default.
-        grid: what to try.
-        workers: processes that try rates of a method side by side.
+        variants: only these methods; by default all.
+        grid: the rates to try.
+        workers: processes that try rates of a method in parallel.
 
     Returns:
-        All datasets together, with the chosen rates marked and "difference" that of NDCG@5 to the recipe's rate; and
-        the datasets one by one, each with the rate marked that it would choose alone.
+        A table of all datasets together, with the chosen rates marked and the difference in NDCG@5 from the recipe's
+        rate; and one of each dataset, with the rates marked that it alone would choose.
 
     Raises:
-        UserError: an unknown method, or a dataset without validation cases.
+        UserError: a method is unknown, or a dataset has no validation cases.
     """
     known = plan_search(datasets, seed=seed, backbone=backbone, changes=changes, variants=variants, grid=grid)
     check_fits(known, datasets)
-    start: list[str] = []  # what the methods after BIGRec start from
+    start: list[str] = []  # changes for the methods after BIGRec, which start from its rate
     together: list[Row] = []
     alone: list[Row] = []
     name = ", ".join(data.name for data in datasets) if len(datasets) < 3 else f"{len(datasets)} datasets"
@@ -124,8 +124,10 @@ def plan_search(
 ) -> list[Job]:
     """The runs of :func:`search` as far as they are known: methods after BIGRec will start from the rate chosen for it.
 
+    ``datasets``, ``seed``, ``backbone``, ``changes``, ``variants`` and ``grid`` are as there.
+
     Raises:
-        UserError: an unknown method, a dataset without a recipe, or a change of what is searched.
+        UserError: a method is unknown, a dataset has no recipe, or a change is of a searched setting.
     """
     unknown = set(variants) - set(grid)
     if unknown:
@@ -155,11 +157,11 @@ def _tries(
 
 
 def chosen(tried: Mapping[float, Try], own: float | None = None) -> float:
-    """The rate with the best NDCG@5 among those that keep the titles (all, if none does); ties to the lower rate.
+    """The rate with the best NDCG@5 among those that keep the titles (all, if none does); ties go to the lower rate.
 
     Args:
-        tried: rate to what it came to.
-        own: the rate of the recipe, which stays unless the best is really better.
+        tried: rate to its result.
+        own: the rate of the recipe, which stays unless the best one is significantly better.
     """
     sound = {rate: one for rate, one in tried.items() if not one.exact < EXACT} or tried
     best = min(sound, key=lambda rate: (-float(sound[rate].sample.per_seed[JUDGE].mean()), rate))
@@ -180,7 +182,7 @@ def _own_rate(
 
 
 def _tried(record: Record, dataset: Dataset, index: int) -> Try:
-    """A record as a try; each dataset is resampled by a seed of its own, as their cases are independent."""
+    """A record as a try; each dataset is resampled with its own seed, as their cases are independent."""
     sample = bootstrap([record.cases(dataset, "valid")], seed=index, metrics=SHOWN)
     return Try(sample, record.results[-1].metrics.get(_EXACT, math.nan))
 

@@ -1,10 +1,10 @@
-"""What an experiment leaves of each run, small enough to commit: the lists of its last evaluation and all its metrics.
+"""The record of a run, small enough to commit: the lists of its last evaluation and all its metrics.
 
-With the dataset beside them they suffice for every table and figure; the models can go. A job whose record is there,
-made by the same recipe from the same data, is not run again.
+Together with the dataset, records suffice for every table and figure; the models can be deleted. A job that has a
+record, made by the same recipe from the same data, is not run again.
 
-While a study grows a record is a file of JSON, ``records/DATASET/METHOD/PROTOCOL/seedN.json``. :func:`pack` puts those
-of a dataset into one Parquet file, ``records/DATASET.parquet``; both are found alike.
+At first a record is a JSON file, ``records/DATASET/METHOD/PROTOCOL/seedN.json``. :func:`pack` moves those of a dataset
+into a Parquet file, ``records/DATASET.parquet``; both are found in the same way.
 """
 
 import json
@@ -44,10 +44,10 @@ class Record:
         key: hash of recipe and data.
         lists: items of the last evaluation, best first, (n, k).
         results: the metrics of every evaluated stage.
-        seconds: wall time that the run took here; 0 where it was found finished.
+        seconds: wall time of the run; 0 if it was already finished.
         precision: of the forward passes, ``bf16`` or ``fp32``.
-        backbone: digest of the weights of the backbone that the run made or was given by another run; empty where the
-            recipe makes none. Training it again, elsewhere, gives other weights by the same recipe.
+        backbone: digest of the weights of the backbone that the run made or shares with another run; empty if the
+            recipe makes none. Training it again elsewhere gives other weights by the same recipe.
         proven: share of the lists of which the search has proven that no better one exists; None where nothing was
             searched, or an earlier version wrote the record.
     """
@@ -61,18 +61,18 @@ class Record:
     proven: float | None = None
 
     def cases(self, dataset: Dataset, split: str = "test", ks: Sequence[int] = CUTOFFS) -> Cases:
-        """The cases of its lists: the first of the split, at these cut-offs."""
+        """The cases of its lists: the first of a ``split`` of the ``dataset``, at cut-offs ``ks``."""
         return cases_of(self.lists, dataset.splits[split][: len(self.lists)], dataset, ks)
 
     @property
     def digest(self) -> str:
-        """The hash of the record's content as it is written: an edited list changes a table, and is noticed by this."""
+        """The hash of the record's content, by which edited lists are noticed."""
         results = [result_record(result) for result in self.results]
         content = [self.key, self.backbone, self.precision, round(self.seconds, 1), results, self.lists.tolist()]
         return storage.digest(content + [self.proven] * (self.proven is not None))
 
     def write(self, file: Path) -> None:
-        """Write the record whole or not at all."""
+        """Write the record to a ``file``, completely or not at all."""
         lists = ",\n".join(json.dumps(row, separators=(",", ":")) for row in self.lists.tolist())
         head: dict[str, Any] = {"key": self.key, "backbone": self.backbone, "precision": self.precision}
         head |= {"seconds": round(self.seconds, 1), "results": [result_record(result) for result in self.results]}
@@ -85,7 +85,7 @@ class Record:
 
     @classmethod
     def read(cls, file: Path) -> "Record":
-        """Read what :meth:`write` wrote.
+        """Read a ``file`` of :meth:`write`.
 
         Raises:
             UserError: the file is not a record, or was edited.
@@ -109,17 +109,17 @@ class Record:
 
 
 def key_of(recipe: Recipe, dataset: Dataset) -> str:
-    """What a record depends on: every setting that moves numbers by more than rounding, and the data."""
+    """The key of a record: a hash of all settings of a ``recipe`` that affect numbers, and of the ``dataset``."""
     backbone = given(recipe).key if isinstance(recipe.backbone, HuggingFace) and trains_model(recipe) else ""
     return storage.digest([SCHEMA, settings_of(recipe, EVERYTHING), backbone, dataset.hash])[:16]
 
 
 def find(file: Path, key: str) -> Record | None:
-    """The record of a job, None where there is none, it is damaged, or its recipe or data were others.
+    """The record of a job, None if it is missing, damaged, or of another recipe or other data.
 
     Args:
-        file: of the record, which a Parquet file beside the dataset's folder may hold instead.
-        key: what :func:`key_of` says.
+        file: of the record, which may be in the dataset's Parquet file instead.
+        key: of :func:`key_of`.
     """
     try:
         record = at(file)
@@ -130,13 +130,13 @@ def find(file: Path, key: str) -> Record | None:
 
 
 def at(file: Path) -> Record | None:
-    """The record at this place, by whatever recipe; None where there is none.
+    """The record in a file, whatever its recipe; None if there is none.
 
     Args:
-        file: as :func:`find` takes it.
+        file: as in :func:`find`.
 
     Raises:
-        UserError: it is no record, or was edited.
+        UserError: it is not a record, or was edited.
     """
     return Record.read(file) if file.is_file() else _packed(file)
 
@@ -146,10 +146,10 @@ def stored(folder: Path, *, unsigned: bool = False) -> dict[str, Record]:
 
     Args:
         folder: the folder.
-        unsigned: take packed records without a digest, too, which earlier versions wrote.
+        unsigned: accept packed records without a digest, which earlier versions wrote.
 
     Raises:
-        UserError: a file is no record, or was edited.
+        UserError: a file is not a record, or was edited.
     """
     found = {
         f"{file.stem}/{place}": record
@@ -165,14 +165,14 @@ def pack(folder: Path, records: Mapping[str, Record] | None = None) -> list[Path
     """Move the records below a folder ``records`` into one Parquet file for each dataset.
 
     Args:
-        folder: with a folder of JSON files for each dataset; what is packed already stays.
-        records: what to write instead of what is there (:func:`stored`).
+        folder: has a folder of JSON files for each dataset; packed records stay.
+        records: to write instead of those in the folder (:func:`stored`).
 
     Returns:
         The files written.
 
     Raises:
-        UserError: a file is no record, or nothing can be written.
+        UserError: a file is not a record, or nothing can be written.
     """
     by_dataset: dict[str, dict[str, Record]] = {}
     for name, record in (stored(folder) if records is None else records).items():
@@ -187,7 +187,7 @@ def pack(folder: Path, records: Mapping[str, Record] | None = None) -> list[Path
             for place in own:
                 (folder / dataset / f"{place}.json").unlink(missing_ok=True)
             for emptied in [*sorted((folder / dataset).rglob("*/"), reverse=True), folder / dataset]:
-                with suppress(OSError):  # somebody's own file is in it
+                with suppress(OSError):  # it contains other files
                     emptied.rmdir()
     return files
 
@@ -220,7 +220,7 @@ def _frame(records: Mapping[str, Record]) -> pl.DataFrame:
 
 
 def _packed(file: Path) -> Record | None:
-    """The record that has no file of its own, from the Parquet file of its dataset."""
+    """The record from the Parquet file of its dataset."""
     folder = next((path for path in file.parents if path.parent.name == "records"), file.parent)
     archive = folder.parent / f"{folder.name}.parquet"
     place = file.relative_to(folder).with_suffix("").as_posix()
@@ -228,7 +228,7 @@ def _packed(file: Path) -> Record | None:
 
 
 def _archive(file: Path, *, unsigned: bool = False) -> Mapping[str, Record]:
-    """The records of a Parquet file by their places, read once while the file is the same."""
+    """The records of a Parquet file by their paths, read once unless the file changes."""
     return _read_archive(file, file.stat().st_mtime_ns, unsigned)
 
 
@@ -249,7 +249,7 @@ def _read_archive(file: Path, changed: int, unsigned: bool) -> Mapping[str, Reco
 
 
 def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
-    """The record of a finished run.
+    """The record of a finished ``run``, with its ``key``, ``seconds`` and ``precision``.
 
     Raises:
         UserError: the run is not finished, or its last lists are damaged or another run's.
@@ -262,7 +262,7 @@ def of_run(run: Path, key: str, seconds: float, precision: str) -> Record:
 
 
 def weights_of(run: Path) -> str:
-    """Digest of a run's backbone: of the weights that it made, or of the model that was given; empty without one."""
+    """Digest of the weights of a ``run``'s backbone, made in the run or given to it; empty without one."""
     backbone = backbone_of(Session(*read_run(run), Store(run)))
     if backbone.folder == Path():
         return backbone.key[:16]

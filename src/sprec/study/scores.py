@@ -1,6 +1,7 @@
-"""Scores of the recommenders of the frontier: the best items of each validation, held and test row, kept in one file.
+"""Scores of the recommenders of the frontier: the best items of each validation, held and test row, in one file.
 
-From these files every list of the frontier is made again without a model.
+All lists of the frontier can be made from these files without a model. ``dataset`` is the data, ``out`` the folder of
+scores, ``seed`` that of the training.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ PARTS = ("valid", "held", "test")
 
 @dataclass(frozen=True)
 class Scores:
-    """What a recommender says of the users of a dataset, log-probabilities over the catalog.
+    """A recommender's best items for the users of a dataset, with log-probabilities over the catalog.
 
     Attributes:
         valid: of the validation rows.
@@ -40,7 +41,7 @@ class Scores:
     test: Scored
 
     def save(self, file: Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the scores to a ``file``, completely or not at all."""
         arrays: dict[str, np.ndarray] = {}
         for part in PARTS:
             own: Scored = getattr(self, part)
@@ -53,7 +54,7 @@ class Scores:
 
     @classmethod
     def load(cls, file: Path) -> "Scores":
-        """Read what :meth:`save` wrote.
+        """Read a ``file`` of :meth:`save`.
 
         Raises:
             UserError: it is damaged.
@@ -72,7 +73,7 @@ def users(dataset: Dataset) -> dict[str, Split]:
 
 
 def scored(log_probs: Callable[[Split], np.ndarray], dataset: Dataset) -> Scores:
-    """Ask a recommender for the log-probabilities of all items, (n, items), of all rows."""
+    """The scores of all rows by a recommender: ``log_probs`` gives those of all items, (n, items), for examples."""
     return Scores(*(Scored.best(log_probs(split), KEPT) for split in users(dataset).values()))
 
 
@@ -84,11 +85,11 @@ TRIES: Mapping[str, Sequence[knn.Settings | sasrec.Settings]] = {
     "SASRec, softmax": [replace(_SASREC, loss="ce", lr=rate) for rate in _RATES],
     "SASRec, sampled softmax": [replace(_SASREC, loss="sampled-softmax", lr=rate) for rate in _RATES],
 }
-"""Row to the settings that are tried, three each; the one with the best NDCG@5 on validation rows is kept."""
+"""Row to the settings to try, three each; those with the best NDCG@5 on validation rows are kept."""
 
 
 def recommender(dataset: Dataset, settings: knn.Settings | sasrec.Settings, seed: int) -> Callable[[Split], np.ndarray]:
-    """Train a recommender: from examples to log-probabilities of all items."""
+    """Train a recommender with ``settings``; it returns log-probabilities of all items for examples."""
     examples, items = pretraining_examples(dataset), len(dataset.catalog)
     if isinstance(settings, knn.Settings):
         return knn.ItemKnn.count(examples, items, settings).log_probs
@@ -101,7 +102,7 @@ def _of_logits(model: sasrec.SASRec, split: Split) -> np.ndarray:
 
 
 def search(row: str, dataset: Dataset, out: Path) -> knn.Settings | sasrec.Settings:
-    """The settings of a row with the best NDCG@5 on the validation rows, by seed 0; the scores of all tries are kept.
+    """The settings of a ``row`` with the best NDCG@5 on the validation rows, by seed 0; all scores are kept.
 
     Writes ``out/scores/DATASET/ROW/search.json``: NDCG@5 and HR@5 of each try.
     """
@@ -119,14 +120,14 @@ def search(row: str, dataset: Dataset, out: Path) -> knn.Settings | sasrec.Setti
 
 
 def place(dataset: Dataset, row: str) -> Path:
-    """The folder of a row's scores."""
+    """The folder of a ``row``'s scores, relative to that of all."""
     return Path("scores") / dataset.name / row.replace(", ", "-").replace(" ", "-").lower()
 
 
 def scores_of(row: str, dataset: Dataset, seed: int, out: Path) -> Scores:
-    """The scores of a row by its best settings; trained where they are not kept yet."""
+    """The scores of a ``row`` by its best settings; trained if they are not kept yet."""
     settings = search(row, dataset, out)
-    seed = 0 if isinstance(settings, knn.Settings) else seed  # nothing is drawn
+    seed = 0 if isinstance(settings, knn.Settings) else seed  # kNN draws nothing
     return _kept(out / place(dataset, row), dataset, settings, seed)
 
 

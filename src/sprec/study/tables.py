@@ -1,4 +1,8 @@
-"""Finished experiments as the paper's tables and figures, beside the paper's numbers."""
+"""The paper's tables from finished experiments, with the paper's numbers.
+
+``samples`` maps a dataset to the bootstraps of its methods (:func:`sampled`), ``found`` are comparisons of
+:func:`compared` or, there, the runs.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,18 +40,24 @@ from sprec.system.progress import bar
 
 REFERENCE = "BIGRec"
 MARKS = ("real", "paper")
-"""How differences are marked: where the interval excludes zero, or by the paper's rule."""
+"""How values are marked: if the interval of the difference excludes zero, or by the paper's rule."""
 _PRINTED_IN = {"variants": "table2"}
-"""Experiment to the table of the paper that has its rows, where that has another name."""
+"""Experiment to the paper's table with its rows, if that has another name."""
 
 Row = tuple[tuple[str, ...], Mapping[str, Cell]]
 Samples = Mapping[tuple[str, str], Bootstrap]
-"""(variant, how it recommends) to its bootstrap over the test cases."""
+"""(variant, protocol in words) to its bootstrap over the test cases."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A method beside its reference: labels (dataset, source, method, reference) and paired differences by metric."""
+    """A method and its reference.
+
+    Attributes:
+        labels: dataset, source, method, reference.
+        sample: of the method.
+        apart: the paired differences by metric.
+    """
 
     labels: tuple[str, str, str, str]
     sample: Bootstrap
@@ -55,10 +65,10 @@ class Compared:
 
 
 def write_table(table: Table, stem: Path) -> list[Path]:
-    """Write a table as CSV, JSON, Markdown and LaTeX.
+    """Write a ``table`` as CSV, JSON, Markdown and LaTeX to files with the path ``stem`` and a suffix; returns them.
 
     Raises:
-        UserError: the folder cannot be written, or it is a run, whose metrics are not ours to replace.
+        UserError: the folder cannot be written, or is a run, whose metrics must not be replaced.
     """
     if is_run(stem.parent):
         raise UserError(f"{stem.parent} is a run, and tables would replace its files; choose another -o")
@@ -73,12 +83,12 @@ def write_table(table: Table, stem: Path) -> list[Path]:
 def sampled(
     found: Mapping[Job, Record], dataset: Dataset, metrics: str | None = None
 ) -> dict[tuple[str, str], Bootstrap]:
-    """(variant, how it recommends) to its bootstrap, seeds together, from the last evaluation of each run.
+    """(variant, protocol in words) to its bootstrap, all seeds together, from the last evaluation of each run.
 
     Args:
         found: the runs.
         dataset: only its jobs count.
-        metrics: names with commas, or ``all`` (:func:`selected`); the paper's by default.
+        metrics: names separated by commas, or ``all`` (:func:`selected`); by default the paper's.
 
     Raises:
         UserError: a metric cannot be measured on these lists.
@@ -102,12 +112,12 @@ def sampled(
 def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> Table:
     """Table 2 or 3: our values with intervals for each dataset and protocol, then the published ones.
 
-    Marks compare the rows of one source: methods that recommend in the same way.
+    Marks compare the rows of one source: methods with the same protocol.
 
     Args:
         experiment: ``table2``, ``table3`` or ``variants``.
-        samples: dataset to what :func:`sampled` made of its runs.
-        mark: ``real`` marks a best and second best only where the difference is real, ``paper`` as the paper does.
+        samples: dataset to the result of :func:`sampled`.
+        mark: ``real`` marks best and second best only if the difference is real, ``paper`` as in the paper.
     """
     rows: list[Row] = []
     columns = _columns(samples)
@@ -131,7 +141,7 @@ def paper_table(experiment: str, samples: Mapping[str, Samples], mark: str) -> T
 
 
 def _columns(samples: Mapping[str, Samples]) -> tuple[str, ...]:
-    """The metrics that were resampled; the paper's where nothing was."""
+    """The metrics that were resampled; the paper's if none were."""
     found = (name for ours in samples.values() for sample in ours.values() for name in sample.per_seed)
     return tuple(dict.fromkeys(found)) or PAPER_METRICS
 
@@ -142,7 +152,7 @@ def _seeds(sample: Bootstrap) -> str:
 
 
 def left_out(dataset: Dataset) -> str:
-    """What a comparison with the paper's accuracy must say of test rows that are not there; empty where all are.
+    """A note for comparisons with the paper's accuracy if test rows are missing; else empty.
 
     Args:
         dataset: its import counted them.
@@ -159,7 +169,7 @@ def left_out(dataset: Dataset) -> str:
 
 
 def _theirs(experiment: str, dataset: str) -> dict[str, dict[str, float]]:
-    """Method to what the paper printed for it."""
+    """Method to the numbers that the paper printed."""
     wanted = (_PRINTED_IN.get(experiment, experiment), dataset)
     return {m: values for (table, data, m), values in published().items() if (table, data) == wanted}
 
@@ -171,15 +181,15 @@ def _cells(block: Mapping[str, Bootstrap], mark: str) -> dict[str, dict[str, Cel
         plain = {name: interval.value for name, interval in intervals.items()}
         given = marks(block, metric) if mark == MARKS[0] else plain_marks(plain, metric)
         for name, interval in intervals.items():
-            shown = given[name] if len(block) > 1 else ""  # alone is not best
+            shown = given[name] if len(block) > 1 else ""  # a single row is not marked
             cells[name][metric] = Cell(interval.value, interval.low, interval.high, shown)
     return cells
 
 
 def compared(samples: Mapping[str, Samples]) -> list[Compared]:
-    """Every method beside its reference, dataset by dataset.
+    """Every method with its reference, dataset by dataset.
 
-    That is BIGRec by the same protocol; for methods that recommend in a way of their own BIGRec by the first one.
+    The reference is BIGRec by the same protocol; for methods with their own protocol, BIGRec by the first one.
     """
     found = []
     for dataset, ours in samples.items():
@@ -194,7 +204,7 @@ def compared(samples: Mapping[str, Samples]) -> list[Compared]:
 
 
 def _references(ours: Samples) -> Iterable[tuple[str, str, str]]:
-    """Method, how it recommends, and how the BIGRec recommends that it is compared with."""
+    """Each method, its protocol, and the protocol of the BIGRec that it is compared with."""
     references = [how for variant, how in ours if variant == REFERENCE]
     for (variant, how), sample in ours.items():
         fitting = [own for own in references if own == how or variant in OWN_WAY]
@@ -204,7 +214,10 @@ def _references(ours: Samples) -> Iterable[tuple[str, str, str]]:
 
 
 def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Compared]) -> Table:
-    """Relative change of every method to BIGRec, ours (in words where it is real) and the paper's."""
+    """Relative change of every method of an ``experiment`` from BIGRec on ``datasets``: ours and the paper's.
+
+    Real changes are also marked in words.
+    """
     rows: list[Row] = []
     for dataset in datasets:
         for one in (one for one in found if one.labels[0] == dataset):
@@ -221,7 +234,7 @@ def changes_table(experiment: str, datasets: Iterable[str], found: Sequence[Comp
 
 
 def differences_table(found: Sequence[Compared]) -> Table:
-    """Paired difference of every method to BIGRec, metric by metric: 95% interval, relative, effect size, p."""
+    """Paired difference of every method from BIGRec, metric by metric: 95% interval, relative, effect size, p."""
     rows: list[Row] = []
     for one in found:
         for metric, apart in one.apart.items():
@@ -231,7 +244,7 @@ def differences_table(found: Sequence[Compared]) -> Table:
 
 
 def table1(datasets: Sequence[Dataset]) -> Table:
-    """Table 1: items, interactions and sequences of each dataset, ours and the paper's."""
+    """Table 1: items, interactions and sequences of each of the ``datasets``, ours and the paper's."""
     rows: list[Row] = []
     printed = published_sizes()
     for dataset in datasets:
