@@ -22,7 +22,7 @@ ALLOWED = {
     "bench": {"system", "config", "data", "engine", "methods", "prompts", "recommend"},
     "runs": {"system", "config", "data", "engine", "evaluation", "methods", "prompts", "recommend"},
     "report": {"system", "config", "data", "engine", "evaluation", "runs", "study"},
-    "serve": {"system", "config", "data", "recommend", "runs"},
+    "serve": {"system", "config", "data", "evaluation", "methods", "recommend", "runs"},
     "study": {"system", "config", "data", "engine", "evaluation", "methods", "recommend", "runs"},
 }
 

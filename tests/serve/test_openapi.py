@@ -14,7 +14,15 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from toy_server import Server, serving
 
 pytestmark = pytest.mark.slow
-OPERATIONS = ("POST /v1/recommend", "GET /v1/items", "GET /v1/runs", "GET /healthz", "GET /readyz", "GET /metrics")
+OPERATIONS = (
+    "POST /v1/recommend",
+    "GET /v1/items",
+    "GET /v1/exposure",
+    "GET /v1/runs",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def server(shop: Path) -> Iterator[Server]:
 
 
 CASES = [(name, GenerationMode.POSITIVE) for name in OPERATIONS]
-CASES += [(name, GenerationMode.NEGATIVE) for name in OPERATIONS[:2]]  # the others take nothing
+CASES += [(name, GenerationMode.NEGATIVE) for name in OPERATIONS[:3]]  # the others take nothing
 
 
 @pytest.mark.parametrize(("name", "mode"), CASES)

@@ -32,7 +32,7 @@ def serve(
     max_k: Annotated[int, typer.Option("--max-k", min=1, help="Items per list.", rich_help_panel=_LIMITS)] = 100,
     max_body: Annotated[int, typer.Option(min=1024, help="Bytes.", rich_help_panel=_LIMITS)] = 1 << 20,
 ) -> None:
-    """Serve runs over HTTP; /docs describes the requests.
+    """Serve runs over HTTP: a page at /, the requests at /docs.
 
     SIGHUP loads the runs again without dropping a request; SIGTERM answers those under way and stops.
 

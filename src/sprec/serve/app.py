@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from sprec.serve.batcher import DeadlineError, QueueFullError
 from sprec.serve.guard import App, Guard, Receive, Scope, Send
-from sprec.serve.schemas import Answer, Asked, FoundItems, Health, Problem, RunList, sentence
+from sprec.serve.schemas import Answer, Asked, ExposureOfRun, FoundItems, Health, Problem, RunList, sentence
 from sprec.serve.service import Meter, Service
 from sprec.system.errors import UserError
 
@@ -106,6 +106,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Find items by a part of their title: those that begin with it first, then by popularity."""
         return FoundItems(items=service.items(run, q, item or [], limit))
 
+    @app.get("/v1/exposure", responses=_problems(401, 403, 422))
+    def exposure(
+        run: Annotated[str | None, Query(description="The run; the first one by default.")] = None,
+    ) -> ExposureOfRun:
+        """Whom a run exposes, by the test lists that it has on record."""
+        return service.exposure(run)
+
     @app.get("/v1/runs", responses=_problems(401, 403))
     def list_runs() -> RunList:
         """What is served."""
@@ -140,7 +147,11 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI) -> None:
-    """The documentation of the requests, from installed files."""
+    """The page and the documentation of the requests, from installed files."""
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(_STATIC / "index.html")
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> FileResponse:

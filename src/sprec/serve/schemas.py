@@ -103,6 +103,39 @@ class FoundItems(BaseModel):
     items: list[Found]
 
 
+class Exposed(Found):
+    """An item and how often it is recommended."""
+
+    share: float
+    """Of the lists that have it."""
+
+
+class Evaluation(BaseModel):
+    """How the lists of an evaluation share attention among the items."""
+
+    name: str
+    lists: int
+    lorenz: list[float]
+    """Share of all places that the least recommended items fill, for 101 shares of the items from 0 to 1."""
+    gini: float
+    covered: float
+    """Share of the items that are recommended at all."""
+    tail: float | None
+    """Share of the places that go to the long tail; null where nothing is known of popularity."""
+    top: list[Exposed]
+    """The most recommended items."""
+
+
+class ExposureOfRun(BaseModel):
+    """Exposure by the test lists that a run has on record."""
+
+    run: str
+    k: int
+    """Places of each list that count."""
+    items: int
+    evaluations: list[Evaluation]
+
+
 class Run(BaseModel):
     """A run that is served."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from sprec.recommend.protocols import PROTOCOLS, Need
 from sprec.runs import Recommender, tilt_stage
 from sprec.runs.protocols import offered
+from sprec.serve.exposure import Exposure, recorded
 from sprec.system.errors import UserError
 
 
@@ -22,6 +23,7 @@ class ServedRun:
         tilts: those of them that have a tilt.
         titles: of the catalog, without case.
         ranks: popularity rank of each item in the training data, from 1.
+        exposure: by the test lists that the run has on record.
     """
 
     name: str
@@ -30,6 +32,7 @@ class ServedRun:
     tilts: tuple[str, ...]
     titles: list[str]
     ranks: list[int]
+    exposure: Sequence[Exposure]
 
     @classmethod
     def load(cls, path: Path, changes: Sequence[str], protocols: Sequence[str]) -> "ServedRun":
@@ -56,7 +59,8 @@ class ServedRun:
         for rank, item in enumerate(order, start=1):
             ranks[item] = rank
         titles = [title.casefold() for title in catalog.titles]
-        return cls(path.resolve().name, recommender, served, tilts, titles, ranks)
+        exposure = recorded(recommender.session)
+        return cls(path.resolve().name, recommender, served, tilts, titles, ranks, exposure)
 
     def search(self, text: str, limit: int) -> list[int]:
         """Items whose titles hold a text: those that begin with it first, then by popularity.

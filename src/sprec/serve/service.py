@@ -6,7 +6,20 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from sprec.serve.batcher import Batcher, Limits, Lists, Query
-from sprec.serve.schemas import Answer, Asked, Found, Item, List, Name, Run, RunList
+from sprec.serve.exposure import K
+from sprec.serve.schemas import (
+    Answer,
+    Asked,
+    Evaluation,
+    Exposed,
+    ExposureOfRun,
+    Found,
+    Item,
+    List,
+    Name,
+    Run,
+    RunList,
+)
 from sprec.serve.served import Runs, ServedRun
 from sprec.system.errors import UserError
 
@@ -102,16 +115,26 @@ class Service:
         for item in wanted:
             if not 0 <= item < len(catalog):
                 raise UserError(f"there is no item {item}; items go from 0 to {len(catalog) - 1}")
-        return [
-            Found(
-                item=item,
-                source_id=catalog.source_ids[item],
-                title=catalog.titles[item],
-                genres=list(catalog.genres[item]),
-                popularity=served.ranks[item],
+        return [Found(**_facts(served, item)) for item in wanted or served.search(text or "", limit)]
+
+    def exposure(self, run: str | None) -> ExposureOfRun:
+        """Whom a run exposes, by the test lists that it has on record.
+
+        Args:
+            run: its name; None for the first one.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        served = self.runs.find(run)
+        evaluations = [
+            Evaluation(
+                **{name: value for name, value in vars(one).items() if name != "top"},
+                top=[Exposed(**_facts(served, item), share=share) for item, share in one.top],
             )
-            for item in wanted or served.search(text or "", limit)
+            for one in served.exposure
         ]
+        return ExposureOfRun(run=served.name, k=K, items=len(served.recommender.catalog), evaluations=evaluations)
 
     def list_runs(self) -> RunList:
         """What is served."""
@@ -129,6 +152,18 @@ class Service:
                 for one in self.runs.served.values()
             ]
         )
+
+
+def _facts(served: ServedRun, item: int) -> dict[str, Any]:
+    """What the page shows of an item."""
+    catalog = served.recommender.catalog
+    return {
+        "item": item,
+        "source_id": catalog.source_ids[item],
+        "title": catalog.titles[item],
+        "genres": list(catalog.genres[item]),
+        "popularity": served.ranks[item],
+    }
 
 
 def _query(asked: Asked, served: ServedRun, protocol: str) -> Query:
