@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything under results/ but the chaos table (make chaos) comes from here: make results. Hours on two CPU cores; it
+# results/scratch/ and results/variants/ come from here: make results. (The chaos table: make chaos. The picture of the README: make
+# picture. results/frontier/: sprec reproduce frontier. Pretrained models: results/smollm2.sh.) Hours on two CPU cores; it
 # resumes, and what is on record under $OUT/records is not run again. To make everything anew, take another folder: your
 # backbones are others, and the rows of a table must descend from one.
 #   OUT    where tables, figures and records are kept, default results/scratch/
