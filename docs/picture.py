@@ -12,9 +12,9 @@ METHODS = ("SASRec", "D3", "BIGRec", "SPRec")
 METRICS = ("ORRatio@5", "NDCG@5")
 
 
-def panels(table: dict[str, Any]) -> dict[str, dict[tuple[str, str], Point]]:
+def panels(table: dict[str, Any]) -> dict[str, dict[tuple[str, ...], Point]]:
     """Dataset to (method, way to recommend) to where it stands: exposure of the three top items, NDCG@5."""
-    found: dict[str, dict[tuple[str, str], Point]] = {}
+    found: dict[str, dict[tuple[str, ...], Point]] = {}
     for row in table["rows"]:
         whose, _, rest = row["source"].partition(", ")
         if whose == "ours" and row["method"] in METHODS:

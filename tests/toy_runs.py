@@ -27,6 +27,7 @@ TOY = {
     "loop.iterations": 1,
     "loop.samples": 24,
     "cases": 20,
+    "baselines": [],
 }
 
 Cli = Callable[..., Ended]

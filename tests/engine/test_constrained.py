@@ -68,9 +68,30 @@ def test_finds_all_leaves_in_order_and_no_more(checkpoint: Callable[[str], Path]
     found = best_leaves(policy, asked, trie, Search(33, 500, EXACT))
     assert (found.nodes[:, 30:] == -1).all()
     assert (found.scores[:, 30:] == -torch.inf).all()
-    head = Leaves(found.nodes[:, :30], found.scores[:, :30], found.certain)
+    head = found._replace(nodes=found.nodes[:, :30], scores=found.scores[:, :30])
     check(head, trie, brute_force(policy, asked, sequences), 30)
     assert found.certain.all()
+
+
+@pytest.mark.parametrize("style", ["llama", "gpt2"])
+def test_leaves_asked_for_are_scored_beside_the_search(style: str, checkpoint: Callable[[str], Path]) -> None:
+    policy = sharpened(load(checkpoint(style)))
+    sequences, asked = titles(policy), prompts(0, 6, 9)
+    sequences[3] = [policy.end]  # nothing to read of it
+    trie, scores = Trie.of(sequences), brute_force(policy, asked, sequences)
+    rng = np.random.default_rng(0)
+    items = np.array([rng.permutation(200)[:40] for _ in asked])
+    items[:, 0] = 3
+    wanted = trie.leaf[items]
+    wanted[1, 5:] = wanted[2] = -1
+    for width, budget in ((7, 100_000), (50, 1), (1, 150)):
+        found = best_leaves(policy, asked, trie, Search(10, width, EXACT), wanted=wanted, budget=budget)
+        check(found, trie, scores, 10)
+        expected = np.where(wanted < 0, -np.inf, np.take_along_axis(scores, items, axis=1))
+        assert found.wanted.numpy() == pytest.approx(expected, abs=1e-5, rel=0)
+    single = trie.leaf[items[:, :1]]  # a title without a token to read, alone
+    found = best_leaves(policy, asked, trie, Search(3, 3, EXACT), wanted=single)
+    assert found.wanted.numpy() == pytest.approx(scores[:, [3]], abs=1e-5, rel=0)
 
 
 def test_equal_sequences_are_one_leaf(checkpoint: Callable[[str], Path]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from sprec.data import Split
 from sprec.data.readers.sprec import read
+from sprec.methods import knn
 from sprec.methods.exclusion import Excluded, excluded_items, nothing_excluded
 from sprec.methods.histories import item_counts
 from sprec.methods.knn import ItemKnn, Settings
@@ -42,8 +43,8 @@ def by_the_formula(train: Split, items: int, settings: Settings, history: tuple[
 
 def test_two_sequences_by_hand() -> None:
     """Sequences 0 1 2 and 0 2, window 2: C(0,1) = 1, C(0,2) = 1/2 + 1, C(1,2) = 1; pop 2, 1, 2, 0."""
-    knn = ItemKnn.count(Split.of([([0, 1], 2), ([0], 2)]), 4, Settings(decay=0.5, window=2, popular=0.1))
-    p = np.exp(knn.log_probs(Split.of([([0, 1], 3), ([3], 0), ([], 0)])))
+    found = ItemKnn.count(Split.of([([0, 1], 2), ([0], 2)]), 4, Settings(decay=0.5, window=2, popular=0.1))
+    p = np.exp(found.log_probs(Split.of([([0, 1], 3), ([3], 0), ([], 0)])))
     one = 0.5 * 1 / (math.sqrt(2) + 1)  # of item 1: item 0 has age 1
     two = 0.5 * 1.5 / (math.sqrt(2) + 1) + 1 / 2  # of item 2: items 0 and 1
     popular = np.array([3, 2, 3, 1]) / 9
@@ -66,27 +67,37 @@ def test_a_window_wider_than_all_sequences_counts_all_pairs_at_once() -> None:
     assert wide.log_probs(asked).tolist() == widest.log_probs(asked).tolist()
 
 
+def test_counted_in_parts_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = random_split(8, 40)
+    whole = ItemKnn.count(train, 8, Settings())
+    monkeypatch.setattr(knn, "_ITEMS", 20)
+    parts = ItemKnn.count(train, 8, Settings())
+    assert parts.neighbour.tolist() == whole.neighbour.tolist()
+    assert parts.start.tolist() == whole.start.tolist()
+    np.testing.assert_allclose(parts.weight, whole.weight, rtol=1e-14)
+
+
 def test_no_one_to_ask_and_no_one_to_learn_from() -> None:
-    knn = ItemKnn.count(random_split(5, 10), 5, Settings())
-    assert knn.log_probs(Split.of([])).shape == (0, 5)
+    neighbours = ItemKnn.count(random_split(5, 10), 5, Settings())
+    assert neighbours.log_probs(Split.of([])).shape == (0, 5)
     empty = ItemKnn.count(Split.of([]), 5, Settings())
     np.testing.assert_allclose(np.exp(empty.log_probs(random_split(5, 3))), 0.2)
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
-    knn, asked = ItemKnn.count(random_split(9, 30), 9, Settings(window=3)), random_split(9, 20)
-    knn.save(tmp_path / "knn")
+    neighbours, asked = ItemKnn.count(random_split(9, 30), 9, Settings(window=3)), random_split(9, 20)
+    neighbours.save(tmp_path / "knn")
     loaded = ItemKnn.load(tmp_path / "knn")
-    assert loaded.settings == knn.settings
-    assert loaded.log_probs(asked).tolist() == knn.log_probs(asked).tolist()
+    assert loaded.settings == neighbours.settings
+    assert loaded.log_probs(asked).tolist() == neighbours.log_probs(asked).tolist()
 
 
 @pytest.mark.shared_data
 def test_beats_popularity_on_movielens(shared_data: Path) -> None:
     data = read(shared_data / "sprec", "MovieLens")
     items = len(data.catalog)
-    knn = ItemKnn.count(data.train, items, Settings())
-    found = np.argsort(-knn.log_probs(data.valid), axis=1, kind="stable")[:, :5]
+    neighbours = ItemKnn.count(data.train, items, Settings())
+    found = np.argsort(-neighbours.log_probs(data.valid), axis=1, kind="stable")[:, :5]
     popular = popular_top_k(
         item_counts(data.train, items), Excluded.of(nothing_excluded(len(data.valid), items), items), 5
     )
@@ -95,10 +106,11 @@ def test_beats_popularity_on_movielens(shared_data: Path) -> None:
 
 
 def test_top_k_equals_a_stable_sort_with_and_without_history() -> None:
-    knn, asked = ItemKnn.count(random_split(20, 60), 20, Settings()), random_split(20, 300)
-    plain, log_probs = knn.top_k(asked, 4, Excluded.of(excluded_items(asked, 20, history=False, target=False), 20))
-    unseen, _ = knn.top_k(asked, 4, Excluded.of(excluded_items(asked, 20, history=True, target=False), 20))
-    for row, (p, (history, _)) in enumerate(zip(knn.log_probs(asked), asked, strict=True)):
+    neighbours, asked = ItemKnn.count(random_split(20, 60), 20, Settings()), random_split(20, 300)
+    everything = Excluded.of(excluded_items(asked, 20, history=False, target=False), 20)
+    plain, log_probs = neighbours.top_k(asked, 4, everything)
+    unseen, _ = neighbours.top_k(asked, 4, Excluded.of(excluded_items(asked, 20, history=True, target=False), 20))
+    for row, (p, (history, _)) in enumerate(zip(neighbours.log_probs(asked), asked, strict=True)):
         order = np.argsort(-p, kind="stable").tolist()
         assert plain[row].tolist() == order[:4]
         assert log_probs[row].tolist() == p[order[:4]].tolist()

@@ -48,8 +48,13 @@ def theory(stem: Path) -> list[Path]:
 
 def plane(stem: Path) -> list[Path]:
     low, high = Point(0.1, 0.01, (0.0, 0.9), (0.0, 0.02)), Point(0.3, 0.02, (0.2, 0.4), (0.01, 0.03))
-    books = {("bigrec", "greedy"): low, ("sprec", "greedy"): high, ("sprec", "votes"): high}
-    return trade_offs({"Books": books, "Games": {("bigrec", "greedy"): low}}, ("DivRatio@1", "NDCG@5"), stem)
+    books: dict[tuple[str, ...], Point] = {
+        ("bigrec", "greedy"): low,
+        ("sprec", "greedy"): high,
+        ("sprec", "votes"): high,
+    }
+    games: dict[tuple[str, ...], Point] = {("bigrec", "greedy"): low}
+    return trade_offs({"Books": books, "Games": games}, ("DivRatio@1", "NDCG@5"), stem)
 
 
 def texts(svg: Path) -> set[str]:

@@ -52,12 +52,15 @@ OTHER: Mapping[str, Any] = {
     "prompt.style": "official",
     "recommend.caps": [0.5],
     "recommend.encoder": "tfidf",
+    "recommend.experts": ["knn", "lm"],
     "recommend.protocol": "exact",
+    "recommend.weights": [0.3, 0.7],
     "sasrec.loss": "ce",
     "sasrec.heads": 2,
     "sft.weights": "equal",
     "split": "valid",
     "evaluate": "last",
+    "baselines": ["knn"],
     "device": "cpu",
     "track": ["tensorboard"],
     "backbone.heads": 4,
@@ -120,10 +123,10 @@ def nested(name: str, value: Any) -> dict[str, Any]:
 )
 def test_a_changed_setting_changes_the_keys_of_what_it_affects_and_no_others(leaf: Any, data: Dataset) -> None:
     # beams for several negatives, so that their number may change; precision is that of no machine in particular
-    base = resolve("demo", ["precision=fp32", "loop.iterations=1", "negatives.decode=beam", "prefer.objective=sdpo",
-                            "negatives.count=2"])  # fmt: skip
+    plain = ["precision=fp32", "loop.iterations=1", "baselines=[]"]
+    base = resolve("demo", [*plain, "negatives.decode=beam", "prefer.objective=sdpo", "negatives.count=2"])
     if leaf.name in ("negatives.decode", "prefer.objective", "server", "negatives.source"):
-        base = resolve("demo", ["precision=fp32", "loop.iterations=1"])
+        base = resolve("demo", plain)
     values = {one.name: one.value for one in leaves(base)}
     other = changed(base, [], nested(leaf.name, different(leaf.name, values.get(leaf.name))))
     before, now = planned(base, data), planned(other, data)
@@ -167,7 +170,7 @@ def test_lists_depend_on_the_settings_that_their_protocol_reads(protocol: str, d
     ],
 )
 def test_settings_that_matter_in_some_recipes_alone(changes: list[str], change: str, part: Part, data: Dataset) -> None:
-    base = ["precision=fp32", *changes]
+    base = ["precision=fp32", "baselines=[]", *changes]
     before, now = planned(resolve("demo", base), data), planned(resolve("demo", [*base, change]), data)
     assert {name for name in before if before[name] != now[name]} == affected(before, part, resolve("demo", base))
 

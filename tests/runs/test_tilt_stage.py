@@ -17,7 +17,8 @@ from sprec.runs.recipes import resolve
 from sprec.system import storage
 from sprec.system.errors import UserError
 
-TILTED = ["method=knn", "cases=20", "recommend.tilt=true", "recommend.caps=[0.2,0.1]", "recommend.candidates=40"]
+TILTED = ["method=knn", "cases=20", "baselines=[]", "recommend.tilt=true", "recommend.caps=[0.2,0.1]",
+          "recommend.candidates=40"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_nothing_is_learned_again_unless_it_would_differ(tilted: Path, toy_datas
 @pytest.mark.parametrize("method", ["sasrec", "bigrec"])
 def test_other_scores_are_tilted_too(method: str, toy_dataset: Dataset, tmp_path: Path) -> None:
     tiny = ["backbone.hidden=32", "backbone.heads=1", "backbone.layers=1", "backbone.vocabulary=400", "sft.epochs=1",
-            "backbone.epochs=1", "sasrec.epochs=1", "recommend.candidates=12", "cases=8"]  # fmt: skip
+            "baselines=[]", "backbone.epochs=1", "sasrec.epochs=1", "recommend.candidates=12", "cases=8"]  # fmt: skip
     exact = ["recommend.protocol=exact"] if method == "bigrec" else []
     recipe = resolve("demo", [*tiny, f"method={method}", *exact, "recommend.tilt=true"])
     run(recipe, toy_dataset, tmp_path / "run")

@@ -12,7 +12,7 @@ from sprec.study.eta import Outlook, efforts
 
 
 def _runs(*changes: str) -> list[tuple[Recipe, Mapping[str, str]]]:
-    recipes = [resolve("demo", one.split()) for one in changes]
+    recipes = [resolve("demo", ["baselines=[]", *one.split()]) for one in changes]
     return [(recipe, planned(recipe, demo(0, train=20, valid=4, test=4))) for recipe in recipes]
 
 
@@ -37,6 +37,9 @@ def test_every_kind_of_stage_counts() -> None:
         "sasrec", "tilt", "evaluate", "backbone", "sft", "rollout", "prefer",
     }  # fmt: skip
     assert efforts(tilted[:1]) == pytest.approx([0.3 + 0.3 + 0.3])
+    experts = _runs("method=knn recommend.protocol=scores recommend.experts=[knn,sasrec] baselines=[popularity]")
+    assert list(experts[0][1]) == ["sasrec", "weights-knn-0", "evaluate-knn-0", "evaluate-baseline-popularity-0"]
+    assert efforts(experts) == pytest.approx([0.3 + 0.3 + 0.3 + 0.01])
 
 
 def test_the_time_left_is_told_from_what_was_run() -> None:

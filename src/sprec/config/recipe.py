@@ -269,7 +269,14 @@ class Recommend(Section):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature of the consensus protocol."""
     beams: Count = 10
-    """Hypotheses that the exact and d3 protocols read at once, per user; d3 keeps as many as items are looked for."""
+    """Hypotheses that the exact, d3 and scores protocols read at once, per user; d3 keeps as many as
+    items are looked for."""
+    experts: tuple[Literal["lm", "knn", "sasrec"], ...] = ("lm", "knn")
+    """scores: the recommenders whose probabilities are multiplied. The language model (lm) finds its ``beams`` best
+    titles and scores as many of each other one's."""
+    weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
+    """scores: the exponent of each expert; null: the multiples of a fifth that sum to 1 with the best NDCG@5 on the
+    validation rows."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.8
     """d3: weight of the language model against the SASRec assistant."""
     tilt: bool = False
@@ -279,6 +286,14 @@ class Recommend(Section):
     """Bounds of an item's exposure that are tried; the smallest that keeps 97% of the validation NDCG@5 counts."""
     candidates: Annotated[int, Field(ge=5)] = 200
     """Best items of each user that the tilt chooses from."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "Recommend":
+        if not self.experts or len(set(self.experts)) < len(self.experts):
+            raise ValueError("experts names each of the recommenders once, and at least one")
+        if self.weights is not None and (len(self.weights) != len(self.experts) or abs(sum(self.weights) - 1) > 1e-6):
+            raise ValueError(f"weights has one number for each of {', '.join(self.experts)}, and they sum to 1")
+        return self
 
 
 class Sasrec(Section):
@@ -389,6 +404,12 @@ class Recipe(Section):
     """Split to evaluate; choose hyper-parameters on valid."""
     evaluate: Annotated[Literal["stages", "last"], Affects(Part.PLAN, same_method=True)] = "stages"
     """Evaluate after every stage, or only the first and the last model."""
+    baselines: Annotated[tuple[Literal["popularity", "knn"], ...], Affects(Part.PLAN, same_method=True)] = (
+        "popularity",
+        "knn",
+    )
+    """Recommenders without a model that stand beside every run, made in seconds: what it has to beat. [] leaves them
+    out."""
     track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...], Affects(Part.NOTHING)] = ()
     """Experiment trackers that receive the training logs."""
     checkpoint_steps: Annotated[Count, Affects(Part.NOTHING)] = 200

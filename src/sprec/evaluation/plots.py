@@ -136,14 +136,15 @@ def curves(
 
 
 def trade_offs(
-    panels: Mapping[str, Mapping[tuple[str, str], Point]], metrics: tuple[str, str], stem: Path, columns: int = 2
+    panels: Mapping[str, Mapping[tuple[str, ...], Point]], metrics: tuple[str, str], stem: Path, columns: int = 2
 ) -> list[Path]:
     """Two metrics against each other: a panel per dataset, a colour per method, a marker per way to recommend.
 
     The axes fit the points; intervals may extend beyond them.
 
     Args:
-        panels: dataset to (method, way to recommend) to its point.
+        panels: dataset to (method, way to recommend) to its point; further parts of a key tell points apart that share
+            a colour and a marker.
         metrics: of x and y.
         stem: path of the files without suffix.
         columns: panels in a row.
@@ -152,14 +153,14 @@ def trade_offs(
         The files written.
     """
     keys = [key for points in panels.values() for key in points]
-    methods, ways = ({name: n for n, name in enumerate(dict.fromkeys(names))} for names in zip(*keys, strict=True))
+    methods, ways = ({name: n for n, name in enumerate(dict.fromkeys(key[part] for key in keys))} for part in (0, 1))
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.8 * columns, 3.0 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (title, points) in zip(grid, panels.items(), strict=False):
-            for (method, way), point in points.items():
+            for (method, way, *_), point in points.items():
                 _draw_point(axes, point, _pick(COLORS, methods[method]), _pick(MARKERS, ways[way]))
             _fit(axes, list(points.values()))
             axes.set_title(title)

@@ -17,6 +17,7 @@ from sprec.methods.histories import item_counts, longest, padded
 from sprec.methods.ranking import at_places, top_columns
 
 _ROWS = 256  # examples scored at once
+_ITEMS = 1 << 22  # of sequences, counted at once
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,16 @@ class ItemKnn:
 
         ``items`` is the size of the catalog.
         """
-        sequences = np.insert(train.items, train.offsets[1:], train.targets)
-        row = np.repeat(np.arange(len(train)), np.diff(train.offsets) + 1)
-        codes, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for gap in range(1, min(settings.window, longest(train)) + 1):  # no sequence holds a wider pair
-            together = row[:-gap] == row[gap:]
-            codes.append((sequences[:-gap] * items + sequences[gap:])[together])
-            weights.append(np.full(together.sum(), 1 / gap))
-        code, which = np.unique(np.concatenate(codes), return_inverse=True)
+        code: np.ndarray = np.zeros(0, np.int64)
+        counted: np.ndarray = np.zeros(0)
+        window = min(settings.window, longest(train))  # no sequence holds a wider pair
+        ends = (train.offsets + np.arange(len(train) + 1))[1:]  # of the sequences, with their targets
+        for rows in np.split(np.arange(len(train)), np.searchsorted(ends, range(_ITEMS, int(ends[-1:].sum()), _ITEMS))):
+            codes, weights = _pairs(train.take(rows), items, window)
+            code, which = np.unique(np.concatenate([code, codes]), return_inverse=True)
+            counted = np.bincount(which, np.concatenate([counted, weights]), minlength=len(code))
         first, neighbour = np.divmod(code, items)
         pop = item_counts(train, items)
-        counted = np.bincount(which, np.concatenate(weights), minlength=len(code))
         start = np.searchsorted(first, np.arange(items + 1))
         return cls(pop, start, neighbour, counted / (np.sqrt(pop[first]) + 1), settings)
 
@@ -138,3 +138,15 @@ class ItemKnn:
         """Read the files of :meth:`save` in a ``folder``."""
         settings = Settings(**json.loads((folder / "knn.json").read_text("utf-8")))
         return cls(**load_file(folder / "knn.safetensors"), settings=settings)
+
+
+def _pairs(train: Split, items: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """All places where b follows a within the window: a times ``items`` plus b, and 1/gap; both (m,)."""
+    sequences = np.insert(train.items, train.offsets[1:], train.targets)
+    row = np.repeat(np.arange(len(train)), np.diff(train.offsets) + 1)
+    codes, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for gap in range(1, window + 1):
+        together = row[:-gap] == row[gap:]
+        codes.append((sequences[:-gap] * items + sequences[gap:])[together])
+        weights.append(np.full(together.sum(), 1 / gap))
+    return np.concatenate(codes), np.concatenate(weights)

@@ -28,11 +28,13 @@ class RankedItems:
         items: different item ids, best first, ties by id, (n, k); padded with -1.
         log_probs: log-probability of each one's title, or its score if the search was guided, (n, k).
         certain: whether it is proven that no other item is better, (n,).
+        wanted: log-probability of the title of each item that was asked for, (n, C).
     """
 
     items: np.ndarray
     log_probs: np.ndarray
     certain: np.ndarray
+    wanted: np.ndarray
 
 
 def catalog_trie(policy: Policy, builder: PromptBuilder) -> Trie:
@@ -51,6 +53,7 @@ def rank_items(
     *,
     guide: Guide | None = None,
     best_first: bool = True,
+    wanted: np.ndarray | None = None,
     budget: int = 8192,
 ) -> RankedItems:
     """Find the ``k`` best items for each prompt.
@@ -64,6 +67,7 @@ def rank_items(
         beams: hypotheses read at once; at least ``k`` unless ``best_first``.
         guide: changes the scores (D3).
         best_first: return to hypotheses that fell behind until the result is proven; False is plain beam search.
+        wanted: items whose titles are scored whether they are found or not, (n, C); each prompt is still read once.
         budget: tokens per batch.
     """
     most = max(beams, k)
@@ -71,7 +75,8 @@ def rank_items(
     closed = None
     if excluded.most or excluded.barred.any():
         closed = Closed.of(trie, torch.from_numpy(excluded.own), torch.from_numpy(excluded.barred))
-    found = best_leaves(policy, asked, trie, search, closed=closed, guide=guide, budget=budget)
+    leaves = None if wanted is None else trie.leaf.cpu()[torch.from_numpy(wanted)]
+    found = best_leaves(policy, asked, trie, search, closed=closed, guide=guide, wanted=leaves, budget=budget)
     return _items_of(found, trie, excluded, k)
 
 
@@ -94,4 +99,4 @@ def _items_of(found: Leaves, trie: Trie, excluded: Excluded, k: int) -> RankedIt
     inside = place < k
     items[row[inside], place[inside]] = item[inside]
     log_probs[row[inside], place[inside]] = value[inside]
-    return RankedItems(items, log_probs, found.certain.numpy())
+    return RankedItems(items, log_probs, found.certain.numpy(), found.wanted.numpy())

@@ -7,7 +7,8 @@ A new protocol is a new row of :data:`PROTOCOLS`, with what it reads and needs: 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,6 +231,12 @@ def _knn(context: Context) -> Recommendations:
     return Recommendations(items, scores=log_probs)
 
 
+def _scores(context: Context) -> Recommendations:
+    from sprec.recommend.experts import recommend_by_experts
+
+    return recommend_by_experts(context)
+
+
 def _popularity(context: Context) -> Recommendations:
     from sprec.methods.trivial import popular_top_k
 
@@ -280,10 +287,21 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "sasrec": Protocol("the highest logits of SASRec", "ranks items", (), Need.SASREC, _sasrec, tilted=True),
     "knn": Protocol("what followed the items of the history elsewhere", "ranks items", (), Need.KNN, _knn, tilted=True),
+    "scores": Protocol(
+        "the product of the probabilities that several recommenders give",
+        "experts",
+        ("experts", "weights", "beams"),
+        Need.MODEL | Need.BEAMS | Need.SASREC | Need.KNN,
+        _scores,
+        tilted=True,
+    ),
     "popularity": Protocol("the most frequent items, the same for all", "ranks items", (), Need.COUNTS, _popularity),
     "random": Protocol("any items", "ranks items", (), Need.RANDOM, _random),
 }
 """All ways to recommend, by name (``recommend.protocol``)."""
+
+
+_OF_EXPERT = {"lm": Need.MODEL | Need.BEAMS, "knn": Need.KNN, "sasrec": Need.SASREC}
 
 
 def check_protocol(recipe: Recipe) -> None:
@@ -301,13 +319,19 @@ def check_protocol(recipe: Recipe) -> None:
 
 
 def needs_of(settings: Recommend) -> Need:
-    """What the protocol of these settings needs; no SASRec if it has no weight (``alpha`` is 1).
+    """What the protocol of these settings needs.
+
+    SASRec is not needed if it has no weight in D3 (``alpha`` is 1), nor an expert that is not named.
 
     Args:
         settings: those of recommending.
     """
     row = PROTOCOLS[settings.protocol]
-    return row.needs & ~Need.SASREC if _unguided(settings) else row.needs
+    if _unguided(settings):
+        return row.needs & ~Need.SASREC
+    if "experts" in row.reads:
+        return row.needs & reduce(or_, (_OF_EXPERT[name] for name in settings.experts))
+    return row.needs
 
 
 def is_read(name: str, settings: Recommend) -> bool:
@@ -335,6 +359,15 @@ def is_tilted(settings: Recommend) -> bool:
         settings: those of recommending.
     """
     return settings.tilt and PROTOCOLS[settings.protocol].tilted
+
+
+def wants_weights(settings: Recommend) -> bool:
+    """Whether the weights of experts are chosen before anything is recommended.
+
+    Args:
+        settings: those of recommending.
+    """
+    return "weights" in PROTOCOLS[settings.protocol].reads and settings.weights is None
 
 
 def words_of(settings: Recommend) -> str:

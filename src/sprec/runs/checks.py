@@ -7,7 +7,7 @@ from sprec.data import Dataset
 from sprec.engine.model.backbones import located
 from sprec.methods.exclusion import excluded_items, require_room, with_twins
 from sprec.methods.negatives import check_room
-from sprec.recommend.protocols import PROTOCOLS, Need, needs_of
+from sprec.recommend.protocols import PROTOCOLS, Need, needs_of, wants_weights
 from sprec.runs.protocols import trains_model
 from sprec.runs.sasrec_stage import needs_sasrec
 from sprec.system.errors import UserError
@@ -56,8 +56,9 @@ def check_fit(recipe: Recipe, dataset: Dataset) -> None:
             f"the SFT keeps the epoch with the best validation loss, and the valid split of {dataset.name} is empty; "
             "import one, or set sft.valid=0 to keep the last epoch"
         )
-    if recipe.recommend.tilt and not len(dataset.valid):
-        raise UserError(f"the tilt is learned on validation rows, and {dataset.name} has none; import a valid split")
+    if (recipe.recommend.tilt or wants_weights(recipe.recommend)) and not len(dataset.valid):
+        what = "the tilt is learned" if recipe.recommend.tilt else "the weights of experts are chosen"
+        raise UserError(f"{what} on validation rows, and {dataset.name} has none; import a valid split")
     if recipe.recommend.exclude_history:
         cases = dataset.splits[recipe.split][: recipe.cases]
         seen = excluded_items(cases, items, history=True, target=False)

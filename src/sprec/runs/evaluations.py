@@ -7,7 +7,7 @@ from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.evaluation import CUTOFFS
 from sprec.recommend.protocols import Recommendations
-from sprec.runs import protocols, tilt_stage
+from sprec.runs import protocols, tilt_stage, weights_stage
 from sprec.runs.checks import check_fit, check_installed
 from sprec.runs.finished import backbone_of, policy_key, read_run
 from sprec.runs.pipeline import load_results
@@ -62,7 +62,8 @@ def _lists(session: Session) -> Recommendations:
         return read_recommendations(folder / RECOMMENDATIONS)
     final = Stage(root, "model")
     offset = tilt_stage.served(session, recipe.recommend, final, backbone)
-    found = protocols.recommend(session, recipe.recommend, final, backbone, session.cases, offset=offset)
+    settings = weights_stage.served(session, recipe.recommend, final, backbone)
+    found = protocols.recommend(session, settings, final, backbone, session.cases, offset=offset)
     try:
         with storage.writing(folder, "the metrics are complete"), storage.replacing(folder) as scratch:
             write_recommendations(scratch / RECOMMENDATIONS, found)

@@ -79,7 +79,7 @@ def policy_key(root: Path) -> str:
     """
     manifest = sealed(root)
     made: dict[str, str] = manifest["stages"]
-    last = (key for name, key in reversed(made.items()) if not {"evaluate", "tilt"} & {*name.split("-")})
+    last = (key for name, key in reversed(made.items()) if not {"evaluate", "tilt", "weights"} & {*name.split("-")})
     return str(manifest.get("policy", next(last, "")))
 
 

@@ -13,6 +13,7 @@ EXACT = 0.9
 DISPLACED = -1.0
 """Change of the chosen titles' log-probability, in nats, below which to warn of likelihood displacement."""
 _WINDOW = 20
+_ACCURACY = "NDCG@5"
 
 
 def of_training(outcome: Outcome, beta: float | None = None) -> dict[str, float]:
@@ -115,6 +116,22 @@ def of_evaluations(metrics: Sequence[Mapping[str, float]], preferred: bool = Tru
             "lower the rates (prefer.lr, sft_step.lr) or loop.iterations"
         )
     return warnings
+
+
+def of_baselines(last: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Which recommenders without a model are more accurate than the last model of a run.
+
+    Args:
+        last: metrics of that model.
+        baselines: name to metrics, on the same cases.
+    """
+    own = last.get(_ACCURACY, math.nan)
+    better = {name: found[_ACCURACY] for name, found in baselines.items() if found.get(_ACCURACY, -math.inf) > own}
+    if not better:
+        return []
+    values = " and ".join(f"{name} ({value:.4f})" for name, value in better.items())
+    have = "have" if len(better) > 1 else "has"
+    return [f"{values} {have} a higher {_ACCURACY} than the last model ({own:.4f}); do not deploy less than that"]
 
 
 def require_titles(share: float, least: float, where: str, preferred: bool) -> None:

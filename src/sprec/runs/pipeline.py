@@ -25,9 +25,10 @@ from sprec.system.hardware import pick_device
 from sprec.system.progress import say
 
 METRICS = "metrics.json"
-KEPT = ("model", "backbone", "sasrec", "tilt")
+KEPT = ("model", "backbone", "sasrec", "weights", "tilt")
 """What a finished run keeps besides its stages, so that it can be used until its successor is complete: the last model,
-the backbone that encodes titles, SASRec, the tilt of the last model."""
+the backbone that encodes titles, SASRec, the weights of experts and the tilt of the last model."""
+_BASELINE = "baseline-"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Result:
     iteration: int
     method: str
     metrics: Mapping[str, float]
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is of a recommender that stands beside the run's own models."""
+        return self.stage.startswith(_BASELINE)
 
 
 def run(
@@ -66,7 +72,7 @@ def run(
         start: a finished run to continue: its last model is trained further, on the rows that it has not seen.
 
     Returns:
-        The metrics of each evaluated stage, in order; also in ``out/metrics.json``.
+        The metrics of the baselines, then of each evaluated stage, in order; also in ``out/metrics.json``.
 
     Raises:
         UserError: the recipe does not fit the data, the data are only in memory, or the directory holds a run on other
@@ -208,7 +214,26 @@ def planned(recipe: Recipe, dataset: Dataset, start: Start | None = None) -> dic
 
 def _stages(session: Session) -> tuple[list[Result], dict[str, Stage]]:
     """Make all stages of a run; returns the evaluations, and what is :data:`KEPT`."""
-    return _loop(session) if trains_model(session.recipe) else _without_model(session)
+    results, kept = _loop(session) if trains_model(session.recipe) else _without_model(session)
+    baselines = _baselines(session)
+    if not session.store.dry:
+        for warning in health.of_baselines(results[-1].metrics, {one.method: one.metrics for one in baselines}):
+            say(f"! {warning}")
+    return [*baselines, *results], kept
+
+
+def _baselines(session: Session) -> list[Result]:
+    """What a run has to beat, on the same cases; the recipe says which."""
+    recipe, nothing = session.recipe, Stage(Path(), "")
+    results = []
+    for method in recipe.baselines:
+        settings = recipe.recommend.model_copy(update={"protocol": method, "tilt": False})
+        if settings == recipe.recommend:
+            continue  # the run itself
+        beside = Session(recipe.model_copy(update={"recommend": settings}), session.dataset, session.store)
+        stage = f"{_BASELINE}{method}"
+        results.append(Result(stage, 0, method, stages.evaluate(beside, f"{stage}-0", nothing, nothing)))
+    return results
 
 
 def _without_model(session: Session) -> tuple[list[Result], dict[str, Stage]]:
@@ -216,7 +241,8 @@ def _without_model(session: Session) -> tuple[list[Result], dict[str, Stage]]:
     method, nothing = session.recipe.method, Stage(Path(), "")
     own = sasrec(session) if needs_sasrec(session.recipe) else nothing
     metrics = stages.evaluate(session, f"{method}-0", nothing, nothing)
-    return [Result(method, 0, method, metrics)], {"sasrec": own, "tilt": session.tilt or nothing}
+    learned = {"weights": session.weights or nothing, "tilt": session.tilt or nothing}
+    return [Result(method, 0, method, metrics)], {"sasrec": own, **learned}
 
 
 def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
@@ -249,7 +275,8 @@ def _loop(session: Session) -> tuple[list[Result], dict[str, Stage]]:
             policy = stages.prefer(session, policy, reference, negatives, iteration, current=start)
             evaluate("prefer", policy, iteration, last)
     final, nothing = Stage(policy.folder / "model", policy.key), Stage(Path(), "")
-    return results, {"model": final, "backbone": backbone, "sasrec": assistant, "tilt": session.tilt or nothing}
+    learned = {"weights": session.weights or nothing, "tilt": session.tilt or nothing}
+    return results, {"model": final, "backbone": backbone, "sasrec": assistant, **learned}
 
 
 def record(result: Result) -> dict[str, Any]:
@@ -285,7 +312,7 @@ def describe(recipe: Recipe, dataset: Dataset, steps: Sequence[Mapping[str, Any]
 
 
 def load_results(out: Path | str) -> list[Result]:
-    """The metrics of the finished run ``out``.
+    """The metrics of the finished run ``out``: baselines first, its last model at the end.
 
     Raises:
         UserError: there is no finished run, or its items were changed after the evaluation.

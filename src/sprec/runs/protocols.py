@@ -84,7 +84,7 @@ def recommend(
         limit = session.answer_limit(session.policy(stage), settings.max_new_tokens, "recommend.max_new_tokens")
         settings = settings.model_copy(update={"max_new_tokens": limit})
     context = replace(
-        _context(session, settings, stage, backbone, examples), journal=journal, barred=barred, blocked=blocked
+        context_of(session, settings, stage, backbone, examples), journal=journal, barred=barred, blocked=blocked
     )
     row = PROTOCOLS[settings.protocol]
     if offset is None:
@@ -105,8 +105,16 @@ def _require_usable(session: Session, settings: Recommend) -> None:
         raise UserError(f"{name} needs a language model, which {session.recipe.method} does not have")
 
 
-def _context(session: Session, settings: Recommend, stage: Stage, backbone: Stage, examples: Split) -> Context:
-    """The input of protocols in a run, each part made on first use."""
+def context_of(session: Session, settings: Recommend, stage: Stage, backbone: Stage, examples: Split) -> Context:
+    """The input of protocols in a run, each part made on first use.
+
+    Args:
+        session: the run.
+        settings: of recommending.
+        stage: the model.
+        backbone: encodes titles in grounding.
+        examples: the cases; their targets are not read.
+    """
 
     @cache
     def asked() -> list[list[int]]:

@@ -13,7 +13,7 @@ from sprec.config import Recommend
 from sprec.data import Catalog, Split
 from sprec.methods.histories import padded
 from sprec.recommend.protocols import Recommendations
-from sprec.runs import protocols, tilt_stage
+from sprec.runs import protocols, tilt_stage, weights_stage
 from sprec.runs.checks import check_protocol_fits
 from sprec.runs.finished import backbone_of, read_run
 from sprec.runs.keys import afterwards
@@ -148,8 +148,9 @@ class Recommender:
             offset = tilt_stage.served(self.session, settings, self.final, self.backbone)
             if offset is not None:
                 offset = tilt_strength * offset
+            weighted = weights_stage.served(self.session, settings, self.final, self.backbone)
             return rows, protocols.recommend(
-                self.session, settings, self.final, self.backbone, examples, barred=barred, blocked=also, offset=offset
+                self.session, weighted, self.final, self.backbone, examples, barred=barred, blocked=also, offset=offset
             )
 
         parts = []

@@ -72,6 +72,10 @@ class Session:
     """The last SASRec, and its key."""
     tilt: Stage | None = field(default=None, init=False)
     """The tilt of the last evaluation."""
+    weights: Stage | None = field(default=None, init=False)
+    """The weights of the experts of the last evaluation."""
+    chosen: dict[str, Sequence[float]] = field(default_factory=dict, init=False)
+    """Weights of experts, by what they were chosen from."""
     offsets: dict[str, np.ndarray] = field(default_factory=dict, init=False)
     """The offsets of tilts, by the settings that they were made with."""
 

@@ -30,7 +30,7 @@ from sprec.methods.preferences import PREFERENCES
 from sprec.methods.weights import micro_batch_means, reweighting
 from sprec.prompts import PromptBuilder
 from sprec.recommend.protocols import Need, Recommendations, is_read, is_tilted, needs_of
-from sprec.runs import health, protocols, tilt_stage
+from sprec.runs import health, protocols, tilt_stage, weights_stage
 from sprec.runs.cases import cases_of
 from sprec.runs.examples import drawn_rows, preference_groups, pretraining_sample, sequence_groups, sft_groups
 from sprec.runs.keys import settings_of
@@ -340,12 +340,12 @@ def evaluation_depends(session: Session, policy: Stage, start: Stage) -> dict[st
 
 def evaluate(session: Session, name: str, policy: Stage, start: Stage) -> dict[str, float]:
     """Recommend to the test cases and measure; stage ``name`` has ``recommendations.parquet`` and ``metrics.json``."""
-    recipe = session.recipe
-    session.tilt = tilt_stage.tilt(session, name, policy, start) if is_tilted(recipe.recommend) else None
+    settings = weights_stage.weights(session, name, policy, start)
+    session.tilt = tilt_stage.tilt(session, name, settings, policy, start) if is_tilted(settings) else None
 
     def make(folder: Path) -> str:
         examples = session.cases
-        settings, journal = recipe.recommend, session.store.unfinished / "answers"
+        journal = session.store.unfinished / "answers"
         offset = None if session.tilt is None else tilt_stage.offset_of(session, session.tilt.folder)
         found = protocols.recommend(session, settings, policy, start, examples, journal=journal, offset=offset)
         metrics = metrics_of(session, found)

@@ -35,6 +35,7 @@ _PLACES = (
     "backbone",
     "sasrec",
     "tilt",
+    "weights",
     EVALUATIONS,
 )
 """The folders of a run."""

@@ -8,28 +8,25 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from sprec.config import Part, Recommend
+from sprec.config import Recommend
 from sprec.methods.tilt import Tilt, choose_tilt, genre_shares
 from sprec.recommend.protocols import Need, is_tilted, needs_of
-from sprec.runs import protocols
+from sprec.runs import protocols, weights_stage
 from sprec.runs.examples import held_examples, recent_histories
-from sprec.runs.keys import settings_of
-from sprec.runs.sasrec_stage import sasrec_key
 from sprec.runs.session import Session
 from sprec.runs.store import Stage
 from sprec.system import processes, storage
 
 _NAME, _ARRAYS, _ABOUT = "tilt", "tilt.safetensors", "tilt.json"
-_ASIDE = ("cases", "split", "recommend.top_k")
-"""Settings of an evaluation that a tilt does not depend on."""
 
 
-def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
+def tilt(session: Session, name: str, weighted: Recommend, policy: Stage, backbone: Stage) -> Stage:
     """The tilt for the run's protocol, with the policy of a stage.
 
     Args:
         session: the run.
         name: of its evaluation.
+        weighted: the settings of recommending, with the weights of experts.
         policy: the model; ignored if the protocol needs none.
         backbone: encodes titles in grounding.
     """
@@ -38,7 +35,7 @@ def tilt(session: Session, name: str, policy: Stage, backbone: Stage) -> Stage:
     depends = {**made_of, "policy": policy.key if Need.MODEL in needs_of(settings) else None}
 
     def make(folder: Path) -> str:
-        found, about = _learn(session, settings, policy, backbone)
+        found, about = _learn(session, weighted, policy, backbone)
         if processes.first():
             save_file({name: np.ascontiguousarray(value) for name, value in vars(found).items()}, folder / _ARRAYS)
             storage.write_json(folder / _ABOUT, {**about, "made_of": storage.digest(made_of)})
@@ -88,21 +85,15 @@ def served(session: Session, settings: Recommend, policy: Stage, backbone: Stage
     made_of, folder = storage.digest(_made_of(session, settings)), session.store.root / _NAME
     if made_of not in session.offsets:
         kept = not storage.verify(folder) and json.loads((folder / _ABOUT).read_text("utf-8"))["made_of"] == made_of
-        found = None if kept else _learn(session, settings, policy, backbone)[0]
+        weighted = settings if kept else weights_stage.served(session, settings, policy, backbone)
+        found = None if kept else _learn(session, weighted, policy, backbone)[0]
         session.offsets[made_of] = found.offset(_genres(session)) if found else offset_of(session, folder)
     return session.offsets[made_of]
 
 
 def _made_of(session: Session, settings: Recommend) -> dict[str, Any]:
     """Everything that a tilt depends on, except the model."""
-    recipe = session.recipe.model_copy(update={"recommend": settings})
-    own = {name: value for name, value in settings_of(recipe, Part.EVALUATE).items() if name not in _ASIDE}
-    return {
-        "data": session.dataset.hash,
-        "settings": own,
-        "genres": list(session.dataset.genres),
-        "sasrec": sasrec_key(session) if Need.SASREC in needs_of(settings) else None,
-    }
+    return {**weights_stage.learned_from(session, settings), "genres": list(session.dataset.genres)}
 
 
 def _learn(session: Session, settings: Recommend, policy: Stage, backbone: Stage) -> tuple[Tilt, dict[str, Any]]:

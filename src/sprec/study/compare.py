@@ -273,7 +273,7 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
         recipe, dataset, key = kept(folder)
         return [Evaluation(folder, recipe, dataset, recipe.method, key, _read(folder), _further(folder.parent.parent))]
     recipe, dataset = read_run(folder)
-    results, found = load_results(folder), []
+    results, found = [result for result in load_results(folder) if not result.baseline], []
     for index in dict.fromkeys((0, len(results) - 1)):
         stage = stage_of(folder, f"evaluate-{results[index].stage}-{results[index].iteration}")
         lists = _read(stage.folder)

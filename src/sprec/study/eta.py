@@ -11,7 +11,7 @@ from sprec.recommend.protocols import PROTOCOLS
 
 _EFFORT = {
     "backbone": 1.0, "sft": 0.5, "rollout": 0.3, "sft-step": 0.4, "prefer": 0.5, "evaluate": 0.3, "sasrec": 0.3,
-    "tilt": 0.3,
+    "weights": 0.3, "tilt": 0.3, "baseline": 0.01,
 }  # fmt: skip
 """Minutes of one core for the stages of the scratch recipes; the finished runs tell how long they take elsewhere."""
 _SAMPLES = 3.0
@@ -33,6 +33,8 @@ def efforts(runs: Sequence[tuple[Recipe, Mapping[str, str]]]) -> list[float]:
 
 
 def _effort(recipe: Recipe, stage: str) -> float:
+    if stage.startswith("evaluate-baseline-"):
+        return _EFFORT["baseline"]
     kind, _, iteration = stage.partition("-")
     effort = _EFFORT["sft-step" if kind == "sft" and iteration else kind]
     sampled = kind == "evaluate" and "samples" in PROTOCOLS[recipe.recommend.protocol].reads

@@ -36,7 +36,7 @@ def tradeoff(samples: Mapping[str, Samples], stem: Path) -> list[Path]:
 
     metrics = ("DivRatio@1", "NDCG@5")
     record: dict[str, dict[str, dict[str, Any]]] = {}
-    panels: dict[str, dict[tuple[str, str], Point]] = {}
+    panels: dict[str, dict[tuple[str, ...], Point]] = {}
     for dataset, ours in samples.items():
         for (variant, how), sample in ours.items():
             x, y = (sample.interval(metric) for metric in metrics)

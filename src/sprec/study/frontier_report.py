@@ -38,7 +38,7 @@ def write_frontier(datasets: Sequence[Dataset], out: Path, records: Path, rows: 
     files = [
         *write_table(rows_table(found), out / "frontier"),
         *write_table(rows_table(fresh), out / "frontier-fresh"),
-        *write_table(comparison(found), out / "cells"),
+        *write_table(comparison(found), out / "comparison"),
         *write_table(volumes(found), out / "hypervolume"),
     ]
     with storage.writing(out, "choose another -o"):
@@ -139,12 +139,11 @@ def _place(sample: Bootstrap, x: str, y: str) -> tuple[float, float, tuple[float
     return a.value, b.value, (a.low, a.high), (b.low, b.high)
 
 
-def _drawn(own: Frontier) -> dict[tuple[str, str], Bootstrap]:
-    """(colour, marker) to row: ours by their name and whether they are tilted, the paper's by their protocol."""
-    drawn: dict[tuple[str, str], Bootstrap] = {}
-    for name, sample in own.ours.items():
-        drawn[name.removesuffix(", tilted"), "tilted" if name.endswith(", tilted") else "plain"] = sample
+def _drawn(own: Frontier) -> dict[tuple[str, ...], Bootstrap]:
+    """(colour, marker, row): ours by their names and whether they are tilted, all of the paper's in one colour."""
+    drawn: dict[tuple[str, ...], Bootstrap] = {}
     for name, sample in own.theirs.items():
-        variant, _, how = name.partition(", ")
-        drawn[f"{variant} (paper)", how] = sample
+        drawn["the paper's systems", name.partition(", ")[2], name] = sample
+    for name, sample in own.ours.items():
+        drawn[name.removesuffix(", tilted"), "tilted" if name.endswith(", tilted") else "plain", name] = sample
     return drawn

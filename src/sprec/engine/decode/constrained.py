@@ -36,6 +36,7 @@ Adjust = Callable[[Tensor, Tensor, Children, Tensor], Tensor]
 Guide = Callable[[Sequence[int]], Adjust]
 """From the numbers of the prompts of a batch to its adjustment."""
 _WIDER = 4  # the logits of all hypotheses are in memory at once
+_TOGETHER = 16  # wanted leaves read at once
 _AHEAD = 16  # tokens of a hypothesis read at once, in vain if it is dropped
 
 
@@ -62,11 +63,13 @@ class Leaves(NamedTuple):
         nodes: nodes of the trie, (n, count); -1 if the trie has no further leaf.
         scores: summed log-probability (adjusted, with a guide), including the end token's, (n, count) float64.
         certain: whether no dropped hypothesis could have led to a better leaf, (n,).
+        wanted: log-probability of each wanted leaf, (n, C) float64; -inf for none.
     """
 
     nodes: Tensor
     scores: Tensor
     certain: Tensor
+    wanted: Tensor
 
 
 @torch.no_grad()
@@ -78,6 +81,7 @@ def best_leaves(
     *,
     closed: Closed | None = None,
     guide: Guide | None = None,
+    wanted: Tensor | None = None,
     budget: int = 8192,
     description: str = "search",
 ) -> Leaves:
@@ -90,29 +94,34 @@ def best_leaves(
         search: how many leaves, and how thoroughly.
         closed: ids that a prompt must not get; a leaf is found as long as one of its ids is open.
         guide: changes the score of every step.
+        wanted: leaves to score whether they are found or not, (n, C), -1 for none; each prompt is still read once.
         budget: tokens per batch: those of prompts without their common prefix, and those of the trie that a search
             usually reads; or more (:func:`wider`).
         description: for the progress bar.
     """
     trie = trie.to(policy.device)
-    usual = search.width * round(2 * len(trie.tokens) / len(trie.length))  # enough for trained models, with a margin
+    asked = torch.zeros(len(prompts), 0, dtype=torch.long) if wanted is None else wanted
+    mean = len(trie.tokens) / len(trie.length)
+    usual = search.width * round(2 * mean) + asked.shape[1] * round(mean)  # enough for trained models, with a margin
     sizes = [own + usual for own in own_tokens(prompts)]
     with policy.evaluating(), policy.inference() as model:
 
         def work(rows: list[int]) -> list[list[Any]]:
             state = prefill(model, [prompts[row] for row in rows], policy.device, usual)
             shut = None if closed is None else closed.take(rows).to(policy.device)
-            found = _Batch(state, trie, search, shut, guide(rows) if guide else None).run()
+            own = asked[rows].to(policy.device)
+            found = _Batch(state, trie, search, shut, guide(rows) if guide else None).run(own)
             return [list(values) for values in zip(*(part.tolist() for part in found), strict=True)]
 
         batches = token_budget_batches(sizes, wider(budget, sizes, policy.device, _WIDER))
         found = in_batches(batches, work, description, together=sharded(policy.model))
-    nodes, scores, certain = ([values[part] for values in found] for part in range(3))
+    nodes, scores, certain, values = ([parts[part] for parts in found] for part in range(4))
     shape = (len(prompts), search.count)
     return Leaves(
         torch.tensor(nodes, dtype=torch.long).view(shape),
         torch.tensor(scores, dtype=torch.float64).view(shape),
         torch.tensor(certain, dtype=torch.bool),
+        torch.tensor(values, dtype=torch.float64).view(asked.shape),
     )
 
 
@@ -154,6 +163,19 @@ class _Tree:
         self.further = torch.cat([self.further, chains.further], 1)
         return self.latest + chains.first
 
+    def follow(self, trie: Trie, leaves: Tensor) -> Tensor:
+        """Log-probabilities of leaves, (B, C) float64, -inf for -1; before anything else is read."""
+        total = self.log_probs(torch.zeros_like(leaves), trie.tokens[trie.begin[_entry(trie, leaves)]].long()).double()
+        for first in range(0, leaves.shape[1], _TOGETHER):
+            part = leaves[:, first : first + _TOGETHER]
+            chains = _Chains.along(trie, part)
+            if chains.tokens.shape[1]:
+                self.read(chains, torch.zeros_like(part))
+                sums = torch.nn.functional.pad(self.only[:, self.latest :].double().cumsum(1), (1, 0))
+                behind = sums.gather(1, chains.first + _unread(trie, part)) - sums.gather(1, chains.first)
+                total[:, first : first + _TOGETHER] += behind
+        return total.masked_fill(leaves < 0, -torch.inf)
+
     def log_probs(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """Log-probabilities of tokens after rows, (B, T'); after rows before the latest, of the only possible one."""
         place = (rows - self.latest).clamp(min=0)
@@ -192,9 +214,19 @@ class _Chains(NamedTuple):
         """The token of each unread node, and up to ``most`` tokens that follow if only one sequence is left."""
         entry, depth = trie.start[nodes].long(), trie.depth[nodes]
         length = torch.where(trie.single[nodes], (trie.length[entry] - depth).clamp(max=most), 1) * unread
+        return cls._of(trie, entry, depth, length)
+
+    @classmethod
+    def along(cls, trie: Trie, leaves: Tensor) -> "_Chains":
+        """All tokens of the sequences of leaves (-1 for none) but their end tokens."""
+        return cls._of(trie, _entry(trie, leaves), torch.ones_like(leaves), _unread(trie, leaves))
+
+    @classmethod
+    def _of(cls, trie: Trie, entry: Tensor, depth: Tensor, length: Tensor) -> "_Chains":
+        """So many tokens of each sequence (an entry of ``trie.ids``), the first of them at a depth, all (B, W)."""
         ends = length.cumsum(1)
-        place = torch.arange(round_up(int(ends[:, -1].max()), 4), device=nodes.device).expand(len(nodes), -1)
-        owner = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=nodes.shape[1] - 1)
+        place = torch.arange(round_up(int(ends[:, -1].max()), 4), device=entry.device).expand(len(entry), -1)
+        owner = torch.searchsorted(ends, place.contiguous(), right=True).clamp_(max=entry.shape[1] - 1)
         within = place - (ends - length).gather(1, owner)
         mask = place < ends[:, -1:]
         at = torch.where(mask, (trie.begin[entry] + depth - 1).gather(1, owner) + within, 0)
@@ -203,6 +235,16 @@ class _Chains(NamedTuple):
             tokens.masked_fill(~mask, 0), owner, depth.gather(1, owner) + torch.where(mask, within, 0), following,
             mask & (within + 1 < length.gather(1, owner)), ends - length,
         )  # fmt: skip
+
+
+def _entry(trie: Trie, leaves: Tensor) -> Tensor:
+    """The entry of ``trie.ids`` that ends at each leaf, the first of several; any one for -1."""
+    return trie.start[leaves.clamp(min=0)].long()
+
+
+def _unread(trie: Trie, leaves: Tensor) -> Tensor:
+    """How many tokens of each leaf's sequence a model reads: all but the end token, and none for -1."""
+    return (trie.length[_entry(trie, leaves)] - 1) * (leaves >= 0)
 
 
 class _Batch:
@@ -228,16 +270,18 @@ class _Batch:
             torch.full((n, k), -1, device=device),
             torch.full((n, k), -torch.inf, dtype=torch.float64, device=device),
             torch.zeros(n, dtype=torch.bool, device=device),
+            torch.zeros(n, 0, dtype=torch.float64, device=device),
         )
         self.rows = torch.arange(n, device=device)
         self.scores = torch.zeros(n, 0, dtype=torch.float64, device=device)
         self.nodes = self.parents = self.own = torch.zeros(n, 0, dtype=torch.long, device=device)
         self.lost = torch.full((n,), -torch.inf, dtype=torch.float64, device=device)
 
-    def run(self) -> Leaves:
-        """Step until all prompts are settled."""
+    def run(self, wanted: Tensor) -> Leaves:
+        """Step until all prompts are settled; the leaves ``wanted`` (B, C) are read first."""
         root = torch.zeros_like(self.rows)[:, None]
         self._extend(root + ROOT, root.double(), root)
+        self.found = self.found._replace(wanted=self.tree.follow(self.trie, wanted))
         while True:
             settled = self._settled()
             kept = still_needed(settled)
