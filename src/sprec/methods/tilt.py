@@ -27,7 +27,7 @@ LIST = 5
 """The number of positions whose exposure counts."""
 CAPS = (None, 0.03, 0.02, 0.01, 0.005, 0.0025)
 """Default bounds c of an item's exposure, from none to the strictest."""
-KEPT = 0.97
+LEAST_ACCURACY = 0.97
 """Share of the validation NDCG@5 that a tilt must keep."""
 _EXPOSURE = np.array([0.6, 0.1, 0.1, 0.1, 0.1])  # half for the first place, half for the five alike
 _HALVINGS = 3
@@ -236,7 +236,7 @@ def choose_tilt(
             found += len(other) * ndcg(valid.take(other).top(LIST, tilt.offset(genres)), targets[other])
         kept[cap] = found / plain if plain else np.nan
         tilts[cap] = _mean(learned)
-    enough = [cap for cap in possible if kept[cap] >= KEPT]
+    enough = [cap for cap in possible if kept[cap] >= LEAST_ACCURACY]
     if not enough:
         return Choice(Tilt.none(items, shares), None, kept)
     best = min(enough, key=lambda cap: np.inf if cap is None else cap)

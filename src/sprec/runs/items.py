@@ -17,11 +17,11 @@ from sprec.data.again import read_goods
 from sprec.data.titles import same_title
 from sprec.runs.finished import policy_key, sealed
 from sprec.runs.lineage import lineage, step
-from sprec.runs.pipeline import KEPT, describe
+from sprec.runs.pipeline import describe
 from sprec.runs.protocols import trains_model
 from sprec.runs.recommender import open_run
 from sprec.runs.session import Session
-from sprec.runs.store import RECIPE, Store
+from sprec.runs.store import KEPT, RECIPE, Store
 from sprec.runs.tilt_stage import carry_over
 from sprec.system import storage
 from sprec.system.errors import UserError

@@ -18,16 +18,13 @@ from sprec.runs.protocols import trains_model
 from sprec.runs.recipes import validate
 from sprec.runs.sasrec_stage import needs_sasrec, sasrec
 from sprec.runs.session import Session, Start
-from sprec.runs.store import EVALUATIONS, RECIPE, Stage, Store
+from sprec.runs.store import EVALUATIONS, KEPT, RECIPE, Stage, Store
 from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.hardware import pick_device
 from sprec.system.progress import say
 
 METRICS = "metrics.json"
-KEPT = ("model", "backbone", "sasrec", "weights", "tilt")
-"""What a finished run keeps besides its stages, so that it can be used until its successor is complete: the last model,
-the backbone that encodes titles, SASRec, the weights of experts and the tilt of the last model."""
 _BASELINE = "baseline-"
 
 

@@ -24,20 +24,10 @@ from sprec.system.progress import say
 
 RECIPE = "recipe.json"
 EVALUATIONS = "evaluations"
-_PLACES = (
-    ".lock",
-    "stages",
-    "unfinished",
-    "logs",
-    "cache",
-    "dataset",
-    "model",
-    "backbone",
-    "sasrec",
-    "tilt",
-    "weights",
-    EVALUATIONS,
-)
+KEPT = ("model", "backbone", "sasrec", "weights", "tilt")
+"""What a finished run keeps besides its stages, so that it can be used until its successor is complete: the last model,
+the backbone that encodes titles, SASRec, the weights of experts and the tilt of the last model."""
+_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", *KEPT, EVALUATIONS)
 """The folders of a run."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""

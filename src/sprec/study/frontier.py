@@ -27,7 +27,7 @@ from sprec.runs.cases import cases_of
 from sprec.runs.examples import pretraining_examples, recent_histories
 from sprec.study.plan import FLOOR, plan
 from sprec.study.records import find, key_of
-from sprec.study.scores import KEPT, PARTS, TRIES, Scores, scores_of
+from sprec.study.scores import DEPTH, PARTS, TRIES, Scores, scores_of
 from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import bar, say
@@ -118,7 +118,7 @@ def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, d
     block = [_dense(own.valid, dataset) for own in each], dataset.valid.targets
     weights = choose_weights([block], len(names), _PARTS_OF_WEIGHTS, diverse=True)
     parts = [
-        Scored.best(product([_dense(getattr(own, part), dataset) for own in each], weights), KEPT) for part in PARTS
+        Scored.best(product([_dense(getattr(own, part), dataset) for own in each], weights), DEPTH) for part in PARTS
     ]
     return Scores(*parts), dict(zip(names, weights, strict=True))
 

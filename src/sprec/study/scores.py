@@ -21,7 +21,7 @@ from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import say
 
-KEPT = 200
+DEPTH = 200
 """Items kept of each row."""
 PARTS = ("valid", "held", "test")
 
@@ -74,7 +74,7 @@ def users(dataset: Dataset) -> dict[str, Split]:
 
 def scored(log_probs: Callable[[Split], np.ndarray], dataset: Dataset) -> Scores:
     """The scores of all rows by a recommender: ``log_probs`` gives those of all items, (n, items), for examples."""
-    return Scores(*(Scored.best(log_probs(split), KEPT) for split in users(dataset).values()))
+    return Scores(*(Scored.best(log_probs(split), DEPTH) for split in users(dataset).values()))
 
 
 _RATES = (1e-3, 2e-3, 4e-3)
@@ -132,7 +132,7 @@ def scores_of(row: str, dataset: Dataset, seed: int, out: Path) -> Scores:
 
 
 def _kept(folder: Path, dataset: Dataset, settings: knn.Settings | sasrec.Settings, seed: int) -> Scores:
-    key = storage.digest([asdict(settings), dataset.hash, KEPT])[:16]
+    key = storage.digest([asdict(settings), dataset.hash, DEPTH])[:16]
     file = folder / f"{key}-seed{seed}.npz"
     if not file.is_file():
         scored(recommender(dataset, settings, seed), dataset).save(file)
