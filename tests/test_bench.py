@@ -1,6 +1,7 @@
 """The benchmark at toy size: both sides compute the same; records, tables and the regression check hold."""
 
 import json
+import os
 import runpy
 import signal
 import subprocess
@@ -72,6 +73,41 @@ def test_steps_that_peers_cannot_divide_are_refused(samples: int, batch: int) ->
     base = Work("", "engine", "", "", samples, batch=batch, device="cpu")
     with pytest.raises(UserError, match=f"{samples} samples are not a multiple of {batch} prompts.*--samples 64"):
         run("toy", ["sft"], None, 1, base, [1], None)
+
+
+def test_the_engine_alone_needs_no_peer() -> None:
+    base = Work("", "engine", "", "", 8, batch=8, device="cpu")
+    found = run("toy", ["sft"], None, 1, base, [1], None, ["none"])
+    (part,) = found["parts"]
+    assert part["peers"] == {}
+    assert part["engine"]["seconds"] > 0
+    assert found["failed"] == {}
+
+
+def test_the_shape_of_the_pretrained_model(tmp_path: Path) -> None:
+    """134,515,008 parameters is what the model's page says; heads and layers are those of its config.json."""
+    assert make_model(tmp_path, "135m", demo(), "cpu") == 134_515_008
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["num_attention_heads"], config["num_key_value_heads"]) == (30, 9, 3)
+
+
+@pytest.mark.timeout(400)
+def test_the_script_for_gpus_runs_on_a_cpu_in_a_tiny_form(tmp_path: Path) -> None:
+    """So that nothing in it breaks for the first time on a GPU."""
+    script = CHECK.with_name("gpu.sh")
+    done = subprocess.run(
+        ["bash", script],
+        env=os.environ | {"OUT": str(tmp_path), "TINY": "1", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [line.partition(":")[0] for line in (tmp_path / "steps.txt").read_text().splitlines()]
+    assert steps == ["doctor", "tests", "bench-toy"]
+    record = json.loads((tmp_path / "bench-toy.json").read_text())
+    assert [part["part"] for part in record["parts"]] == ["dpo-1", "rollout"]
+    assert "skipped" in (tmp_path / "tests.txt").read_text()
 
 
 def test_an_unknown_peer_is_named_before_anything_is_made() -> None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 import torch
 
 from sprec.bench.measure import DTYPES, matmul_rate, matmul_size, precision, release
-from sprec.bench.runner import PARTS, Part, compare, parts
+from sprec.bench.runner import NOBODY, PARTS, Part, compare, parts
 from sprec.bench.work import MICRO, SIZES, Size, Work, make_model
 from sprec.data import Dataset
 from sprec.data.demo import demo
@@ -47,7 +47,7 @@ def run(
         base: samples, batch, tokens at once and device; the folders of model and data are filled in here.
         negatives: how many per prompt the preference part has, one part for each number.
         log: a file for the output of the sides; None discards it.
-        peers: those to compare with; all by default.
+        peers: those to compare with; all by default, :data:`sprec.bench.runner.NOBODY` for none.
 
     Returns:
         The record: machine, versions, date, settings, and for each part medians, spreads and ratios; ``failed`` names
@@ -57,7 +57,7 @@ def run(
         UserError: a wrong setting, or a missing peer.
     """
     device = base.device
-    _check(size, names, base)
+    _check(size, names, base, peers)
     parts(base, names, negatives, peers)  # unknown names are told before a model is made
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
@@ -136,7 +136,7 @@ def measured(
     return results, failed
 
 
-def _check(size: str, names: Sequence[str], base: Work) -> None:
+def _check(size: str, names: Sequence[str], base: Work, peers: Sequence[str]) -> None:
     if size not in SIZES:
         raise UserError(f"there is no size {size!r}; sizes: {', '.join(SIZES)}")
     for name in names:
@@ -144,8 +144,8 @@ def _check(size: str, names: Sequence[str], base: Work) -> None:
             raise UserError(f"there is no part {name!r}; parts: {', '.join(PARTS)}")
     where = pick_device(base.device)
     if size == "1b" and where.type == "cpu":
-        raise UserError("size 1b needs a CUDA device; take 2m or 30m here")
-    for package, name in PEERS.items():
+        raise UserError("size 1b needs a CUDA device; take 2m, 30m or 135m here")
+    for package, name in PEERS.items() if [*peers] != [NOBODY] else ():
         if importlib.util.find_spec(package) is None:
             raise UserError(f"the benchmark compares with {name}, which is not installed: pip install 'sprec[dev]'")
     if {"dpo", "sft", "iteration"} & set(names):
@@ -166,7 +166,7 @@ def machine(device: str) -> dict[str, str]:
     """What the numbers depend on: the ``device``, threads, versions."""
     where = pick_device(device)
     name = torch.cuda.get_device_name() if where.type == "cuda" else f"{_processor()}, {os.cpu_count()} cores"
-    packages = ("torch", "transformers", "trl", "datasets")
+    packages = [name for name in ("torch", "transformers", "trl", "datasets") if importlib.util.find_spec(name)]
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),

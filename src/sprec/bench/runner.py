@@ -226,6 +226,10 @@ def _alike(one: Any, two: Any) -> bool:
     return bool(one == two)
 
 
+NOBODY = "none"
+"""As the only peer: the engine is measured alone, and needs no packages of others."""
+
+
 def parts(base: Work, names: Sequence[str], negatives: Sequence[int], peers: Sequence[str] = ()) -> list[Part]:
     """The comparisons of these ``names``.
 
@@ -233,14 +237,14 @@ def parts(base: Work, names: Sequence[str], negatives: Sequence[int], peers: Seq
         base: the work that all share.
         names: of parts; all if empty.
         negatives: their numbers in the preference part.
-        peers: those to compare with; all by default.
+        peers: those to compare with; all by default, and :data:`NOBODY` for the engine alone.
 
     Raises:
         UserError: an unknown part or peer.
     """
     for peer in peers:
-        if peer not in PEERS:
-            raise UserError(f"there is no peer {peer!r}; peers: {', '.join(PEERS)}")
+        if peer not in PEERS and peer != NOBODY:
+            raise UserError(f"there is no peer {peer!r}; peers: {', '.join(PEERS)}, or {NOBODY}")
     found = [part for name in names for part in _comparisons(base, name, negatives)]
     if not peers:
         return found

@@ -1,8 +1,9 @@
 """The work of both sides: a model, real prompts and answers, as files that another process can read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +16,20 @@ from sprec.engine.model.policy import Policy, load_huggingface, scratch
 from sprec.prompts import PromptBuilder
 from sprec.system.hardware import pick_device, pick_precision
 
-Size = Literal["toy", "2m", "30m", "1b"]
+Size = Literal["toy", "2m", "30m", "135m", "1b"]
 SIZES = {
     "toy": Scratch(hidden=32, layers=2, heads=2, vocabulary=400),
     "2m": Scratch(),
     "30m": Scratch(hidden=512, layers=8, heads=8, vocabulary=8000),
-    "1b": Scratch(hidden=32, layers=1, heads=2, vocabulary=8000),  # its tokenizer; the weights are Llama's shape
+    **dict.fromkeys(("135m", "1b"), Scratch(hidden=32, layers=1, heads=2, vocabulary=8000)),  # their tokenizer
 }
+SHAPES: Mapping[Size, Mapping[str, Any]] = {
+    "135m": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+             "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64},
+    "1b": {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64},
+}  # fmt: skip
+"""Shapes of pretrained models, SmolLM2-135M and Llama-3.2-1B, as their ``config.json`` has them; weights are random."""
 LR = 1e-4
 NEW_TOKENS = 16
 """A fitting limit: a title and the end take about 10 tokens."""
@@ -31,7 +39,7 @@ MICRO = 8
 COUNT = "count"
 """The line that asks a side to count the operations of a repetition."""
 _TEMPLATES = 4  # copies of the template in the tokenizer's training text: gives it about as many tokens as Llama's
-_PARTS_OF_WORDS = ("30m", "1b")  # if their 8,000 tokens could contain spaces, one would be the whole template
+_PARTS_OF_WORDS = ("30m", "135m", "1b")  # if their 8,000 tokens could contain spaces, one would be the whole template
 
 
 @dataclass(frozen=True)
@@ -131,16 +139,15 @@ def make_model(folder: Path, size: Size, dataset: Dataset, device: str) -> int:
     lines = [builder.respond(title) for title in dataset.catalog.titles] + [builder.prompt([])] * _TEMPLATES
     precision = pick_precision("auto", where)
     policy = scratch(SIZES[size], lines, 0, where, precision, across_words=size not in _PARTS_OF_WORDS)
-    if size == "1b":
-        policy.model = _billion(policy, where)
+    if size in SHAPES:
+        policy.model = _of_shape(size, policy, where)
     policy.save(folder)
     return sum(value.numel() for value in policy.model.parameters())
 
 
-def _billion(policy: Policy, device: torch.device) -> LlamaForCausalLM:
+def _of_shape(size: Size, policy: Policy, device: torch.device) -> LlamaForCausalLM:
     config = LlamaConfig(
-        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=64, tie_word_embeddings=True, max_position_embeddings=4096,
+        **SHAPES[size], tie_word_embeddings=True, max_position_embeddings=4096,
         bos_token_id=policy.tokenizer.bos_token_id, eos_token_id=policy.end,
         pad_token_id=policy.tokenizer.pad_token_id,
     )  # fmt: skip

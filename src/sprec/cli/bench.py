@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    size: Annotated[str, typer.Option(help="Model: 2m, 30m, 1b (a GPU), or toy.")] = "2m",
+    size: Annotated[str, typer.Option(help="Model: 2m, 30m, 135m, 1b (a GPU), or toy.")] = "2m",
     parts: Annotated[
         str,
         typer.Option(
@@ -30,7 +30,7 @@ def bench(
     negatives: Annotated[
         str, typer.Option(help="Negatives per prompt in the part dpo, separated by commas.")
     ] = "1,3,5,8",
-    peers: Annotated[str, typer.Option(help="Peers to compare with, separated by commas (default: all).")] = "",
+    peers: Annotated[str, typer.Option(help="Peers to compare with, separated by commas; none; default: all.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     log: Annotated[Path | None, typer.Option(help="File for the libraries' messages.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
