@@ -39,10 +39,10 @@ table() { # DATASET PROTOCOL
 
 step doctor 60 "$PYTHON" -m sprec doctor
 if [ "$TINY" = 1 ]; then
-    step tests 100 "$PYTHON" -m pytest -q -m gpu tests/engine/test_packing.py
+    step tests 100 "$PYTHON" -m pytest -q -rs -m gpu tests/engine/test_packing.py
     bench bench-toy 250 toy --parts dpo,rollout --samples 8 --batch 8 --repeats 1 --negatives 1 --device cpu
 else
-    step tests 200 "$PYTHON" -m pytest -q -m gpu tests # packed against padded losses are among them
+    step tests 200 "$PYTHON" -m pytest -q -rs -m gpu tests # packed against padded losses are among them
     bench bench-1b 200 1b --parts sft,dpo,rollout,beam --samples 512 --batch 128 --tokens 32768 --repeats 3 --negatives 1,5
     bench bench-135m 120 135m --parts sft,dpo,rollout,beam --samples 1024 --batch 128 --tokens 65536 --repeats 3 --negatives 1,5
     if [ -n "${DATA:-}" ] && [ -n "${MODEL:-}" ]; then
