@@ -1,4 +1,4 @@
-"""Arbitrary recipes, score files, datasets and manifests: success or one line for the user, nothing written elsewhere.
+"""Arbitrary recipes, lists, histories, datasets, models and manifests: success or one line, nothing written elsewhere.
 
 ``SPREC_FUZZ=20000`` tries more; the readers of logs are fuzzed in ``tests/data/test_fuzz.py``.
 """
@@ -24,11 +24,15 @@ from chaos.watch import PATIENCE, one_line_at_most
 from sprec.config import Recipe
 from sprec.data import Dataset
 from sprec.engine.batches import Journal
+from sprec.engine.model.backbones import import_gguf
 from sprec.runs.recipes import names, resolve, text
+from sprec.serve.lists import read_items
+from sprec.serve.users import of_file
 from sprec.study.lists import score_lists
 from sprec.system import storage
+from toy_gguf import write_gguf
 
-EXAMPLES = int(os.environ.get("SPREC_FUZZ", "1000")) // 7 + 1  # of each of the seven properties
+EXAMPLES = int(os.environ.get("SPREC_FUZZ", "1000")) // 9 + 1  # of each of the nine quick properties
 LIMITS = settings(
     max_examples=EXAMPLES,
     deadline=PATIENCE * 1000,
@@ -137,6 +141,47 @@ def test_mutated_datasets(
         (tmp_path / file.name).write_bytes(mutate(content, mutations) if file.name == name else content)
     with record.trying(FUZZ), one_line_at_most(tmp_path):
         assert Dataset.load(tmp_path).hash == Dataset.load(toy_files / "data").hash
+
+
+USERS = st.fixed_dictionaries({"user": VALUES, "history": ITEMS}, optional={"block": ITEMS}).map(json.dumps)
+
+
+@LIMITS
+@given(lines=st.lists(VALUES.map(json.dumps) | st.text(max_size=30) | USERS, max_size=4))
+def test_arbitrary_histories(lines: list[str], tmp_path: Path, toy_files: Path, record: Record) -> None:
+    (tmp_path / "users.jsonl").write_text("\n".join(lines), "utf-8", errors="surrogatepass")
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
+        users = of_file(tmp_path / "users.jsonl", Dataset.load(toy_files / "data").catalog, {})
+        assert len(users.chunk(0) if users.count else []) == users.count
+
+
+NAMES = st.sampled_from(["item", "user", "Dune", "Emma", "0", "1", "Dun", ",", ";", '"', "\t"]) | st.text(max_size=6)
+
+
+@LIMITS
+@given(lines=st.lists(st.lists(NAMES, max_size=3).map(",".join), max_size=5), users=st.booleans())
+def test_arbitrary_lists_of_items(
+    lines: list[str], users: bool, tmp_path: Path, toy_files: Path, record: Record
+) -> None:
+    (tmp_path / "items").write_text("\n".join(lines), "utf-8", errors="surrogatepass")
+    with record.trying(FUZZ), one_line_at_most(tmp_path):
+        dataset = Dataset.load(toy_files / "data")
+        found = read_items(tmp_path / "items", dataset.catalog, dataset.meta, users=users)
+        assert found.items or found.by_user
+
+
+@settings(LIMITS, max_examples=EXAMPLES // 10)
+@given(mutations=MUTATIONS)
+def test_mutated_models(
+    mutations: list[Mutation], tmp_path: Path, checkpoint: Callable[[str], Path], record: Record
+) -> None:
+    """In the first part of the file, where its tables are, more often than among the weights."""
+    whole = tmp_path / "whole.gguf"
+    content = (whole if whole.exists() else write_gguf(checkpoint("llama"), whole)).read_bytes()
+    (tmp_path / "model.gguf").write_bytes(mutate(content[:9000], mutations) + content[9000:])
+    shutil.rmtree(tmp_path / "model", ignore_errors=True)
+    with record.trying("damaged GGUF files"), one_line_at_most(tmp_path):
+        import_gguf(tmp_path / "model.gguf", tmp_path / "model")
 
 
 MANIFESTS = VALUES | st.fixed_dictionaries({"files": VALUES})
