@@ -17,6 +17,14 @@ def in_milliseconds(times: pl.Series) -> list[int | None]:
     return [None if time is None else time // 1_000_000 for time in times.to_list()]
 
 
+def test_a_format_of_ones_own_is_as_precise_as_iso_dates() -> None:
+    """Before 1970 too; a date that 64 bits of nanoseconds cannot hold is none, with any format."""
+    texts = [f"{year}-01-01 10:00:00.12345600{last}" for year, last in ((2020, 3), (2020, 1), (1960, 1), (3000, 1))]
+    times = to_time(pl.Series("time", [*texts, "soon", None]), "log", "%Y-%m-%d %H:%M:%S%.f").to_list()
+    assert times == [1577872800123456003, 1577872800123456001, -315583199876543999, None, None, None]
+    assert times == to_time(pl.Series("time", [*texts, "soon", None]), "log").to_list()
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

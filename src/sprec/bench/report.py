@@ -61,7 +61,7 @@ def run(
     parts(base, names, negatives, peers)  # unknown names are told before a model is made
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sprec-bench-")))
-        messages = cast("TextIO", stack.enter_context((log or Path(os.devnull)).open("w")))
+        messages = cast("TextIO", stack.enter_context((log or Path(os.devnull)).open("a")))
         if data is None:
             data = folder / "demo"
             demo().save(data)

@@ -255,10 +255,12 @@ def _parse(texts: pl.Series, date_format: str) -> pl.Series:
     """Texts that all have one format."""
     zone = "UTC" if "%z" in date_format or "%#z" in date_format else None
     try:
-        moments = texts.str.to_datetime(date_format, time_unit="us", time_zone=zone, strict=False)
+        coarse, fine = (
+            texts.str.to_datetime(date_format, time_unit=unit, time_zone=zone, strict=False) for unit in ("us", "ns")
+        )
     except UNREADABLE as error:
         raise UserError(f"--date-format {date_format!r:.60}: {str(error).splitlines()[0]}") from error
-    return _times(moments.dt.epoch("us"), 1000)
+    return _times(coarse.dt.epoch("us"), 1000) + fine.dt.nanosecond() % 1000  # dates that 64 bits lack are null
 
 
 def _parse_dates(texts: pl.Series) -> pl.Series:
