@@ -160,7 +160,7 @@ class _Loader(yaml.SafeLoader):
 
 def _mapping(content: str, name: str) -> dict[str, Any]:
     try:
-        loaded = yaml.load(content, _Loader) or {}
+        loaded = _Loader(content).get_single_data() or {}
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"recipe {name} is not valid YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
