@@ -19,6 +19,7 @@ PAGES = (
     "README.md",
     "docs/results.md",
     "docs/metrics.md",
+    "docs/results/frontier.md",
     *(f"docs/results/{name}.md" for name in ("goodreads", "movielens", "cds", "steam", "rates", "variants", "claims")),
     "docs/settings.md",
     "docs/data.md",
@@ -89,7 +90,7 @@ def real_differences(*files: Path) -> str:
     )
 
 
-_DIGITS = {"table1": 0, "claims": 0, "changes": 3}
+_DIGITS = {"table1": 0, "claims": 0, "changes": 3, "hypervolume": 5}
 """Decimal places of the tables, by the end of the file's name; 4 for others."""
 
 
@@ -100,6 +101,33 @@ def table(file: Path, dataset: str = "") -> str:
     whole = Table.of(json.loads(file.read_text("utf-8")), _DIGITS.get(file.stem.split("-")[-1], 4))
     rows = tuple(row for row in whole.rows if not dataset or row[0][0] == dataset)
     return replace(whole, title="", rows=rows).markdown()
+
+
+def frontier_cells(file: Path) -> str:
+    """The chosen method against the best of the paper's systems and of the strong baselines, cell by cell, counted."""
+    found: Mapping[str, Mapping[str, Mapping[str, Any]]] = json.loads(file.read_text("utf-8"))
+    lines = ["| dataset | metric | kNN, tilted | best of the paper's | difference, shared seeds | strong baseline |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
+    best = shared = won = lost = 0
+    for dataset, own in found.items():
+        for metric, cell in own.items():
+            sign = 1 if metric.startswith(("Div", "HR", "NDCG")) else -1
+            first = sign * (cell["ours"] - cell["best_other"]) > 0
+            low, high = sorted(sign * end for end in cell["interval"])
+            best, shared = best + first, shared + (sign * cell["difference"] > 0)
+            won, lost = won + (low > 0), lost + (high < 0)
+            ours = f"**{cell['ours']:.4f}**" if first else f"{cell['ours']:.4f}"
+            lines.append(
+                f"| {dataset.replace('_', ' ')} | {metric} {'↑' if sign > 0 else '↓'} | {ours} "
+                f"| {cell['best_other']:.4f} {cell['other']} | {cell['difference']:+.4f} "
+                f"[{cell['interval'][0]:+.4f}, {cell['interval'][1]:+.4f}] | {cell['strong']:.4f} |"
+            )
+    cells = sum(map(len, found.values()))
+    counts = (
+        f"Bold: the better mean, in {best} of {cells} cells. Over the seeds that both have it is better in {shared}; "
+        f"significantly better in {won}, significantly worse in {lost}."
+    )
+    return "\n".join([*lines, "", counts, ""])
 
 
 _TRAINING = {"dpo-1": 4.5, "dpo-5": 15, "dpo-8": 20, "sft": 2}
@@ -443,6 +471,7 @@ def blocks() -> dict[str, Callable[[], str]]:
         else:
             found[name] = partial(table, file)
             found |= {f"{name}-of-{dataset}": partial(table, file, dataset) for dataset in _DATASETS}
+    found["frontier-cells"] = partial(frontier_cells, results / "frontier" / "cells.json")
     measured = sorted((ROOT / "benchmarks" / "results").glob("*-*.json"))
     for size in {file.stem.split("-")[0] for file in measured}:
         files = [file for file in measured if file.stem.split("-")[0] == size]

@@ -5,6 +5,7 @@
 # backbones are others, and the rows of a table must descend from one.
 #   OUT    where tables, figures and records are kept, default results/scratch/
 #   VARIANTS  the same for the variants of the baselines, which descend from other backbones, default results/variants/
+#   FRONTIER  the same for the strong baselines, default results/frontier/
 #   DATA   the authors' files (data/ and eval/), default authors/: sprec data fetch sprec-sampled -o authors
 #   WORK   where datasets and runs are kept, default runs/
 #   JOBS   processes that divide the runs of a table among them, default 2
@@ -12,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-results/scratch}
 VARIANTS=${VARIANTS:-results/variants}
+FRONTIER=${FRONTIER:-results/frontier}
 DATA=${DATA:-authors}
 WORK=${WORK:-runs}
 JOBS=${JOBS:-2}
@@ -39,6 +41,10 @@ sprec reproduce table3 "${one[@]}" --seeds 0 --protocols paper -o "$OUT" --jobs 
 for what in table1 table2 table3 tradeoff figure3 claims; do
     sprec reproduce $what "${three[@]}" "${one[@]}" -o "$OUT" --recorded
 done
+
+# Strong baselines, their product and the tilt beside these systems. Their scores stay under $FRONTIER/scores, out of git.
+sprec reproduce frontier "${three[@]}" "${one[@]}" -o "$FRONTIER" --table2 "$OUT" \
+    --only "SASRec, sampled softmax" --only "kNN x SASRec"
 
 # Figures 4 to 6 with one seed.
 sprec reproduce figure4 --datasets "$WORK/data/MovieLens" --seeds 0 -o "$OUT" --jobs "$JOBS"

@@ -132,6 +132,9 @@ def test_rows_are_made_again_from_their_records_alone(
                 assert getattr(first[row], kind)[seed].tolist() == getattr(again[row], kind)[seed].tolist()
     with pytest.raises(TypeError):  # other seeds are another record
         frontier.rows_of(dataset, tmp_path, rows, seeds=(0,))
+    (tmp_path / "lists" / "walk" / "knn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"knn\.parquet is not a record of the frontier; remove it"):
+        frontier.rows_of(dataset, tmp_path, rows, seeds=(0, 1))
 
 
 def test_capacity_serves_one_user_after_the_other() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from sprec.data import Dataset
 from sprec.data.stats import overlapping
@@ -30,6 +31,7 @@ from sprec.study.records import find, key_of
 from sprec.study.scores import DEPTH, PARTS, TRIES, Scores, scores_of
 from sprec.system import storage
 from sprec.system.errors import UserError
+from sprec.system.parquet import UNREADABLE, read_parquet, write_parquet
 from sprec.system.progress import bar, say
 
 EXPERTS: Mapping[str, tuple[str, ...]] = {"kNN x SASRec": ("kNN", "SASRec, sampled softmax")}
@@ -65,7 +67,7 @@ def rows_of(dataset: Dataset, out: Path, rows: Sequence[str], seeds: Sequence[in
     """The rows of a dataset for ``seeds``, from their records if there are any, else from their scores."""
     found = {}
     for row in rows:
-        file = out / "lists" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.json"
+        file = out / "lists" / dataset.name / f"{row.replace(', ', '-').replace(' ', '-').lower()}.parquet"
         key = storage.digest([dataset.hash, row, list(seeds), repr([TRIES[name] for name in EXPERTS.get(row, (row,))])])
         found[row] = _read(file, key) or _make(dataset, out, row, seeds, file, key)
     return found
@@ -75,10 +77,13 @@ def _read(file: Path, key: str) -> Row | None:
     if not file.is_file():
         return None
     try:
-        about = json.loads(file.read_text("utf-8"))
-        lists = {kind: {int(seed): np.array(own) for seed, own in about[kind].items()} for kind in KINDS}
+        frame = read_parquet(file)
+        about = json.loads(frame["about"][0])
+        lists: dict[str, dict[int, np.ndarray]] = {kind: {} for kind in KINDS}
+        for kind, seed, own in frame.select("kind", "seed", "lists").rows():
+            lists[kind][seed] = np.array(own)
         return Row(**lists, chosen=about["chosen"]) if about["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, *UNREADABLE) as error:
         raise UserError(
             f"{file} is not a record of the frontier; remove it, and the same command makes it again"
         ) from error
@@ -98,12 +103,20 @@ def _make(dataset: Dataset, out: Path, row: str, seeds: Sequence[int], file: Pat
         kept = {"none" if cap is None else f"{cap:g}": round(share, 4) for cap, share in choice.kept.items()}
         chosen[str(seed)] = {"weights": weights, "cap": choice.cap, "kept": kept}
         say(f"{dataset.name}, {row}, seed {seed}: {chosen[str(seed)]}")
-    about: dict[str, Any] = {"key": key, "row": row, "chosen": chosen}
-    about |= {kind: {str(seed): found.tolist() for seed, found in own.items()} for kind, own in lists.items()}
+    _write(file, json.dumps({"key": key, "row": row, "chosen": chosen}), lists)
+    return Row(**lists, chosen=chosen)
+
+
+def _write(file: Path, about: str, lists: Mapping[str, Lists]) -> None:
+    """A row for each kind and seed; the first one also says what the record is of."""
+    rows = [{"kind": kind, "seed": seed, "lists": own.tolist()} for kind, each in lists.items()
+            for seed, own in each.items()]  # fmt: skip
+    schema: Mapping[str, Any] = {"kind": pl.String, "seed": pl.Int64, "lists": pl.List(pl.List(pl.Int32))}
+    frame = pl.DataFrame(rows, schema=schema).with_columns(about=pl.Series([about, *[None] * (len(rows) - 1)]))
     with storage.writing(file, "the same command goes on"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_text(file, json.dumps(about, separators=(",", ":")) + "\n")
-    return Row(**lists, chosen=chosen)
+        with storage.replacing_file(file) as scratch:
+            write_parquet(frame, scratch)
 
 
 def _scores(row: str, dataset: Dataset, seed: int, out: Path) -> tuple[Scores, dict[str, float]]:
