@@ -32,29 +32,21 @@ MethodName = Literal[
 Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Answer = Annotated[int, Field(ge=1, le=128)]
-"""Tokens of an answer; prompts leave room for the most of them in the window of the model."""
+"""Tokens of an answer; prompts leave room for the maximum in the model's window."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 SCHEMA = 3
-"""Goes into all keys. A changed default, or a stage that does something else with the same settings, must raise it."""
+"""Part of all keys. Raise it when a default changes, or when a stage does something else with the same settings."""
 
 
 def encodes_negatives(recipe: "Recipe") -> bool:
-    """Whether negatives are chosen by the text encoder.
-
-    Args:
-        recipe: the settings.
-    """
+    """Whether the negatives of a ``recipe`` depend on the text encoder."""
     return recipe.negatives.ground or recipe.negatives.source == "semantic"
 
 
 def makes_backbone(recipe: "Recipe") -> bool:
-    """Whether the backbone is trained in the run: from scratch, or a given one that is adapted.
-
-    Args:
-        recipe: the settings.
-    """
+    """Whether a ``recipe`` trains the backbone in the run: from scratch, or by adapting a given one."""
     return isinstance(recipe.backbone, Scratch) or recipe.backbone.adapt is not None
 
 
@@ -67,7 +59,7 @@ class Scratch(Section):
 
     kind: Literal["scratch"] = "scratch"
     seed: Seed = 0
-    """Seed of weights and pre-training, apart from the run's: the runs of a study share their backbone."""
+    """Seed of weights and pre-training; separate from the run's, as the runs of a study share their backbone."""
     hidden: Annotated[int, Field(ge=16)] = 192
     """Width of the residual stream; a multiple of 16 x heads."""
     layers: Count = 4
@@ -95,7 +87,7 @@ class Scratch(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters; the defaults are those of the authors' code."""
+    """Low-rank adapters, with the defaults of the authors' code."""
 
     r: Count = 16
     """Rank."""
@@ -113,20 +105,20 @@ class Training(Section):
     """Peak learning rate."""
     epochs: Count = 1
     batch: Count = 64
-    """Prompt groups per optimiser step, whatever the token budget of the device."""
+    """Prompt groups per optimiser step, independent of tokens_per_batch."""
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     """Steps of linear warm-up; a stage with fewer steps warms up over half of them."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Adapt(Training):
-    """Language modelling over whole sequences before the SFT: every title of a history is a target, not the last alone.
+    """Language modelling over whole sequences before the SFT: every title of a history is a target, not only the last.
 
-    The sequences are those that a scratch backbone is pre-trained on, as lines of titles (prompt.style=compact).
+    The sequences are those of the scratch backbone's pre-training, as lines of titles (prompt.style=compact).
     """
 
     seed: Seed = 0
-    """Seed of order and adapters, apart from the run's: the runs of a study share their backbone."""
+    """Seed of order and adapters; separate from the run's, as the runs of a study share their backbone."""
     samples: Count | None = None
     """Sequences used, drawn by seed; null takes all training and extra sequences."""
     batch: Count = 16
@@ -138,7 +130,7 @@ class HuggingFace(Section):
 
     kind: Literal["huggingface"] = "huggingface"
     path: Annotated[str, Affects(Part.NOTHING)]
-    """Hub name, folder, or smollm2-135m, which is fetched from the package index. Keys name its content."""
+    """Hub name, folder, or smollm2-135m, which is fetched from the package index. Keys depend on its content."""
     revision: Annotated[str | None, Affects(Part.NOTHING)] = None
     """Commit of the hub repository; pin it for results that others can rebuild."""
     lora: Lora | None = Lora()
@@ -148,7 +140,7 @@ class HuggingFace(Section):
     adapt: Adapt | None = None
     """Adapt the model to the catalog's titles before the SFT; null skips it."""
     trust_remote_code: Annotated[bool, Affects(Part.NOTHING)] = False
-    """Run code that comes with the model. Turn it on only after reading that code."""
+    """Run code that comes with the model. Turn it on only after reading the code."""
     allow_pickle: Annotated[bool, Affects(Part.NOTHING)] = False
     """Accept weights that are pickles instead of safetensors."""
 
@@ -160,7 +152,7 @@ class HuggingFace(Section):
 
 
 class Prompt(Section):
-    """How an example becomes text."""
+    """How examples become text."""
 
     style: Literal["unified", "official", "compact"] = "unified"
     """unified: one template for all stages; official: the research code, stage by stage; compact: titles only."""
@@ -171,7 +163,7 @@ class Prompt(Section):
 
 
 class Sft(Training):
-    """The supervised stage that makes BIGRec; keeps the epoch with the best validation loss."""
+    """The supervised stage (BIGRec); keeps the epoch with the best validation loss."""
 
     samples: Count = 4096
     """Training examples used, drawn by seed when the dataset has more."""
@@ -179,8 +171,8 @@ class Sft(Training):
     """Validation examples that choose the epoch (the first of the split); 0 keeps the last epoch."""
     epochs: Annotated[int, Field(ge=0)] = 4
     weights: Literal["none", "correct", "ifairlrs", "official", "equal"] = "none"
-    """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as the research code of
-    SPRec, which accumulates its counters and lets the weights act on micro-batches of 4; equal: 1 each, RW's control
+    """Weights of the samples by genre: the re-weighting RW (first half of IFairLRS); official: as in the research code
+    of SPRec, which accumulates its counters and applies the weights to micro-batches of 4; equal: 1 each, RW's control
     (none averages over tokens, the others over samples)."""
     normalise: bool = False
     """Scale the weights to mean 1, so that they do not change the step size."""
@@ -202,7 +194,7 @@ class Negatives(Section):
     """Where the rejected answers come from."""
 
     source: str = "self-play"
-    """Where they come from: self-play (the model's own answers) or a row of the table of samplers."""
+    """Their source: self-play (the model's own answers) or a row of the table of samplers."""
     count: Count = 1
     """Negatives per prompt: K of DMPO and SDPO, N of self-play."""
     decode: Literal["greedy", "sample", "beam"] = "greedy"
@@ -231,7 +223,7 @@ class Prefer(Training):
     """The preference step."""
 
     objective: str = "dpo"
-    """The loss: a row of the table of objectives."""
+    """The loss, a row of the table of objectives."""
     lr: Rate = 2e-5
     batch: Count = 32
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -241,7 +233,7 @@ class Prefer(Training):
     reduction: Literal["mean", "sum"] = "mean"
     """DMPO over its negatives: the paper's mean or the research code's sum."""
     smoothing_temperature: Annotated[float, Field(gt=0)] = 1.0
-    """Temperature of the oracle's smoothing: the logit difference that counts as one."""
+    """Temperature of the oracle's smoothing, by which logit differences are divided."""
     robust: bool = False
     """Smooth in the unbiased form of rDPO (Chowdhury et al. 2024) instead of the conservative one."""
 
@@ -250,7 +242,7 @@ class Recommend(Section):
     """From the model to top-k items."""
 
     protocol: str = "paper"
-    """How the model recommends: a row of the table of protocols."""
+    """How the model recommends, a row of the table of protocols."""
     encoder: Annotated[
         str,
         Field(pattern="^(lm|tfidf|sentence-transformers:.+)$"),
@@ -263,7 +255,7 @@ class Recommend(Section):
     max_new_tokens: Answer | None = None
     """Maximum number of tokens of a generated title; null: what the longest title needs, from 32 to 128."""
     exclude_history: bool = False
-    """Never recommend an item of the history, or another one with the same title."""
+    """Never recommend an item of the history, nor another one with the same title."""
     samples: Count = 24
     """Samples per user of the consensus protocol."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -316,7 +308,7 @@ class Sasrec(Section):
     warmup: Annotated[int, Field(ge=0)] = 0
     """Epochs in which the rate rises to lr; patience waits for their end."""
     augment: bool = True
-    """Learn to predict every item of a history, as the original does, not only the target."""
+    """Train on every item of a history, as the original does, not only on the target."""
     blocks: Count = 1
     """Attention blocks."""
     heads: Count = 1
@@ -338,7 +330,7 @@ class Knn(Section):
     window: Count = 5
     """Items after an item that count as its neighbours."""
     popular: Annotated[float, Field(gt=0, le=1)] = 0.02
-    """Share of the probability that goes by popularity, so that every item has some."""
+    """Share of the probability that is distributed by popularity, so that every item has some."""
 
 
 def _without_secrets(url: str) -> str:
@@ -357,7 +349,7 @@ class Server(Section):
     """A server with the OpenAI completions API that makes the rollouts: vLLM, SGLang, transformers serve."""
 
     url: Annotated[str, Field(pattern="^https?://."), AfterValidator(_without_secrets), Affects(Part.NOTHING)]
-    """Its address, such as http://127.0.0.1:8000. It must see the run directory under the same path."""
+    """Its address, such as http://127.0.0.1:8000. The run directory must have the same path there."""
     concurrency: Annotated[Count, Affects(Part.NOTHING)] = 32
     """Concurrent requests of each process."""
     timeout: Annotated[float, Field(gt=0), Affects(Part.NOTHING)] = 600.0
@@ -368,9 +360,9 @@ class Recipe(Section):
     """All settings of a run."""
 
     description: Annotated[str, Affects(Part.NOTHING)] = ""
-    """A line for sprec recipes ls."""
+    """The line for sprec recipes ls."""
     method: Annotated[MethodName, Affects(Part.PLAN)] = "sprec"
-    """The row of the method table that is applied over the recipe."""
+    """A row of the method table, whose settings override the recipe's."""
     seed: Annotated[Seed, Affects(~(Part.PLAN | Part.BACKBONE), afterwards=True, same_method=True)] = 0
     """Seed of everything but the scratch backbone: examples drawn, order, negatives, samples."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Affects(Part.NOTHING, afterwards=True)] = "auto"
@@ -378,12 +370,12 @@ class Recipe(Section):
     precision: Annotated[Literal["auto", "fp32", "bf16"], Affects(Part.MODEL, afterwards=True)] = "auto"
     """auto: bf16 autocast on GPUs and on CPUs that multiply bf16 matrices faster, fp32 elsewhere."""
     tokens_per_batch: Annotated[int, Field(ge=256), Affects(Part.NOTHING, afterwards=True)] = 8192
-    """Tokens that go through the model at once, what all prompts begin with left out; without gradients more: up to
-    four times as many on CPUs and eight times on GPUs. Lower it when memory is short; results change by rounding, and
-    by the masks that dropout draws."""
+    """Maximum tokens in a forward pass, without the common beginning of the prompts; without gradients up to four times
+    as many on CPUs and eight times on GPUs. Lower it if memory is short; results change only by rounding, and by
+    dropout's masks."""
     recompute: Annotated[bool, Affects(Part.NOTHING)] = False
-    """While training keep the products of matrices in memory and compute the rest again: half of the memory for a tenth
-    to a fifth more time, and the same result."""
+    """In training keep only matrix products in memory and recompute the rest: half the memory for 10% to 20% more time,
+    with the same result."""
     backbone: Annotated[Scratch | HuggingFace, Field(discriminator="kind"), Affects(Part.BACKBONE)] = Scratch()
     prompt: Annotated[Prompt, Affects(Part.MODEL)] = Prompt()
     sft: Annotated[Sft, Affects(Part.SFT)] = Sft()
