@@ -398,6 +398,30 @@ def exact_search(file: Path) -> str:
     return "\n".join([*lines, "", about, ""])
 
 
+def out_of_core(file: Path) -> str:
+    """What training on many samples takes: ``benchmarks/out_of_core.py``."""
+    lines = [
+        "| samples | tokens of a prompt | on disk | first step, 4,096 drawn | first step, all | resident at that step "
+        "| 20 steps later | at most |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    runs = json.loads(file.read_text("utf-8"))["runs"]
+    for run in runs:
+        whole = run["whole"]
+        sizes = (whole["rss_first_mib"], whole["rss_last_mib"], run["peak_rss_mib"])
+        cells = [
+            f"{run['samples']:,}",
+            f"{run['tokens_per_sample']:.0f}",
+            f"{run['bytes_per_sample']:.0f} bytes",
+            f"{run['drawn']['first_step_s']:.0f} s",
+            f"{whole['first_step_s']:.0f} s",
+            *(f"{size:,.0f} MiB" for size in sizes),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = runs[-1]["machine"]
+    return "\n".join([*lines, "", f"{machine['device']}, threads {machine['threads']}, {runs[-1]['date']}.", ""])
+
+
 def costs() -> str:
     """What the paper's recipe costs at several sizes."""
     from sprec.runs.recipes import resolve
@@ -460,6 +484,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["settings"] = all_settings
     found["metrics"] = all_metrics
     found["exact"] = partial(exact_search, ROOT / "benchmarks" / "results" / "exact.json")
+    found["out-of-core"] = partial(out_of_core, ROOT / "benchmarks" / "results" / "out-of-core.json")
     found["logs"] = partial(logs, ROOT / "benchmarks" / "results" / "logs.json")
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():

@@ -63,6 +63,17 @@ def test_a_dataset_survives_its_directory(tmp_path: Path) -> None:
     assert about["versions"]["polars"] == version("polars")
 
 
+def test_a_table_in_pieces_is_the_table_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = Split.of([([3, 1], 2), ([], 0), ([7], 1), ([], 3), ([5, 6, 7], 8)])
+    expected = [[3, 1], [], [7], [], [5, 6, 7]]
+    for rows in (1, 2, 5, 100):
+        monkeypatch.setattr("sprec.data.dataset._ROWS", rows)
+        table = split.frame("test")
+        assert table["history"].to_list() == expected
+        assert table["history"].n_chunks() == 1
+        assert table["target"].to_list() == [2, 0, 1, 3, 8]
+
+
 def test_the_hash_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
     one = dataset(Split.of([([1], 2)]))
     hashes = [one.save(tmp_path / "a").hash, one.save(tmp_path / "b").hash]

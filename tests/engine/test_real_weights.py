@@ -45,7 +45,7 @@ def load(lora: Lora | None = None, precision: torch.dtype = torch.float32) -> Po
 
 
 def groups(policy: Policy, rows: slice) -> list[PromptGroup]:
-    return sft_groups(policy, BUILDER, DATA.train[rows], 512)
+    return list(sft_groups(policy, BUILDER, DATA.train[rows], 512))
 
 
 def test_it_knows_english_and_real_titles() -> None:

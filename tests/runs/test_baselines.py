@@ -182,7 +182,7 @@ def test_protocols_without_log_probabilities_say_so(run: Run, toy_dataset: Datas
     asked = ("--history", toy_dataset.catalog.titles[1], "-k", 2, "--json")
     assert set(json.loads(invoke("recommend", run("bigrec"), *asked).stdout)[0]) == {"item", "source_id", "title"}
     other = invoke("recommend", run("bigrec"), *asked, "--set", "recommend.protocol=exact")
-    assert set(json.loads(other.stdout)[0]) == {"item", "source_id", "title", "log_prob"}
+    assert set(json.loads(other.stdout)[0]) == {"item", "source_id", "title", "log_prob", "proven"}
 
 
 def test_alpha_1_asks_no_assistant_and_many_beams_are_exact(run: Run, toy_dataset: Dataset) -> None:

@@ -102,14 +102,21 @@ class Split(Sequence[Example]):
 
     def frame(self, name: str) -> pl.DataFrame:
         """The split as a table: split (its ``name``), history, target."""
-        flat, bounds = self.items.tolist(), self.offsets.tolist()
-        histories = [flat[start:end] for start, end in itertools.pairwise(bounds)]
+        pieces = [self._histories(first, first + _ROWS) for first in range(0, max(1, len(self)), _ROWS)]
         return pl.DataFrame(
-            {"split": [name] * len(self), "history": histories, "target": self.targets},
+            {"split": [name] * len(self), "history": pl.concat(pieces, rechunk=True), "target": self.targets},
             schema={"split": pl.String, "history": pl.List(pl.Int64), "target": pl.Int64},
         )
 
+    def _histories(self, first: int, stop: int) -> pl.Series:
+        """The histories of some rows; as lists of Python those of all rows would need ten times the memory."""
+        bounds = self.offsets[first : stop + 1]
+        flat, ends = self.items[bounds[0] : bounds[-1]].tolist(), (bounds - bounds[0]).tolist()
+        rows = [flat[start:end] for start, end in itertools.pairwise(ends)]
+        return pl.Series(rows, dtype=pl.List(pl.Int64))
 
+
+_ROWS = 1 << 16
 _EMPTY = Split.of([])
 
 

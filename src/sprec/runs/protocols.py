@@ -1,5 +1,6 @@
 """The protocols on a run: their input (model, grounding, trie, SASRec) is made from its stages when needed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -117,7 +118,7 @@ def context_of(session: Session, settings: Recommend, stage: Stage, backbone: St
     """
 
     @cache
-    def asked() -> list[list[int]]:
+    def asked() -> Sequence[list[int]]:
         return prompts(session.policy(stage), session.builder, examples, "generate", session.recipe.prompt.max_tokens)
 
     return Context(

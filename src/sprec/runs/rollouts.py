@@ -180,7 +180,7 @@ def _answers(
         name: of the journal.
     """
     recipe, model = session.recipe, session.policy(policy)
-    asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens)
+    asked = prompts(model, session.builder, examples, "generate", recipe.prompt.max_tokens, session.store.tokens)
     journal = session.store.unfinished / name
     if recipe.server:
         answers = complete(model, asked, decoding, _served(session, policy), description=note, journal=journal)

@@ -16,8 +16,8 @@ import polars as pl
 import torch
 
 from sprec.config import Adapt, HuggingFace, Part, Prefer, Recipe, Sft, Training, encodes_negatives, makes_backbone
-from sprec.data import Dataset, Example, Split
-from sprec.engine.layout.groups import GroupBatch, PromptGroup
+from sprec.data import Dataset, Split
+from sprec.engine.layout.groups import GroupBatch, Groups, PromptGroup
 from sprec.engine.model.identity import origin
 from sprec.engine.model.policy import Policy, scratch
 from sprec.engine.train.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ def backbone(session: Session) -> Stage:
         adapts = isinstance(settings, HuggingFace)
         source = (settings.adapt or Adapt()) if isinstance(settings, HuggingFace) else settings
         examples = pretraining_sample(dataset, source.samples, source.seed)
-        groups = sequence_groups(policy, compact, examples, recipe.prompt.max_tokens)
+        groups = sequence_groups(policy, compact, examples, recipe.prompt.max_tokens, session.store.tokens)
         name = "adapt" if adapts else "pretrain"
         outcome = _train(session, policy, groups, _SFT, rates, name, source.seed) if rates else Outcome()
         return _save(session, policy, folder, outcome, "backbone.adapt" if adapts else "backbone")
@@ -262,7 +262,12 @@ def prefer(session: Session, start: Stage, reference: Stage, rejected: Stage, it
             rollouts = rollouts.without_equal(session.dataset.catalog, session.dataset.train)
         examples = session.dataset.train.take(rollouts.rows)
         groups = preference_groups(
-            session.policy(reference), session.builder, examples, rollouts.titles, recipe.prompt.max_tokens
+            session.policy(reference),
+            session.builder,
+            examples,
+            rollouts.titles,
+            recipe.prompt.max_tokens,
+            session.store.tokens,
         )
         before = _log_probs(session, reference, groups, "reference", iteration)
         extra = {"reference": before}
@@ -426,8 +431,8 @@ def read_recommendations(file: Path) -> Recommendations:
     return Recommendations(np.array(column("items")), column("title"), log_probs, samples, proven)
 
 
-def _sft_groups(session: Session, policy: Policy, examples: Sequence[Example]) -> list[PromptGroup]:
-    return sft_groups(policy, session.builder, examples, session.recipe.prompt.max_tokens)
+def _sft_groups(session: Session, policy: Policy, examples: Split) -> Groups:
+    return sft_groups(policy, session.builder, examples, session.recipe.prompt.max_tokens, session.store.tokens)
 
 
 def _train(

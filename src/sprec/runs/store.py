@@ -27,7 +27,7 @@ EVALUATIONS = "evaluations"
 KEPT = ("model", "backbone", "sasrec", "weights", "tilt")
 """What a finished run keeps besides its stages, so that it can be used until its successor is complete: the last model,
 the backbone that encodes titles, SASRec, the weights of experts and the tilt of the last model."""
-_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "dataset", *KEPT, EVALUATIONS)
+_PLACES = (".lock", "stages", "unfinished", "logs", "cache", "tokens", "dataset", *KEPT, EVALUATIONS)
 """The folders of a run."""
 _PAUSE = 0.5
 """Seconds between two looks at what another process is making."""
@@ -81,6 +81,11 @@ class Store:
     def logs(self) -> Path:
         """The logs of the current stage; they stay."""
         return self.root / "logs" / self._making.folder.name
+
+    @property
+    def tokens(self) -> Path:
+        """Token ids of texts that several stages read; they are gone when the run is complete."""
+        return self.root / "tokens"
 
     def stage(self, name: str, depends: Mapping[str, Any], make: Callable[[Path], str]) -> Stage:
         """Return the stage; it is made if it is missing, damaged, or made from something else.
@@ -230,7 +235,8 @@ class Store:
                 say(f"- {folder.name:<24} removed: the recipe has no such stage any more")
                 with storage.writing(folder, _INTACT):
                     storage.discard(folder)
-        shutil.rmtree(self.root / "unfinished", ignore_errors=True)
+        for rest in (self.root / "unfinished", self.tokens):
+            shutil.rmtree(rest, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -298,7 +304,7 @@ def _written(root: Path) -> Iterator[Path]:
     Except the links of :mod:`sprec.runs.rollouts`, by which servers find stages.
     """
     yield from (root / name for name in _PLACES)
-    for name in ("logs", "unfinished", "cache"):
+    for name in ("logs", "unfinished", "cache", "tokens"):
         for folder, below, files in os.walk(root / name):
             yield from (Path(folder, entry) for entry in (*below, *files) if not entry.startswith("model-"))
 

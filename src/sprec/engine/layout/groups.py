@@ -13,14 +13,14 @@ each other in a single row, ``[prefix | prompt | completions | prompt | completi
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from sprec.engine.columns import Column
 from sprec.engine.layout.attention import additive
 from sprec.engine.layout.flex import block_mask, row_width
 from sprec.engine.layout.one_row import Layout
@@ -54,6 +54,55 @@ class PromptGroup:
     def columns(self) -> int:
         """Tokens that the model reads for this group: those of the prompt and of the tree."""
         return len(self.prompt) + len(self.tree.tokens)
+
+
+class Groups(Sequence[PromptGroup]):
+    """n prompt groups whose token ids lie elsewhere: a group is made when it is asked for, and not kept.
+
+    Args:
+        prompts: token ids of n prompts.
+        answers: token ids of different completions.
+        which: the completions of each prompt, as numbers of ``answers``, -1 for none, (n, K).
+        whole: the prompt, but for its first token, belongs to the completion: it is learned, too.
+    """
+
+    def __init__(
+        self, prompts: Sequence[list[int]], answers: Sequence[list[int]], which: np.ndarray, *, whole: bool = False
+    ) -> None:
+        self.prompts, self.answers, self.which, self.whole = prompts, answers, which, whole
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> PromptGroup: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PromptGroup]: ...
+    def __getitem__(self, index: int | slice) -> PromptGroup | list[PromptGroup]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        prompt = self.prompts[index]
+        completions = [self.answers[number] for number in self.which[index].tolist() if number >= 0]
+        if self.whole:
+            return PromptGroup(prompt[:1], tuple(prompt[1:] + answer for answer in completions))
+        return PromptGroup(prompt, tuple(completions))
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Tokens of each group, (n,)."""
+        answers = np.append(lengths_of(self.answers), 0)  # the last one for -1
+        tokens: np.ndarray = lengths_of(self.prompts) + answers[self.which].sum(1)
+        return tokens
+
+
+def lengths_of(texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """How many token ids each of the ``texts`` has, (n,)."""
+    return texts.lengths if isinstance(texts, Column) else np.array([len(text) for text in texts], dtype=np.int64)
+
+
+def sizes_of(groups: Sequence[PromptGroup]) -> np.ndarray:
+    """Tokens of each of the ``groups``, (n,)."""
+    return groups.tokens if isinstance(groups, Groups) else np.array([group.tokens for group in groups], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -265,14 +314,19 @@ class _Rows:
         )
 
 
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+def common_prefix(prompts: Iterable[Sequence[int]]) -> int:
     """Length of the common prefix of all ``prompts``, without the last token of each; 0 if it is not worthwhile."""
-    if len(prompts) < 2:
-        return 0
-    low, high = min(map(tuple, prompts)), max(map(tuple, prompts))  # the lexical extremes differ earliest
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(low, high, strict=False)))
-    shared = min(shared, min(map(len, prompts)) - 1)
-    return shared if shared >= _MIN_PREFIX else 0
+    first: Sequence[int] = ()
+    count = shared = 0
+    for count, prompt in enumerate(prompts, start=1):
+        if count == 1:
+            first, shared = prompt, len(prompt)
+        shared = min(shared, len(prompt) - 1)
+        if list(prompt[:shared]) != list(first[:shared]):
+            shared = next(place for place, pair in enumerate(zip(first, prompt, strict=False)) if pair[0] != pair[1])
+        if shared < _MIN_PREFIX:
+            return 0
+    return shared if count > 1 else 0
 
 
 def _worthwhile_prefix(groups: Sequence[PromptGroup], longest: int) -> int:

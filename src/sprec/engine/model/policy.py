@@ -33,7 +33,7 @@ from sprec.engine.model.backbones import located
 from sprec.engine.model.foreign import refuse_kernels, require_adapters, require_sizes, require_weights
 from sprec.engine.model.identity import commit
 from sprec.engine.model.sharding import placed_like, sharded, whole
-from sprec.system import processes
+from sprec.system import processes, storage
 from sprec.system.errors import UserError
 from sprec.system.memory import Pieces, free, out_of_memory
 from sprec.system.progress import bar, say
@@ -139,6 +139,15 @@ class Policy:
     def _start(self) -> int:
         start = self.tokenizer.bos_token_id
         return start if isinstance(start, int) else self.end
+
+    @cached_property
+    def tokenizer_content(self) -> str:
+        """A hash of all that token ids depend on beside the text."""
+        self._encode([""], special=True)  # sets options, which are part of it
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = fast.to_str() if fast else [type(self.tokenizer).__name__, sorted(self.tokenizer.get_vocab().items())]
+        made = {name: storage.versions()[name] for name in ("tokenizers", "transformers")}
+        return storage.digest([rules, self.end, self.tokenizer.bos_token_id, made])
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of the prompts ``texts``, with the BOS token if the tokenizer adds one; never empty.

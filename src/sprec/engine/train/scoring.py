@@ -106,7 +106,7 @@ def completion_log_probs(model: nn.Module, batch: GroupBatch, head: nn.Module) -
 
 def own_columns(model: nn.Module, groups: Sequence[PromptGroup]) -> list[int]:
     """Tokens that a ``model``, possibly wrapped, reads for each of the ``groups``, without their common prefix."""
-    shared = common_prefix([group.prompt for group in groups]) if takes_prefix_row(model) else 0
+    shared = common_prefix(group.prompt for group in groups) if takes_prefix_row(model) else 0
     return [group.columns - shared for group in groups]
 
 

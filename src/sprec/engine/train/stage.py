@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import TrainerCallback
 
 from sprec.config import Training
-from sprec.engine.layout.groups import PromptGroup
+from sprec.engine.layout.groups import PromptGroup, sizes_of
 from sprec.engine.model.policy import Policy
 from sprec.engine.model.sharding import finite
 from sprec.engine.train.checkpoint import Checkpoint, Checkpoints, capture, recall
@@ -33,7 +34,7 @@ __all__ = ["LOG", "Objective", "Outcome", "plan", "token_loss", "train"]
 _BUCKET = 32  # batches sorted by length together; with more, neighbouring rows of the shuffle would be too alike
 
 
-def plan(lengths: Sequence[int], batch: int, epochs: int, seed: int) -> list[np.ndarray]:
+def plan(lengths: ArrayLike, batch: int, epochs: int, seed: int) -> list[np.ndarray]:
     """The batches of a stage: row indices, one array per optimiser step; a function of the arguments.
 
     Each epoch is shuffled, then the rows of every 32 batches are sorted by length and cut into batches, which are
@@ -97,7 +98,7 @@ def train(
             or a single example does not fit in memory.
         Interrupted: a signal came; a checkpoint has been written.
     """
-    steps = plan([group.tokens for group in groups], settings.batch, settings.epochs, seed)
+    steps = plan(sizes_of(groups), settings.batch, settings.epochs, seed)
     if not steps:
         return Outcome()
     saved = _resumed(policy, checkpoints, description, len(steps))
