@@ -1,4 +1,4 @@
-"""Fixtures: checkpoints of toy models, the paper's datasets where they are."""
+"""Fixtures: checkpoints of toy models, the paper's datasets if they are there."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Imports point one way, and the light rooms stay light."""
+"""Imports point one way, light rooms stay light, functions fit a screen, docstrings are complete."""
 
 import ast
 import re

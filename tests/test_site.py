@@ -1,4 +1,4 @@
-"""The documentation site builds without a warning, and would not with a broken link or an undocumented name."""
+"""The documentation site builds without a warning, but not with a broken link or an undocumented name."""
 
 import runpy
 import subprocess

@@ -20,7 +20,7 @@ TITLES = ["Dune", "Emma", "Persuasion", "Dracula", "Ulysses", "Middlemarch", "Re
           "Crooked Kingdom", "Heir of Fire", "The Hating Game"]  # fmt: skip
 
 FULL = os.environ.get("SPREC_CHAOS") == "full"
-"""``make chaos`` tries everything; the tests of every day try a part."""
+"""``make chaos`` tries everything; the daily tests try a part."""
 
 RECIPE = {
     "prompt": {"style": "compact"},
@@ -96,7 +96,7 @@ def run(server: Server, toy_files: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing happened to."""
+    """The undisturbed run."""
     out = tmp_path_factory.mktemp("whole") / "run"
     done = run(out)
     assert done.code == 0, done.stderr
@@ -104,7 +104,7 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """All that a run has computed: every file but the locks, logs and times."""
+    """Everything that a run has computed: all files except locks, logs and times."""
     files = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
     kept = {name: path.read_bytes() for name, path in files.items() if not name.startswith(("logs/", ".lock"))}
     for name in [name for name in kept if name.endswith("MANIFEST.json")]:
@@ -121,19 +121,19 @@ def differing(one: Path, two: Path) -> list[str]:
 
 
 def finished(out: Path) -> dict[str, tuple[int, int]]:
-    """The stages that are whole, and which files their manifests are: a stage that is made again gets another one."""
+    """The complete stages, with the inodes of their manifests: a stage that is made again gets a new one."""
     whole = [folder for folder in sorted(out.glob("stages/[0-9]*")) if not storage.verify(folder)]
     manifests = {folder.name: (folder / storage.MANIFEST).stat() for folder in whole}
     return {name: (status.st_ino, status.st_mtime_ns) for name, status in manifests.items()}
 
 
 def announced(done: Ended) -> set[str]:
-    """The stages that a run said it has finished."""
+    """The stages that a run has reported as finished."""
     return {line.split()[1] for line in done.stderr.splitlines() if line.startswith("✓")}
 
 
 def goes_on(run: Run, out: Path, *more: object, fault: Fault = Fault()) -> Ended:  # noqa: B008
-    """Run, if the fault lets it: no finished stage is lost or made again, and what is announced is on the disk."""
+    """Run, as far as the fault permits: no finished stage is lost or made again, and reported ones are on the disk."""
     before = finished(out)
     done = run(out, *more, fault=fault)
     assert before.items() <= finished(out).items(), done.stderr
@@ -142,7 +142,7 @@ def goes_on(run: Run, out: Path, *more: object, fault: Fault = Fault()) -> Ended
 
 
 def resumes(run: Run, whole: Path, out: Path) -> None:
-    """The same command ends as the run that was left alone, without making anything twice."""
+    """The same command ends like the undisturbed run, without making anything twice."""
     done = goes_on(run, out)
     assert done.code == 0, done.stderr
     assert differing(out, whole) == []

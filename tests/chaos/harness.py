@@ -1,4 +1,4 @@
-"""Run the command line many times in little time, and let things go wrong in it.
+"""Run the command line many times quickly, with faults.
 
 A server process imports everything once and forks a child per run. Before the child starts, a fault is planted: an
 audit hook counts what the child does to files of its run directory and strikes at the n-th time, or a timer kills it.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 REMOVING = ("os.remove", "os.rmdir")
-# what Python does to files: no audit hook hears of the files that safetensors and polars write, in Rust
+# Python's file operations; audit hooks do not see those of safetensors and polars, which are in Rust
 WRITING = ("open", "os.rename", "os.mkdir", "os.link")
 
 
@@ -84,7 +84,7 @@ def _serve() -> None:
     import sprec.cli
     import sprec.runs
 
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a child that is faster than _killer: then nothing strikes
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # the child was faster than _killer: there is no fault
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -118,7 +118,7 @@ def _killer(child: int, fault: Fault) -> Iterator[None]:
         return
 
     def wait(*_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, max(fault.seconds, 1e-6))  # 0 would be never
+        signal.setitimer(signal.ITIMER_REAL, max(fault.seconds, 1e-6))  # 0 would mean never
 
     signal.signal(signal.SIGALRM, lambda *_: os.kill(child, fault.at))
     signal.signal(signal.SIGUSR1, wait)

@@ -20,7 +20,7 @@ Harm = Callable[[Path, random.Random], None]
 def flip(file: Path, rng: random.Random) -> None:
     data = bytearray(file.read_bytes())
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    file.unlink()  # it may share its content with another folder
+    file.unlink()  # it may be a hard link
     file.write_bytes(data)
 
 
@@ -67,7 +67,7 @@ def test_damage_is_named_and_repaired(
 
 
 def sealed(whole: Path) -> list[str]:
-    """Folders that hold what their manifest names and nothing else: stages, and models."""
+    """Folders that hold exactly the files in their manifest: stages and models."""
     stages = [file.parent for file in sorted(whole.glob("stages/*/MANIFEST.json"))]
     models = [file.parent for file in sorted(whole.rglob("model/config.json"))]
     return [folder.relative_to(whole).as_posix() for folder in [*stages, *models]]
@@ -96,7 +96,7 @@ JSON_FILES = ("MANIFEST.json", "recipe.json", "metrics.json", "dataset.json")
 
 
 def detected(file: Path) -> bool:
-    """Whether the code that trusts this file, before it does, refuses it."""
+    """Whether the code that uses this file refuses it first."""
     if file.name == "dataset.json":
         try:
             Dataset.load(file.parent)
@@ -108,7 +108,7 @@ def detected(file: Path) -> bool:
 
 
 def undetected(file: Path, rng: random.Random) -> list[int]:
-    """The bytes of a file which can lose a bit without anybody noticing; the file is put right again."""
+    """The bytes of a file in which a flipped bit goes unnoticed; the file is restored."""
     content = file.read_bytes()
     missed = []
     with file.open("r+b", buffering=0) as handle:
@@ -119,7 +119,7 @@ def undetected(file: Path, rng: random.Random) -> list[int]:
     return missed
 
 
-def test_one_bit_of_any_byte_of_a_manifest_recipe_or_metrics_is_missed_by_nobody(
+def test_every_flipped_bit_of_a_manifest_recipe_or_metrics_is_noticed(
     whole: Path, tmp_path: Path, record: Record, subtests: pytest.Subtests
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
@@ -130,7 +130,7 @@ def test_one_bit_of_any_byte_of_a_manifest_recipe_or_metrics_is_missed_by_nobody
             assert undetected(file, rng) == []
 
 
-def test_the_cut_of_a_last_newline_is_missed_by_nobody(whole: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_missing_last_newline_is_noticed(whole: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
     shutil.copytree(whole, tmp_path / "run")
     for file in sorted(file for name in JSON_FILES for file in (tmp_path / "run").rglob(name)):
         with subtests.test(file=str(file)):

@@ -1,6 +1,6 @@
-"""A full disk, from any file operation of Python on: one clear line, finished stages stay, with room it ends the same.
+"""A full disk, from any file operation on: one clear line, finished stages stay, and with space the run ends the same.
 
-Memory that runs out, and losses that are no numbers.
+Also memory that runs out, and losses that are not finite.
 """
 
 import json

@@ -204,7 +204,7 @@ def test_arbitrary_journals_remember_nothing(content: bytes, tmp_path: Path, rec
 
 
 def attempt(call: Callable[..., object], *arguments: Any) -> Callable[[Path], None]:
-    """A stray that fails, and says nothing, is one, too."""
+    """A forbidden call counts even if it fails silently."""
 
     def stray(_: Path) -> None:
         with contextlib.suppress(Exception):

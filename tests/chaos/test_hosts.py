@@ -34,7 +34,7 @@ def hosts() -> Iterator[None]:
     """Two network namespaces that see each other over a pair of virtual devices, and nothing else."""
     if shutil.which("ip") is None:
         pytest.skip("no network namespaces: iproute2 is not installed")
-    remove()  # what a killed test left
+    remove()  # leftovers of a killed test
     try:
         for host in HOSTS:
             ip("netns", "add", host)
@@ -69,7 +69,7 @@ def start(run: Run, out: Path, number: int) -> "subprocess.Popen[str]":
     meeting += [
         "--rdzv_conf",
         f"is_host={1 - number},read_timeout=10",
-    ]  # the name of the machine says nothing in a namespace
+    ]  # the machine's name does not resolve in a namespace
     toy = ["-m", "sprec", "run", str(run.files / "recipe.yaml"), "--data", str(run.files / "data"), "-o", str(out)]
     return subprocess.Popen(
         ["ip", "netns", "exec", HOSTS[number], *torchrun, *meeting, *toy, *PLAIN],

@@ -16,7 +16,7 @@ from sprec.system import storage
 
 @pytest.fixture(scope="module")
 def counted(run: Run, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """A run that only counts; it also shows that two runs are equal to the byte."""
+    """A run that only counts operations; it also shows that two runs are equal to the byte."""
     out = tmp_path_factory.mktemp("counted") / "run"
     done = run(out, fault=Fault("count"))
     assert differing(out, whole) == []
@@ -84,7 +84,7 @@ def test_killed_again_while_resuming(
     rng = random.Random(seed)
     ends = sorted(rng.sample(range(1, counted.operations + 1), 3))
     with record.trying("kill -9 three times in a row"):
-        for before, end in itertools.pairwise([0, *ends]):  # a run that resumes has all operations from there on to do
+        for before, end in itertools.pairwise([0, *ends]):  # a resumed run has all later operations to do
             assert goes_on(run, tmp_path / "run", fault=Fault("kill", end - before)).code == -9
         resumes(run, whole, tmp_path / "run")
 

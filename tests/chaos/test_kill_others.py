@@ -70,7 +70,7 @@ def pretrained(
 
 
 def in_shared(out: Path) -> list[Path]:
-    """What is visible in the folder that runs share, if there is one."""
+    """The visible files in the shared folder of the runs, if there is one."""
     return [folder for folder in sorted((out / "shared").glob("*")) if not folder.name.startswith(".")]
 
 
@@ -142,9 +142,9 @@ def test_killed_while_lists_are_made(
 def test_killed_while_a_finished_run_is_replaced(
     run: Run, whole: Path, tmp_path: Path, record: Record, subtests: pytest.Subtests
 ) -> None:
-    """What is served is the old model or the new one, and the same command ends as if nothing had happened.
+    """The old model or the new one is served, and the same command ends as if nothing had happened.
 
-    While the files of a complete run take the places of the old ones, and only then, nothing is served.
+    Only while the files of a complete run replace the old ones, nothing is served.
     """
 
     def replaced(out: Path, fault: Fault) -> Ended:

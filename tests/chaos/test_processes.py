@@ -75,7 +75,7 @@ def same_result(one: Path, two: Path) -> bool:
 
 
 def run_like_one(run: Run, single: Path, out: Path, program: list[str], patience: float = 240) -> str:
-    """What a run of several processes prints; it must end as the run of one, and one process speaks."""
+    """The output of a run of several processes; it must end like the run of one, and only one process prints."""
     code, errors, printed = finish(start(run, out, program), patience)
     assert code == 0, errors
     assert same_result(single, out)
@@ -148,7 +148,7 @@ MOMENTS = {
     "a rollout": ("03-rollout-1", "stages/.03-rollout-1.*"),
     "an evaluation": ("05-evaluate-sft-1", "stages/.05-evaluate-sft-1.*"),
 }
-"""The stage in which a process dies, and what is there as soon as it is being made."""
+"""The stage in which a process dies, and the file that shows that it has begun."""
 
 
 @pytest.mark.timeout(600)

@@ -1,4 +1,4 @@
-"""What is put in place is on the disk before, and its new name after: a kill cannot show that, a power cut would."""
+"""Data are on the disk before they are renamed, and the new name after: only a power cut would show if not."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def content_of(path: Path) -> Content:
 
 @dataclass
 class Disk:
-    """What a power cut would leave: what was synced, as it was then. Inodes tell files apart: renaming keeps them.
+    """What a power cut would leave: the synced content. Files are identified by inodes, which renaming keeps.
 
     Attributes:
         placed: how often something got its final name (one that is not hidden).
@@ -85,7 +85,7 @@ def fill(target: Path, text: str) -> None:
 
 
 def test_a_sealed_folder_is_synced_before_it_is_put_in_place_and_its_name_after(place: Path, disk: Disk) -> None:
-    fill(place / "one" / "stage", "first")  # each in a place of its own: the next one would sync it, too
+    fill(place / "one" / "stage", "first")  # each in its own place: the next one would sync it, too
     fill(place / "two" / "stage", "first")
     fill(place / "two" / "stage", "second")
     storage.link_tree(place / "one" / "stage", place / "three" / "stage")

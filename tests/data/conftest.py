@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("sprec", deadline=None)  # a busy machine is no fault
+settings.register_profile("sprec", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("sprec")
 
 Rows = Sequence[tuple[Sequence[str], str]]

@@ -32,7 +32,7 @@ def test_titles_are_looked_up_as_they_were_tidied() -> None:
     assert catalog.find("honky cha\u0302teau") == 2
     assert [catalog.find(title) for title in ("Dune", "DUNE", "dune")] == [3, 4, 3]
     assert (catalog.lookup("Cafe"), catalog.lookup("\x1b[1mDune")) == (None, 3)
-    decomposed = Catalog.of(["Cafe\u0301"])  # a catalog that was not tidied
+    decomposed = Catalog.of(["Cafe\u0301"])  # a catalog with uncleaned titles
     assert (decomposed.find("Café"), decomposed.find("Cafe\u0301")) == (0, 0)
 
 
@@ -43,7 +43,7 @@ def test_a_miss_in_a_large_catalog_costs_no_second() -> None:
     for number in range(5):
         with pytest.raises(UserError, match='closest: "Blue Night'):
             catalog.find(f"Blu Nigth {number}x")
-    assert time.perf_counter() - started < 2.5  # difflib took as many seconds for each
+    assert time.perf_counter() - started < 2.5  # difflib took that many seconds for each
 
 
 def test_items_that_share_a_title_are_twins() -> None:

@@ -1,4 +1,4 @@
-"""The pages about data say what is so: their commands run, their counts are those of the datasets."""
+"""The pages about data are right: their commands run, their counts are those of the datasets."""
 
 import os
 import re

@@ -61,7 +61,7 @@ def test_franchises_go_on(dataset: Dataset) -> None:
 
 
 def test_greedy_recommendations_over_recommend(dataset: Dataset) -> None:
-    """What self-play is to repair: the most likely next film repeats the hits, although the targets do not."""
+    """What self-play must repair: the most likely next films repeat the hits, although the targets do not."""
     n = len(dataset.catalog)
     steps = np.concatenate([rows(dataset.train), rows(dataset.extra)])
     counts = np.zeros((n, n))

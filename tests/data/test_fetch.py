@@ -32,7 +32,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def record(self) -> dict[str, object]:
-        """What Zenodo's API tells of a record with two files."""
+        """The answer of Zenodo's API for a record with two files."""
         names = ("Goodreads.zip", "Steam.zip")
         return {"files": [{"key": n, "checksum": f"md5:{MD5}", "links": {"self": self.url}} for n in names]}
 

@@ -228,7 +228,7 @@ def damage(content: bytes, rng: random.Random) -> bytes:
 
 
 def made(name: str, content: str | bytes, rng: random.Random | None) -> bytes:
-    """The bytes of a file, damaged where there is a generator: of an archive what is in it, or the archive."""
+    """The bytes of a file, damaged if there is a generator; for an archive its content or the archive itself."""
     content = content.encode() if isinstance(content, str) else content
     packed = name.endswith(".gz")
     inside = rng is not None and (not packed or rng.random() < 0.8)

@@ -1,4 +1,4 @@
-"""Files are those that were named, and names are such that files can have."""
+"""Exactly the named files are used, and only names that files can have."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def dataset(title: str = "Tea", name: str = "tiny") -> Dataset:
 def test_a_dataset_is_read_from_the_folder_that_was_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
-    """Beside the folder lies another one that its name, as a pattern, would find as well, and first."""
+    """Another folder nearby would match the name as a pattern, and come first."""
     monkeypatch.chdir(tmp_path)
     for other in ("a1", "a", "0"):
         dataset("Wrong").save(other)
@@ -77,14 +77,14 @@ def test_names_that_would_leave_a_folder_or_a_line_are_refused(tmp_path: Path, n
         dataset(name=name)
     with pytest.raises(UserError, match="cannot be the name of a dataset"):
         replace(dataset(), name=name)
-    if name:  # an empty one means none
+    if name:  # an empty name means none
         (tmp_path / "log.csv").write_text(LOG)
         with pytest.raises(UserError, match="cannot be the name of a dataset"):
             import_log("table", tmp_path / "log.csv", name, TINY)
 
 
 def edited(folder: Path, **changes: object) -> None:
-    """As somebody would who wants to be believed: with the right digest."""
+    """A forgery with the right digest."""
     file = folder / "dataset.json"
     about = json.loads(file.read_text("utf-8")) | changes
     about.pop("digest")

@@ -1,4 +1,4 @@
-"""Anyone's tables, as they really are: the options that say so, and what is told, dropped and refused."""
+"""Users' tables: the options for reading them, and what is reported, dropped and refused."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def shop(tmp_path: Path) -> Callable[..., Dataset]:
 
 
 def windows(dataset: Dataset) -> dict[tuple[tuple[str, ...], str], int]:
-    """How often each history and target is there, by their own ids."""
+    """How often each history and target occurs, by the source ids."""
     ids = dataset.catalog.source_ids
     counts: dict[tuple[tuple[str, ...], str], int] = {}
     for split in dataset.splits.values():
@@ -264,7 +264,7 @@ def test_ties_are_told_and_shuffled_on_request(shop: Callable[..., Dataset]) -> 
 
 
 def test_a_file_that_is_sorted_by_item_is_told(shop: Callable[..., Dataset]) -> None:
-    """As MovieLens is published: the file's order is no better than none."""
+    """MovieLens is published in this order, which says nothing about time."""
     rows = [f"u{user:02},{item},2025-04-{1 + item // 6:02}" for user in range(20) for item in range(12)]
     log = "user,item,time\n" + "\n".join(rows)
     line = "interactions at the same time are sorted by item, which a model can learn; --ties shuffle avoids that"

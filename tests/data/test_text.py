@@ -28,7 +28,7 @@ def source(content: bytes) -> Source:
 
 
 def rows(content: str | bytes, dialect: Dialect | None = None) -> list[tuple[Any, ...]]:
-    """The fields of each row, behind its line."""
+    """The line number and the fields of each row."""
     data = content.encode() if isinstance(content, str) else content
     opened = Text(source(data), dialect or Dialect())
     frames = [frame.select(LINE, *map(str, range(len(opened.columns)))) for frame in opened.frames()]

@@ -43,7 +43,7 @@ def by_user(rows: list[Row]) -> dict[int, list[Row]]:
 
 
 def in_order(rows: list[Row]) -> list[Row]:
-    """By user and time, ties as they come."""
+    """By user and time; ties keep their order."""
     return sorted(rows, key=lambda row: (row[0], row[2]))
 
 

@@ -76,7 +76,7 @@ def test_fifty_steps_have_the_same_losses(checkpoint: Callable[[str], Path]) -> 
 
 def test_short_or_rare_prefixes_are_left_alone() -> None:
     assert collate(with_template(0, 9, 2, template=7)).prefix == 0
-    assert collate(with_template(0, 1, 2)).prefix == 0  # a row of its own for one prompt costs more than it saves
+    assert collate(with_template(0, 1, 2)).prefix == 0  # for one prompt a separate row costs more than it saves
 
 
 def test_a_prefix_longer_than_the_rest_is_cut_to_it() -> None:
@@ -95,7 +95,7 @@ def test_without_gradients_it_is_the_same_attention() -> None:
     torch.manual_seed(0)
     query = torch.randn(6, 4, 3, 8)
     room = torch.randn(2, 6, 2, 20, 8)
-    keys, values = room[:, :, :, :15]  # views of tensors with room, as in generation
+    keys, values = room[:, :, :, :15]  # views of larger tensors, as in generation
     mask = torch.rand(6, 1, 3, 15) < 0.7
     mask[..., 0] = True
     layer = torch.nn.Identity().eval()

@@ -1,4 +1,4 @@
-"""Backbones by name: fetched once, by whoever comes first, and known by their content."""
+"""Backbones by name: fetched once, by the first process, and identified by their content."""
 
 import io
 import resource

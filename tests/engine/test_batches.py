@@ -47,7 +47,7 @@ def test_every_damaged_byte_of_the_journal_is_noticed(tmp_path: Path) -> None:
     for position in range(len(whole)):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         assert in_batches(BATCHES, square([]), "", journal=tmp_path) == [0, 1 / 3, 4 / 3, 3, 16 / 3]
-        file.write_bytes(whole[:position])  # torn: what is added comes on a line of its own
+        file.write_bytes(whole[:position])  # torn: the next entry starts on a new line
         done: list[list[int]] = []
         in_batches(BATCHES, square(done), "", journal=tmp_path)
         assert len(done) == 3 - whole[: position + 1].count(b"\n") or whole[position] == ord("\n")

@@ -1,4 +1,4 @@
-"""Stages that were interrupted go on where they were and end where they would have ended, bit for bit."""
+"""Interrupted stages resume where they were and end where they would have ended, bit for bit."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""The search against brute force: every title of a catalog of 200 scored, the best ones sorted out."""
+"""The search against brute force: all 200 titles of a catalog are scored and sorted."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from sprec.engine.model.policy import Policy
 from sprec.engine.train.scoring import score
 
 EXACT = 10_000
-"""A pool that forgets nothing."""
+"""A pool that drops nothing."""
 
 
 def titles(policy: Policy, count: int = 200, distinct: int = 9) -> list[list[int]]:
@@ -28,7 +28,7 @@ def titles(policy: Policy, count: int = 200, distinct: int = 9) -> list[list[int
 
 
 def sharpened(policy: Policy, factor: float = 12.0) -> Policy:
-    """Random models are nearly uniform: every title is as good as any other. This one has opinions."""
+    """A random model with clear preferences; plain ones are nearly uniform over titles."""
     weight = policy.model.get_output_embeddings().weight
     weight.data *= factor
     return policy
@@ -77,7 +77,7 @@ def test_finds_all_leaves_in_order_and_no_more(checkpoint: Callable[[str], Path]
 def test_leaves_asked_for_are_scored_beside_the_search(style: str, checkpoint: Callable[[str], Path]) -> None:
     policy = sharpened(load(checkpoint(style)))
     sequences, asked = titles(policy), prompts(0, 6, 9)
-    sequences[3] = [policy.end]  # nothing to read of it
+    sequences[3] = [policy.end]  # nothing to read
     trie, scores = Trie.of(sequences), brute_force(policy, asked, sequences)
     rng = np.random.default_rng(0)
     items = np.array([rng.permutation(200)[:40] for _ in asked])

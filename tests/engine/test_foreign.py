@@ -91,7 +91,7 @@ def test_weights_of_another_model_are_named(
 
 @pytest.mark.parametrize("style", STYLES)
 def test_whole_checkpoints_load(style: str, checkpoint: Callable[[str], Path]) -> None:
-    """GPT-2 ties its head to its embeddings: that one of the two is not stored is as it should be."""
+    """GPT-2 ties its head to its embeddings: only one of the two is stored, as it should be."""
     assert load_huggingface(WHOLE.model_copy(update={"path": str(checkpoint(style))}), CPU, torch.float32)
 
 
@@ -120,7 +120,7 @@ def test_adapters_of_another_model_are_refused(
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What the package of kernels is asked for."""
+    """Records the requests to the package of kernels."""
     asked: list[object] = []
 
     def get_kernel(*arguments: object, **_: object) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Packed rows say the same as padded groups: log-probabilities, gradients, fifty steps; and who gets them.
+"""Packed rows equal padded groups: log-probabilities, gradients, fifty steps; and which models get them.
 
 FlexAttention has kernels for GPUs only. Here its uncompiled form runs, in fp32, with PyTorch's refusal of gradients on
 CPUs switched off. What the kernels compute is left to the tests that need a GPU.

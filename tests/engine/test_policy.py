@@ -1,4 +1,4 @@
-"""Which models a policy takes, what it generates with, and how it reads titles."""
+"""Which models a policy accepts, what it generates with, and how it embeds titles."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Prompts read in pieces, and tokens behind them, equal whole sequences; caches with room hold what they got."""
+"""Prompts read in pieces, and tokens after them, equal whole sequences; caches with room keep their content."""
 
 from collections.abc import Callable
 from pathlib import Path

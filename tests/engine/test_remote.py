@@ -1,4 +1,4 @@
-"""Completions of a server equal those of the engine; servers in trouble are asked again, wrong ones refused."""
+"""Completions of a server equal the engine's; failing servers are retried, wrong ones refused."""
 
 import contextlib
 import json
@@ -124,7 +124,7 @@ def test_a_folder_without_a_model_ends_in_one_line(
 
 
 def test_a_run_has_the_same_rollouts(transformers_serve: str, tmp_path: Path) -> None:
-    """All weights of a stage reach the server, and nothing but who answers differs."""
+    """All weights of a stage reach the server, and only the place of the computation differs."""
     dataset = demo(0, train=160, valid=4, test=8, extra=0, history=3).save(tmp_path / "data")
     small = {"hidden": 64, "layers": 1, "heads": 2, "vocabulary": 600, "epochs": 10, "batch": 16, "lr": 0.02}
     toy = ["precision=fp32", "device=cpu", "sft.epochs=0", "loop.iterations=1", "loop.samples=12", "cases=8"]

@@ -1,4 +1,4 @@
-"""Completions as a tree: every token that is read once, in order, above all that hang on it."""
+"""Completions as a tree: every token is read once, before its descendants."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ COMPLETIONS = st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=6)
 
 
 def test_a_tree_by_hand() -> None:
-    # the 9s are ends, which nobody reads
+    # the 9s are ends, which are not read
     tree = Tree.of([[1, 3, 9], [1, 2, 9], [5, 9], [1, 2, 4, 9], [9]])
     assert tree.tokens == [1, 2, 4, 3, 5]
     assert tree.depth == [0, 1, 2, 1, 0]

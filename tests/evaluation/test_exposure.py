@@ -170,7 +170,7 @@ def test_concentrating_on_what_is_popular_moves_every_metric_the_wrong_way() -> 
 
 
 def test_lists_whose_target_is_unknown_count() -> None:
-    """Unlike in DivRatio: nobody needs a target to be shown an item."""
+    """Unlike in DivRatio: exposure does not depend on targets."""
     values = evaluate([[0], [1]], [0, -1], [0, 0], [0, 1, 2], GENRES, (1,), FACTS)
     assert (values["DivRatio@1"], values["Coverage@1"], values["ARP@1"]) == (1, 2 / 5, (6 + 2) / 2)
 

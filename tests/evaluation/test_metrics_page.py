@@ -1,4 +1,4 @@
-"""docs/metrics.md: its example runs, its table is what comes out, and its new metric is all that a metric needs."""
+"""docs/metrics.md: its example runs and gives its table, and its new metric works."""
 
 import re
 from fractions import Fraction

@@ -78,7 +78,7 @@ def covered(samples: list[tuple[float, float]], truth: float) -> float:
 
 
 def test_intervals_cover_the_truth_where_the_plain_bootstrap_fails() -> None:
-    """300 test sets of 150 cases; the truth is the closed form for DivRatio, a simulation for the others."""
+    """300 test sets of 150 cases; the true value is a closed form for DivRatio, a simulation for the others."""
     rng, n = np.random.default_rng(0), 150
     missing = (1 - POPULARITY) ** n
     truth = {"DivRatio@1": (1 - missing).sum() / n}

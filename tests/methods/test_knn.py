@@ -77,7 +77,7 @@ def test_counted_in_parts_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     np.testing.assert_allclose(parts.weight, whole.weight, rtol=1e-14)
 
 
-def test_no_one_to_ask_and_no_one_to_learn_from() -> None:
+def test_no_cases_and_no_training_data() -> None:
     neighbours = ItemKnn.count(random_split(5, 10), 5, Settings())
     assert neighbours.log_probs(Split.of([])).shape == (0, 5)
     empty = ItemKnn.count(Split.of([]), 5, Settings())

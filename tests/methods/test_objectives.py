@@ -22,7 +22,7 @@ def inputs(D_w: float, *D_l: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def ragged(B: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Random groups of 0..K negatives; what stands at missing ones is NaN, so that reading it shows."""
+    """Random groups of 0..K negatives; missing ones are NaN, so that reading them shows."""
     g = torch.Generator().manual_seed(seed)
     policy, reference = (-20 * torch.rand(B, 1 + K, generator=g, dtype=torch.float64) for _ in range(2))
     sizes = torch.arange(B) % (K + 1)

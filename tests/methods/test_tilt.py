@@ -183,7 +183,7 @@ def test_chooses_the_smallest_bound_that_keeps_the_accuracy() -> None:
 
 
 def test_keeps_what_is_where_nothing_keeps_the_accuracy() -> None:
-    """All want the first item, and everybody finds it first: any bound loses what it bounds."""
+    """The first item is everybody's target and recommendation: any bound loses accuracy."""
     scores = people(200) + 20 * (np.arange(40) == 0)
     valid = Scored.best(scores, 40)
     chosen = choose_tilt(valid, np.zeros(200, int), valid, NO_GENRES, NO_SHARES, caps=(0.1, 0.05))

@@ -122,5 +122,5 @@ def test_a_case_whose_votes_are_all_of_the_history_gets_what_is_near_them(policy
     assert not voted & set(found.items[0].tolist())
 
 
-def test_nobody_gets_no_list(policy: Policy) -> None:
+def test_no_cases(policy: Policy) -> None:
     assert consensus(policy, CASES.take(np.zeros(0, dtype=np.int64)), 3).items.shape == (0, 3)

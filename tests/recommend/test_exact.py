@@ -39,7 +39,7 @@ def examples(items: int, count: int) -> Split:
 
 @pytest.fixture(scope="module")
 def policy(checkpoint: Callable[[str], Path]) -> Policy:
-    """A random model with opinions."""
+    """A random model with clear preferences."""
     model = load_huggingface(HuggingFace(path=str(checkpoint("llama")), lora=None), torch.device("cpu"), torch.float32)
     model.model.get_output_embeddings().weight.data *= 12
     return model

@@ -18,7 +18,7 @@ FILMS = ["Heat", "Alien", "Aliens", "The Matrix", "Heat", "Toy Story", "Toy Stor
 
 
 def number_line(texts: Sequence[str]) -> Tensor:
-    """Embeds "7" at 7.0: distances are known by heart."""
+    """Embeds "7" at 7.0, so that distances are obvious."""
     return torch.tensor([[float(text)] for text in texts])
 
 

@@ -15,7 +15,7 @@ BF16 = torch.finfo(torch.bfloat16).eps / 2  # the largest relative error of roun
 
 @pytest.fixture(autouse=True, params=["float32", "bf16 first"])
 def first_product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways on every machine: where there are no instructions for it, PyTorch ignores the wish for bf16."""
+    """Both precisions on every machine: without bf16 instructions PyTorch ignores the setting."""
     quick = request.param == "bf16 first"
     monkeypatch.setattr(module, "cpu_prefers_bf16", lambda: quick)
     monkeypatch.setattr(module, "_MANY", 1)

@@ -1,4 +1,4 @@
-"""The folder for the hub: a card that its own library reads, weights that load, nothing of this machine or its data."""
+"""The folder for the hub: a card that the hub's library reads, weights that load, no paths or data of this machine."""
 
 import json
 import os

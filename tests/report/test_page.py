@@ -1,4 +1,4 @@
-"""The report: one file, all text as text, numbers that are those of the lists."""
+"""The report: one file, escaped text, and the numbers of the lists."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What may be recommended: lists with filters are what is left of the whole ranking, as long as something is left."""
+"""Filters: lists are the rest of the whole ranking, as long as something is left."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is valid but another run's is not used, and no file of a run permits anything."""
+"""Valid files of another run are not used, and no file of a run gives permissions."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def replaced(part: str, mine: Path, other: Path) -> None:
 
 
 def resealed(root: Path) -> None:
-    """The manifest as somebody writes it who changed files on purpose."""
+    """A manifest forged after files were changed."""
     manifest = storage.read_manifest(root)
     storage.seal(root, {name: manifest[name] for name in ("stages", "backbone")}, list(manifest["files"]))
 
@@ -103,7 +103,7 @@ def test_embeddings_of_other_titles_are_encoded_again(tmp_path: Path, capsys: py
 def test_the_recipe_of_a_run_runs_no_code(
     mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Callable[[str], Path]
 ) -> None:
-    """A run from elsewhere whose recipe trusts the code that lies beside its weights."""
+    """A run from elsewhere whose recipe trusts the code next to its weights."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     marker, model = tmp_path / "ran", mine / "model"
     add_code(model, marker)

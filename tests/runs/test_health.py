@@ -1,4 +1,4 @@
-"""Numbers and warnings of stages, on made-up courses and on a run that collapses."""
+"""Numbers and warnings of stages, for invented losses and for a run that collapses."""
 
 import json
 import shutil

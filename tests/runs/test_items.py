@@ -1,4 +1,4 @@
-"""New goods are recommended at once by a language model, in the right place; whoever knows items by ids says no."""
+"""New items are recommended at once by a language model, in the right place; recommenders of ids refuse."""
 
 import json
 import shutil

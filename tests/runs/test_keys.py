@@ -1,4 +1,4 @@
-"""What a setting affects stands on the setting: every one is changed, and the keys of all stages are compared."""
+"""Settings declare what they affect: each is changed, and the keys of all stages are compared."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -23,7 +23,7 @@ SETTINGS = ["precision=fp32", "device=cpu", "method=bigrec", "backbone.hidden=64
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Who read one book reads the next one of the list: easy to learn by heart."""
+    """Every reader of a book reads the next one in the list, which is easy to memorise."""
     catalog, count = Catalog.of([*SHORT, *LONG]), len(SHORT) + len(LONG)
     rows = Split.of(([item], (item + 1) % count) for item in range(count))
     splits = {"train": rows + rows, "valid": rows, "test": rows, "extra": rows}

@@ -1,4 +1,4 @@
-"""A run that goes on from another one: its model, its backbone, and only rows that it has not seen."""
+"""A run that continues another one: its model, its backbone, and only rows that it has not seen."""
 
 import json
 from pathlib import Path

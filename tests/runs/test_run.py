@@ -187,7 +187,7 @@ def titles_by_row(run: Path) -> dict[int, list[str]]:
 
 
 def asked_again(run: Path, rows: list[int], decoding: Decoding) -> list[list[str]]:
-    """What the model behind the SFT answers to the prompts of these rows: titles, equal ones once."""
+    """The distinct titles that the model after the SFT answers to the prompts of these rows."""
     session = open_run(run)
     policy = load_saved(run / "stages/01-sft/model", session.recipe.backbone, session.device, session.precision)
     examples = session.dataset.train.take(np.array(rows))

@@ -383,7 +383,7 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_folder_is_linked_whole_or_not_at_all(
     failure: int, linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk is told as such; a file system without links gets copies."""
+    """A full disk is reported as such; a file system without links gets copies."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(failure, os.strerror(failure))

@@ -1,4 +1,4 @@
-"""Tables and figures from records made by hand: every number is worked out here."""
+"""Tables and figures from hand-made records: every number is derived here."""
 
 import json
 from collections.abc import Sequence

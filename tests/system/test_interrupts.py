@@ -1,4 +1,4 @@
-"""The first signal waits for the step, the second one and the end of patience do not."""
+"""The first signal waits for the step to end; a second one, or the time limit, does not."""
 
 import signal
 import subprocess

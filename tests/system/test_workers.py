@@ -1,4 +1,4 @@
-"""Processes that divide work: shares of cores and GPUs, failures in one line, nobody left behind."""
+"""Processes that divide work: shares of cores and GPUs, failures in one line, no process left over."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from sprec.system.workers import divide
 
 
 def tell(folder: Path) -> None:
-    """What a worker finds around it."""
+    """The environment of a worker."""
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
     (folder / f"{os.getpid()}.json").write_text(json.dumps({name: os.environ.get(name) for name in names}))
     print("told")
