@@ -7,12 +7,17 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from rich.text import Text
+from typer.main import get_command
 
+from sprec.cli import app
 from sprec.data import Dataset
 from sprec.data.demo import demo
 from sprec.study.records import Record, stored
@@ -47,6 +52,21 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def help_texts(command: Any, name: str = "sprec") -> Iterator[tuple[str, str]]:
+    """Command and text of every help, those of its options and of its commands too."""
+    yield name, command.help or ""
+    yield from ((name, getattr(parameter, "help", None) or "") for parameter in command.params)
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, f"{name} {word}")
+
+
+def test_help_texts_are_shown_whole() -> None:
+    """What stands in square brackets may be markup to the terminal, and is gone."""
+    texts = list(help_texts(get_command(app)))
+    assert len(texts) > 100
+    assert [(name, text) for name, text in texts if Text.from_markup(text).plain != text] == []
 
 
 def test_files_that_pages_name_exist() -> None:

@@ -20,7 +20,7 @@ Log = Annotated[Path | None, typer.Option(help="All users of a log, read as the 
 Histories = Annotated[
     Path | None,
     typer.Option(
-        help='All lines of a file: {"user": "C1", "history": [ids or titles, oldest first]}, perhaps with "block".',
+        help='All lines of a file: JSON with "user" and "history" (ids or titles, oldest first), perhaps "block".',
         rich_help_panel=_MANY,
     ),
 ]
