@@ -1,4 +1,4 @@
-"""What has changed since a model was trained: a new log beside the data that it learned from."""
+"""What has changed since a model was trained: a new log compared with its training data."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,8 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def drift(dataset: Dataset, events: Events) -> dict[str, Any]:
     """Compare a log with the data of a run, in plain JSON types.
 
-    Where both have times and the log reaches back into the time of the data, what is later than these counts, and a
-    user is new whose first interaction is later. Else all of the log counts, and nobody knows who is new.
+    If both have times and the log reaches back into the time of the data, only later interactions count, and users are
+    new if their first interaction is later. Otherwise all of the log counts, and it is unknown who is new.
 
     Args:
         dataset: the data that the run was trained on.
@@ -30,7 +30,8 @@ def drift(dataset: Dataset, events: Events) -> dict[str, Any]:
     Returns:
         ``since`` (ISO date, or None), ``interactions`` that count, ``growth`` (their share of those before), ``users``,
         ``new_users`` (or None), ``unknown_items`` and ``unknown`` (the share of the interactions with them), ``shift``
-        and ``chance`` (see :func:`popularity_shift`), ``top`` (how many of the ten most popular items still are), and
+        and ``chance`` (see :func:`popularity_shift`), ``top`` (how many of the ten most popular items are still among
+        the ten), and
         ``reasons`` to train again.
     """
     last = dataset.meta["time"]["last"] if isinstance(dataset.meta.get("time"), Mapping) else -1  # in milliseconds
@@ -61,19 +62,19 @@ def drift(dataset: Dataset, events: Events) -> dict[str, Any]:
 
 
 def popularity_shift(before: np.ndarray, now: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """How much of the popularity has moved from items to others, and how much would seem to by chance.
+    """How much of the popularity has moved to other items, and how much could be by chance.
 
     The shift is the total variation distance of the two shares, ``sum |p - q| / 2``: 0 for equal ones, 1 if no item is
     in both. Two samples of one distribution differ, too: chance is the 95% quantile of the distance when all
-    interactions are dealt out at random to both sides.
+    interactions are divided at random between both sides.
 
     Args:
         before: interactions with each item, (items,).
-        now: likewise.
-        seed: of the dealing.
+        now: the same in the new log.
+        seed: of the random division.
 
     Returns:
-        Both numbers; 0 where a side has no interaction.
+        Both numbers; 0 if a side has no interactions.
     """
     if not before.sum() or not now.sum():
         return 0.0, 0.0
@@ -107,7 +108,7 @@ def reasons(found: Mapping[str, Any]) -> list[str]:
 
 
 def table(found: Mapping[str, Any], run: str) -> str:
-    """:func:`drift` as text.
+    """The result of :func:`drift` as text.
 
     Args:
         found: of :func:`drift`.

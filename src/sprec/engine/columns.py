@@ -1,9 +1,9 @@
-"""Token ids of many texts in files, made once and mapped into memory where they are read.
+"""Token ids of many texts in files, made once and mapped into memory when they are read.
 
 A column is a folder of chunks, files of :data:`CHUNK` texts each. A chunk is one array: the lengths of its texts, then
-their token ids behind each other, in the smallest type that holds them (2 bytes a token up to a vocabulary of 65,536).
-The hash of its content stands in its name and is compared when the chunk is first read, so that neither a crash nor a
-bad disk goes unnoticed: what is not whole is made again. Several processes divide the chunks among them, and read all.
+their concatenated token ids, in the smallest type that holds them (2 bytes per token up to a vocabulary of 65,536).
+Its name contains the hash of its content, which is checked when the chunk is first read, so that crashes and bad disks
+are noticed: damaged chunks are made again. Several processes divide the chunks among them, and read all.
 """
 
 import io
@@ -25,28 +25,28 @@ from sprec.system.progress import bar, say
 CHUNK = 8192
 """Texts of a chunk: at 215 tokens 3.5 MB."""
 _MAPPED = 32
-"""Chunks of a column that are mapped at a time: what was read counts as resident memory as long as it is mapped."""
+"""Number of chunks that are mapped at a time: pages that were read count as resident memory while they are mapped."""
 _DIGITS = 16
 _GOES_ON = "make room, the same command goes on"
 
 
 class _Chunk(NamedTuple):
-    """The token ids of some texts, and where those of each one end."""
+    """The token ids of some texts, and where those of each end."""
 
     tokens: np.ndarray
     ends: np.ndarray
 
 
 class Column(Sequence[list[int]]):
-    """The token ids of n texts. A text's are read when it is asked for.
+    """The token ids of n texts, read on access.
 
     All processes of a run must make the same column together.
 
     Args:
-        folder: of the chunks; its name is a key of all that the token ids depend on.
-        count: how many texts there are.
-        encode: the token ids of the texts of a slice; asked once for each chunk that is not there, in several threads.
-        description: beside the progress bar.
+        folder: of the chunks; its name is a key of everything that the token ids depend on.
+        count: number of texts.
+        encode: the token ids of a slice of the texts; called once for each missing chunk, in several threads.
+        description: for the progress bar.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Column(Sequence[list[int]]):
         return len(range(self._count)[_rows(number)])
 
     def _there(self) -> dict[int, Path]:
-        """The chunks that an earlier process left, and nothing half-written."""
+        """The complete chunks of earlier processes; partial ones are removed."""
         with storage.writing(self.folder, _GOES_ON):
             self.folder.mkdir(parents=True, exist_ok=True)
             storage.sweep(self.folder)
         return {int(file.stem.partition("-")[0]): file for file in sorted(self.folder.glob("*-*.npy"))}
 
     def _make(self, number: int) -> Path:
-        """Write a chunk under the name that its content has."""
+        """Write a chunk, named by its content."""
         texts = self._encode(_rows(number))
         flat = np.fromiter(chain(map(len, texts), chain.from_iterable(texts)), dtype=np.int64)
         content = io.BytesIO()
@@ -115,7 +115,7 @@ class Column(Sequence[list[int]]):
         return file
 
     def _chunk(self, number: int) -> _Chunk:
-        """A chunk, mapped; of too many, the one that was not asked for the longest time goes."""
+        """A mapped chunk; if too many are mapped, the least recently used one is released."""
         if number not in self._mapped:
             content, size = self._content(number), self._size(number)
             self._mapped[number] = _Chunk(content[size:], np.cumsum(content[:size], dtype=np.int64))
@@ -125,7 +125,7 @@ class Column(Sequence[list[int]]):
         return self._mapped[number]
 
     def _content(self, number: int) -> np.ndarray:
-        """What a chunk holds. Where that is not what was written, which is looked at once, the chunk is made again."""
+        """The content of a chunk, which is made again if it is damaged; this is checked once."""
         if number not in self._verified and not _is_whole(self._files[number]):
             say(f"! {self._files[number]} is damaged or missing; made again")
             self._files[number].unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def _rows(number: int) -> slice:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a chunk has the content that its name says."""
+    """Whether the content of a chunk has the hash in its name."""
     try:
         return storage.hash_of(file)[:_DIGITS] == file.stem.partition("-")[2]
     except OSError:

@@ -1,1 +1,1 @@
-"""What others read of runs: the report, the model card."""
+"""Documents about runs: the report, the model card."""

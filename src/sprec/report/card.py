@@ -1,4 +1,4 @@
-"""The model card, and the folder that goes to the hub: weights, tokenizer, recipe, card. Data and titles stay here."""
+"""The model card, and the folder for the hub: weights, tokenizer, recipe, card. Data and titles are not included."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from sprec.system.errors import UserError
 
 CARD = "README.md"
 _NO_HUB: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
-"""The errors of whatever client the library has, and those of the system."""
+"""The errors of the library's client, and those of the system."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -40,7 +40,7 @@ class Base:
 
     Attributes:
         name: on the hub; empty for a model that was made from scratch.
-        licence: its identifier on the hub; empty where it is not known.
+        licence: its identifier on the hub; empty if unknown.
     """
 
     name: str
@@ -48,24 +48,24 @@ class Base:
 
 
 def write_folder(run: Path, name: str, folder: Path, licence: str = "") -> None:
-    """Write what is uploaded: the last model, the recipe and the card.
+    """Write the folder to upload: the last model, the recipe and the card.
 
     Args:
         run: a finished run with a language model.
         name: of the model on the hub, ``user/name``.
-        folder: a new folder.
-        licence: identifier of the licence that the model is published under; that of the base model by default.
+        folder: must not exist yet.
+        licence: identifier of the licence of the model; by default that of the base model.
 
     Raises:
-        UserError: a name that the hub does not take, a folder that is there, a run that is not finished or has no
-            language model, a base model that others cannot get or whose licence is not known.
+        UserError: the hub does not accept the name, the folder exists, the run is not finished or has no language
+            model, or the base model is not public or its licence is unknown.
     """
     _require_name(name)
     session = open_run(run)
     recipe = session.recipe
     if not trains_model(recipe):
         raise UserError(f"{recipe.method} trains no language model: there is nothing to publish")
-    backbone_of(session)  # is it still the model that the run was made with?
+    backbone_of(session)  # refuses a model that is no longer the run's
     base = base_of(recipe)
     if base.name and not (licence or base.licence):
         raise UserError(f"the licence of {base.name} is not on this machine; pass it: --licence apache-2.0")
@@ -88,12 +88,12 @@ def push(run: Path, name: str, folder: Path, licence: str = "", *, public: bool 
     Args:
         run: a finished run with a language model.
         name: of the model on the hub, ``user/name``.
-        folder: a new folder for what is uploaded.
+        folder: a new folder for the upload.
         licence: as for :func:`write_folder`.
-        public: let everybody see it; else only its owner.
+        public: make it visible to all; if False, only to its owner.
 
     Raises:
-        UserError: as of :func:`write_folder`; or the hub cannot be reached or refuses.
+        UserError: see :func:`write_folder`; or the hub cannot be reached or refuses.
     """
     write_folder(run, name, folder, licence)
     with _hub(name):
@@ -110,7 +110,7 @@ def card_of(run: Path, name: str, base: Base, licence: str, evaluation: Evaluati
         run: the run directory.
         name: of the model on the hub.
         base: what the model was made from.
-        licence: its identifier on the hub, or nothing.
+        licence: its identifier on the hub, or empty.
         evaluation: the last one of the run.
     """
     data, about = evaluation.dataset, facts.about(run)
@@ -172,7 +172,7 @@ def base_of(recipe: Recipe) -> Base:
 
 
 def _results(sample: Bootstrap, evaluation: Evaluation, revision: str) -> list[EvalResult]:
-    """The metrics as the hub's ``model-index``, with their intervals."""
+    """The metrics in the form of the hub's ``model-index``, with their intervals."""
     found = []
     for metric in sample.per_seed:
         interval = sample.interval(metric)
@@ -196,7 +196,7 @@ def _results(sample: Bootstrap, evaluation: Evaluation, revision: str) -> list[E
 
 
 def _public(about: Mapping[str, Any], base: Base) -> dict[str, Any]:
-    """``recipe.json`` without a path of this machine."""
+    """``recipe.json`` without paths of this machine."""
     content: dict[str, Any] = json.loads(json.dumps(about))
     if base.name:
         content["recipe"]["backbone"]["path"] = base.name

@@ -1,6 +1,6 @@
-"""Charts as inline SVG, without a script: colours are those of the page, so they follow its light and dark.
+"""Charts as inline SVG without scripts; their colours are the page's, for its light and dark theme.
 
-All text is escaped. Each chart has a label for those who do not see it; the page shows its numbers in a table as well.
+All text is escaped. Each chart has a label for screen readers; the page also shows its numbers in a table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _ROW, _LABEL = 760, 30, 270
 _LETTERS = 32
-"""Of a label beside bars; the table has all of them."""
+"""Maximum characters of a label of bars; the table has the whole names."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Line:
 
     Attributes:
         name: in the legend.
-        color: class of its colour: ``c0`` for what is given, ``c1`` before, ``c2`` after.
+        color: class of its colour: ``c0`` for the data, ``c1`` before, ``c2`` after.
         x: ascending, (n,).
         y: (n,).
     """
@@ -43,8 +43,8 @@ def lines(
 
     Args:
         series: at least one line of at least one point.
-        label: what the chart shows, for readers of the page aloud.
-        axes: what x and y are.
+        label: a description for screen readers.
+        axes: names of x and y.
         size: width and height.
         percent: whether x and y are shares, from 0 to their largest.
         dots: whether each point is marked.
@@ -83,7 +83,7 @@ def bars(rows: Sequence[tuple[str, Mapping[str, float]]], label: str) -> Markup:
 
     Args:
         rows: names, and shares by the class of their colour; all rows have the same classes.
-        label: what the chart shows, for readers of the page aloud.
+        label: a description for screen readers.
     """
     high = max((value for _, values in rows for value in values.values()), default=0.0) or 1.0
     kinds = list(rows[0][1]) if rows else []
@@ -129,7 +129,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers between two bounds, at most so many."""
+    """At most ``most`` round numbers between two bounds."""
     span = (high - low) or 1.0
     unit = 10.0 ** _exponent(span / most)
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if span / (unit * factor) <= most)

@@ -1,4 +1,4 @@
-"""What a report tells of a run: who is shown, what was learned and how well, what is wrong, how to repeat it."""
+"""The facts in a report on a run: exposure, learning curves, metrics, warnings, how to repeat it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ from sprec.study.compare import Evaluation, evaluations_of
 from sprec.system.errors import UserError
 
 LIST = 5
-"""The places of a list that count as shown."""
+"""The number of positions of a list that count as shown."""
 _POINTS = 120
-"""Of a learning curve."""
+"""Maximum points of a learning curve."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """How often each item is shown, in shares of all places.
+    """How often each item is shown, in shares of all positions.
 
     Attributes:
-        name: what shows it.
+        name: of the lists.
         color: class of its colour in charts.
         shares: of each item, (items,); they sum to 1.
-        first: of each item among the first places, (items,).
+        first: of each item among the first positions, (items,).
     """
 
     name: str
@@ -46,11 +46,11 @@ class Shown:
         return int((self.shares > 0).sum())
 
     def top(self, count: int = 3) -> float:
-        """The share of the ``count`` most shown items in the first places."""
+        """The share of the ``count`` most shown items in the first positions."""
         return float(np.sort(self.first)[-count:].sum())
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """Shares of the catalog, the most shown items first, and what share of all places they take; both (n,)."""
+        """Shares of the catalog, the most shown items first, and their shares of all positions; both (n,)."""
         held = np.concatenate([[0.0], np.cumsum(np.sort(self.shares)[::-1])])
         across = np.linspace(0.0, 1.0, len(held))
         places = np.unique(np.round(np.geomspace(1, len(held), 200)).astype(int)) - 1
@@ -61,9 +61,9 @@ def shown_by(lists: np.ndarray, items: int, name: str, color: str) -> Shown:
     """How often lists show each item.
 
     Args:
-        lists: item ids, best first, -1 where there is none, (n, k).
+        lists: item ids, best first, padded with -1, (n, k).
         items: size of the catalog.
-        name: of what makes the lists.
+        name: of the lists.
         color: class of its colour.
     """
 
@@ -76,7 +76,7 @@ def shown_by(lists: np.ndarray, items: int, name: str, color: str) -> Shown:
 
 
 def exposure_of(evaluations: Sequence[Evaluation]) -> list[Shown]:
-    """What customers chose in training, then what the lists of a run show, before and after where it has both.
+    """The exposure in the training data, then in the lists of a run, before and after if it has both.
 
     Args:
         evaluations: of :func:`~sprec.study.compare.evaluations_of`.
@@ -94,12 +94,12 @@ def exposure_of(evaluations: Sequence[Evaluation]) -> list[Shown]:
 
 
 def movers(before: Shown, after: Shown, count: int = 10) -> tuple[list[int], list[int]]:
-    """The items that gained most of the exposure, and those that lost most, by item id; ties by id.
+    """The items that gained the most exposure, and those that lost the most; ties by id.
 
     Args:
         before: the lists before.
         after: the lists after.
-        count: of each, at most.
+        count: maximum number of each.
     """
     change = after.shares - before.shares
     order = np.argsort(-change, kind="stable")
@@ -109,7 +109,7 @@ def movers(before: Shown, after: Shown, count: int = 10) -> tuple[list[int], lis
 
 
 def genre_shares(evaluations: Sequence[Evaluation], shown: Sequence[Shown]) -> list[tuple[str, dict[str, float]]]:
-    """Each selected genre, and its share in the histories of the cases and in what is shown, by colour.
+    """Each selected genre, and its share in the histories of the cases and in the lists, by colour.
 
     Args:
         evaluations: of one run.
@@ -133,7 +133,7 @@ def genre_shares(evaluations: Sequence[Evaluation], shown: Sequence[Shown]) -> l
 
 
 def learning_curves(root: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Stage to steps and mean losses, thinned to what a chart can show; of a finished run, whose stages are verified.
+    """Stage to steps and mean losses, thinned for a chart; of a finished run, whose stages are verified.
 
     Args:
         root: the run directory.
@@ -152,7 +152,7 @@ def learning_curves(root: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def warnings_of(root: Path, dataset: Dataset) -> list[str]:
-    """What the reader should know before believing the numbers: of the data, of each stage, of the evaluations.
+    """Warnings that the reader should know before trusting the numbers: of the data, the stages, the evaluations.
 
     Args:
         root: the run directory.
@@ -173,7 +173,7 @@ def warnings_of(root: Path, dataset: Dataset) -> list[str]:
 
 
 def progress_of(root: Path, names: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
-    """Metric to iterations and values after them, where a run was evaluated more than once.
+    """Metric to iterations and values after them, if a run was evaluated more than once.
 
     Args:
         root: the run directory.
@@ -187,7 +187,7 @@ def progress_of(root: Path, names: Sequence[str]) -> dict[str, tuple[list[float]
 
 
 def settings_of_run(root: Path) -> list[tuple[str, str]]:
-    """The settings that are not at their defaults, by name.
+    """The settings that differ from their defaults, by name.
 
     Args:
         root: the run directory.
@@ -217,7 +217,7 @@ def evaluated(run: Path) -> list[Evaluation]:
         run: a run directory.
 
     Raises:
-        UserError: it is no finished run.
+        UserError: it is not a finished run.
     """
     if not run.is_dir():
         raise UserError(f"{run} is not a run directory; a report is about finished runs")

@@ -24,21 +24,21 @@ _FOLLOWED = ("NDCG@5", "HR@5", "DivRatio@1", "ORRatio@1")
 
 @dataclass(frozen=True)
 class Section:
-    """What the page shows of one run; charts are SVG.
+    """The page's section on a run; charts are SVG.
 
     Attributes:
         name: of its folder.
         about: of :func:`~sprec.report.facts.about`.
-        exposure: how concentrated the lists are, a curve each.
-        shown: customers' choices and lists, with their numbers.
-        moved: title, and rows of title, shares before and after; empty where the run has one evaluation.
-        top: the most shown items: title, share of all places, share of what customers chose.
-        genres: chart, or nothing.
+        exposure: the concentration of the lists, a curve each.
+        shown: training data and lists, with their numbers.
+        moved: title, and rows of title, shares before and after; empty if the run has one evaluation.
+        top: the most shown items: title, share of all positions, share in the training data.
+        genres: chart, or empty.
         genre_rows: its numbers.
         progress: a chart per metric.
         learning: a chart per stage.
-        warnings: what is wrong.
-        settings: names and values that are not the defaults.
+        warnings: problems.
+        settings: names and values that differ from the defaults.
         repeat: commands.
     """
 
@@ -63,11 +63,11 @@ def write_report(runs: Sequence[Path], out: Path, metrics: str | None = None, *,
     Args:
         runs: finished runs.
         out: the file to write.
-        metrics: of the table, as :func:`~sprec.study.compare.compare_runs` takes them.
+        metrics: of the table, as in :func:`~sprec.study.compare.compare_runs`.
         overwrite: replace the file.
 
     Raises:
-        UserError: the file is there or cannot be written, a run is not finished or damaged, or runs differ in data.
+        UserError: the file exists or cannot be written, a run is not finished or damaged, or runs differ in data.
     """
     if out.suffix not in (".html", ".htm"):
         raise UserError(f"{out}: a report is a page; name it like report.html")
@@ -107,13 +107,13 @@ def _template() -> Any:
 
 
 def _differences(table: Table) -> Markup:
-    """The rows that compare a method with another one; empty where there is none."""
+    """The rows that compare a method with another one; empty if there are none."""
     rows = tuple(row for row in table.rows if "difference" in row[1])
     return Markup(replace(table, rows=rows, note="").html()) if rows else Markup("")
 
 
 def _meanings(metrics: Sequence[str]) -> dict[str, str]:
-    """What each metric of a table is."""
+    """The meaning of each metric of a table."""
     rows = dict.fromkeys(parsed(name)[0] for name in metrics)
     return {row.name: row.about for row in rows}
 
@@ -154,7 +154,7 @@ def _section(run: Path, evaluations: Sequence[Evaluation]) -> Section:
 
 
 def _moved(shown: Sequence[Shown], titles: Sequence[str]) -> list[tuple[str, Markup, list[tuple[str, float, float]]]]:
-    """Who gained and who lost: what the two lists are called, a chart and its rows."""
+    """Items that gained and lost exposure: the titles of the two lists, a chart and its rows."""
     if len(shown) < 3:
         return []
     before, after = shown[1:3]
@@ -167,7 +167,7 @@ def _moved(shown: Sequence[Shown], titles: Sequence[str]) -> list[tuple[str, Mar
 
 
 def _brief(evaluations: Sequence[Evaluation], differences: Table) -> list[str]:
-    """The first run in a few sentences for those who read nothing else."""
+    """A summary of the first run in a few sentences."""
     shown = facts.exposure_of(evaluations)
     items, after = len(shown[0].shares), shown[-1]
     if len(shown) < 3:
@@ -186,7 +186,7 @@ def _brief(evaluations: Sequence[Evaluation], differences: Table) -> list[str]:
 
 
 def _accuracy(differences: Table, method: str) -> list[str]:
-    """Whether the lists became more or less accurate, in a sentence."""
+    """A sentence on whether the lists became more or less accurate."""
     for labels, cells in differences.rows:
         if labels[0].partition(",")[0] == method and labels[2].startswith("NDCG@5") and "difference" in cells:
             change, now = cells["difference"], cells["value"].value

@@ -1,4 +1,4 @@
-"""The service over HTTP. Histories are not logged, and titles travel as JSON, never as HTML."""
+"""The service over HTTP. Histories are not logged, and titles are sent as JSON, never as HTML."""
 
 import asyncio
 import time
@@ -86,7 +86,7 @@ class Timer:
         try:
             await self._app(scope, receive, noted)
         finally:
-            path = getattr(scope.get("route"), "path", "other")  # the pattern: any path would be a label of its own
+            path = getattr(scope.get("route"), "path", "other")  # the pattern: otherwise every path would be a label
             self._meter.seconds.labels(path, str(status)).observe(time.perf_counter() - started)
 
 
@@ -166,7 +166,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _explain(app: FastAPI) -> None:
-    """Every mistake is one sentence."""
+    """Explain every error in one sentence."""
 
     def told(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
         return JSONResponse({"detail": detail}, status, headers)

@@ -1,4 +1,4 @@
-"""Lists for all users, written to one file: some users at a time, resumable, in memory that does not grow."""
+"""Lists for all users, written to one file: some users at a time, resumable, in constant memory."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,10 +36,10 @@ class Choice:
 
     Attributes:
         allow: only these items.
-        in_stock: of them, only these.
-        block: never these; with a column of users, never to them.
+        in_stock: of those, only these.
+        block: never these; with a column of users, only for them.
         genres: only items with one of these genres.
-        repeat: what somebody had before may be recommended again.
+        repeat: whether items of a user's history may be recommended again.
     """
 
     allow: Path | None = None
@@ -51,14 +51,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was made.
+    """Counts of the result.
 
     Attributes:
-        users: all that were asked for.
+        users: all users.
         rows: recommended items.
-        popular: users without a history, who got what is popular.
-        short: users with shorter lists, because fewer items are left for them.
-        unknown: entries of histories that the catalog does not have.
+        popular: users without a history, who got popular items.
+        short: users with shorter lists, because fewer items were left for them.
+        unknown: entries of histories that are not in the catalog.
         unproven: lists of a search that may miss a better item.
     """
 
@@ -75,15 +75,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Batch:
-    """What each piece of the work needs.
+    """The input of all pieces of the work.
 
     Attributes:
         recommender: the run.
-        users: who is asked for.
+        users: all users.
         k: items per list.
         allow: the items that may be recommended.
-        repeat: items of the history may be, too.
-        unknown: what happens where a history names an item that the catalog does not have.
+        repeat: whether items of the history may be, too.
+        unknown: ``raise`` refuses unknown items in histories, ``skip`` leaves them out.
     """
 
     recommender: Recommender
@@ -133,7 +133,7 @@ class Batch:
         )
 
     def key(self) -> str:
-        """What decides the lists."""
+        """Identifies everything that the lists depend on."""
         session = self.recommender.session
         return storage.digest(
             {
@@ -165,13 +165,13 @@ def recommend_to_all(
 
     Args:
         recommender: the run.
-        out: the file to write: ``.parquet``, ``.csv`` or ``.jsonl``. Until it is complete, its pieces lie beside it, in
-            a folder with ``.parts`` behind its name.
-        log: a log in the layout of the one that the run's data was made of.
+        out: the file to write: ``.parquet``, ``.csv`` or ``.jsonl``. Until it is complete, its pieces are in a folder
+            of the same name with ``.parts`` added.
+        log: a log in the layout of the one that the run's data was made from.
         histories: JSON lines; see :func:`sprec.serve.users.of_file`.
         k: items per list.
         choice: what may be recommended.
-        unknown: what happens where a history names an item that the catalog does not have: ``skip`` goes on without it.
+        unknown: ``raise`` refuses unknown items in histories, ``skip`` leaves them out.
         overwrite: replace the file.
 
     Raises:
@@ -219,7 +219,7 @@ def _batch(
 
 
 def permitted(recommender: Recommender, choice: Choice) -> tuple[list[int], dict[str, list[int]]]:
-    """The items that may be recommended, and those that single users must not get.
+    """The items that may be recommended, and those that are blocked for single users.
 
     Args:
         recommender: its catalog has the items.
@@ -237,7 +237,7 @@ def permitted(recommender: Recommender, choice: Choice) -> tuple[list[int], dict
 
 
 def _is_of(out: Path, parts: Path) -> bool:
-    """Whether a file was joined of pieces that are still there: the call was killed before it removed them."""
+    """Whether a file was joined from pieces that still exist, because the call was killed before it removed them."""
     try:
         return bool(storage.read_json(parts / _JOINED) == {"sha256": storage.hash_of(out)})
     except (OSError, ValueError):
@@ -245,7 +245,7 @@ def _is_of(out: Path, parts: Path) -> bool:
 
 
 def _open(parts: Path, key: str, held: ExitStack) -> None:
-    """The folder of the pieces: that of a stopped call with the same key, or a new one."""
+    """Prepare the folder of the pieces: that of a stopped call with the same key, or a new one."""
     about = parts / "key.json"
     if parts.exists() and not about.is_file() and not all(_is_trace(entry.name) for entry in parts.iterdir()):
         raise UserError(f"{parts} is not a folder of unfinished lists; nothing was touched; choose another -o")
@@ -266,12 +266,12 @@ def _open(parts: Path, key: str, held: ExitStack) -> None:
 
 
 def _is_trace(name: str) -> bool:
-    """Whether this is what a call that was killed at its very beginning leaves."""
+    """Whether this is a leftover of a call that was killed at its very beginning."""
     return name == ".lock" or storage.is_leftover(name)
 
 
 def _pieces(batch: Batch, parts: Path) -> "list[Counts]":
-    """Make the pieces that are not there."""
+    """Make the missing pieces."""
     counts = []
     with bar("recommend to all", batch.users.count) as progress:
         for number in range(-(-batch.users.count // CHUNK)):
@@ -306,7 +306,7 @@ def _counts(users: Sequence[User], found: Recommendations) -> Counts:
 
 
 def _for_spreadsheets(name: str) -> pl.Expr:
-    """A column of texts of which none is computed as a formula; numbers stay."""
+    """A column in which text cannot be evaluated as a formula; numbers stay."""
     text = pl.col(name)
     formula = text.str.contains(r"^[=+\-@\t\r]") & ~text.str.contains(r"^[+-]?\d+(\.\d+)?$")
     return pl.when(formula).then("'" + text).otherwise(text).alias(name)

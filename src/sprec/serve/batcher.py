@@ -1,4 +1,4 @@
-"""Queries wait here, and those that agree are answered in one call of the model."""
+"""The queue of queries; compatible ones are answered in one call of the model."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ class QueueFullError(Exception):
     """Too many requests are waiting.
 
     Attributes:
-        seconds: when it is worth asking again.
+        seconds: after which to try again.
     """
 
     def __init__(self, seconds: int) -> None:
@@ -32,7 +32,7 @@ class DeadlineError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for, and how many may wait.
+    """Limits of requests, and of the queue.
 
     Attributes:
         histories: lists per request.
@@ -40,9 +40,9 @@ class Limits:
         k: items per list.
         names: entries of ``allow`` and ``block``.
         body: bytes of a request.
-        queue: requests that wait while others are answered.
+        queue: waiting requests.
         batch: histories that are answered in one call.
-        seconds: that a request may take.
+        seconds: for answering a request.
     """
 
     histories: int = 256
@@ -57,11 +57,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Query:
-    """What a request asks of the model. Queries that agree in all but the first two go into one batch.
+    """A request to the model. Queries that differ only in the first two attributes can share a batch.
 
     Attributes:
         histories: items, oldest first.
-        blocks: items that must not be recommended, for each history.
+        blocks: items that must not be recommended, per history.
         recommender: the run.
         k: items per list.
         allow: the items that may be recommended; None for all.
@@ -79,12 +79,12 @@ class Query:
 
     @property
     def shared(self) -> tuple[Any, ...]:
-        """What queries must have in common to be answered in one batch."""
+        """The values that must be equal in a batch."""
         return id(self.recommender), self.k, self.allow, self.genres, self.settings
 
 
 def answer(queries: Sequence[Query]) -> Recommendations:
-    """The lists of queries that can be answered together, behind each other.
+    """The lists of queries that can share a batch, in their order.
 
     Args:
         queries: at least one; they share all of :attr:`Query.shared`.
@@ -102,7 +102,7 @@ def answer(queries: Sequence[Query]) -> Recommendations:
 
 @dataclass(frozen=True)
 class Lists:
-    """The answer to a query: some rows of what was found for the whole batch.
+    """The answer to a query: some rows of the batch's lists.
 
     Attributes:
         found: all lists of the batch.
@@ -121,11 +121,11 @@ class _Waiting:
 
 
 class Batcher:
-    """One thread takes the oldest query and all that can be answered with it, and asks the model once.
+    """One thread takes the oldest query and all that can share its batch, and calls the model once.
 
     Args:
-        limits: how many may wait, and how many are answered at once.
-        observe: is told the number of histories in each batch.
+        limits: of the queue and of a batch.
+        observe: called with the number of histories in each batch.
     """
 
     def __init__(self, limits: Limits, observe: Callable[[int], None] = lambda histories: None) -> None:
@@ -144,7 +144,7 @@ class Batcher:
         """The answer to a query.
 
         Args:
-            query: what is asked.
+            query: the request.
 
         Raises:
             QueueFullError: too many queries are waiting.
@@ -164,7 +164,7 @@ class Batcher:
 
     @property
     def is_open(self) -> bool:
-        """Whether queries are answered."""
+        """Whether queries are being answered."""
         return self._thread.is_alive() and not self._closed
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ class Batcher:
                 self._pace += 0.2 * (time.monotonic() - started - self._pace)
 
     def _take(self) -> list[_Waiting]:
-        """The oldest query and those that go with it; queries whose deadline has passed are dropped."""
+        """The oldest query and those that can share its batch; queries past their deadline are dropped."""
         now = time.monotonic()
         alive = [one for one in self._waiting if one.until > now and not one.answer.cancelled()]
         batch: list[_Waiting] = []

@@ -1,4 +1,4 @@
-"""Whom the catalog exposes: how the recorded test lists of a run share attention among its items."""
+"""How the recorded test lists of a run distribute exposure over the items of its catalog."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.system.errors import UserError
 
 K = 5
-"""Places of a list that count."""
+"""The number of positions of a list that count."""
 _TOP = 10
 _POINTS = 100
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """How some lists share attention among the n items of a catalog.
+    """How lists distribute exposure over the n items of a catalog.
 
     Attributes:
-        name: what made the lists.
-        lists: how many.
-        lorenz: share of all places that the least exposed items fill, for 101 shares of the items from 0 to 1.
-        gini: inequality, 0 where all items are recommended equally often; twice the area between the curve and the
+        name: of the lists' model.
+        lists: their number.
+        lorenz: share of all positions that the least exposed items fill, for 101 shares of the items from 0 to 1.
+        gini: inequality, 0 if all items are recommended equally often; twice the area between the curve and the
             diagonal.
         covered: share of the items that are in any list.
-        tail: share of the places that items of the long tail fill; None where the training data has no interactions.
+        tail: share of the positions that items of the long tail fill; None if the training data has no interactions.
         top: the ten most recommended items, and the share of the lists that have each.
     """
 
@@ -44,11 +44,11 @@ class Exposure:
 
 
 def exposure_of(name: str, lists: np.ndarray, popularity: np.ndarray) -> Exposure:
-    """How lists share attention among items.
+    """How lists distribute exposure over items.
 
     Args:
-        name: what made the lists.
-        lists: item ids, -1 where there is none, (lists, k).
+        name: of the lists' model.
+        lists: item ids, padded with -1, (lists, k).
         popularity: interactions of each item in the training data, (n,).
     """
     items = len(popularity)
@@ -69,9 +69,9 @@ def exposure_of(name: str, lists: np.ndarray, popularity: np.ndarray) -> Exposur
 
 
 def recorded(session: Session) -> Sequence[Exposure]:
-    """The exposure by the test lists that a run has on record: of its first and of its last evaluation.
+    """The exposure in the test lists of a run's first and last evaluation.
 
-    Nothing where a run has no records of its own, as after its items changed.
+    Empty if the run has no evaluations, for example after its items changed.
 
     Args:
         session: a finished run.

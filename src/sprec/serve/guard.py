@@ -1,4 +1,4 @@
-"""What stands before the service: who may ask, how much, and what a browser may do with the answers."""
+"""Checks in front of the service: who may send requests, their size, and what a browser may do with the answers."""
 
 import asyncio
 import hmac
@@ -15,7 +15,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing is loaded from elsewhere, no script or style stands in a page, nobody frames it."""
+"""Nothing is loaded from elsewhere, pages have no inline scripts or styles, and may not be framed."""
 _HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -27,13 +27,13 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Guard:
-    """Refuses strangers and large requests, and puts the headers on all answers.
+    """Refuses unauthorised and large requests, and adds the headers to all answers.
 
     Args:
-        app: what it stands before.
-        token: that requests for data must bear; empty where only this machine can ask.
-        body: bytes of a request at most.
-        seconds: that a request may take to arrive.
+        app: the application behind it.
+        token: required in requests for data; empty if only this machine can connect.
+        body: maximum bytes of a request.
+        seconds: within which a request must arrive.
     """
 
     def __init__(self, app: App, token: str, body: int, seconds: float) -> None:
@@ -68,7 +68,9 @@ class Guard:
         """Why a request is refused before it is read, with the status."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if not self._token and _name(host) not in LOOPBACK:  # a name that leads here, in somebody else's page
+        if (
+            not self._token and _name(host) not in LOOPBACK
+        ):  # DNS rebinding: another site's name that resolves to this machine
             return 403, "this service answers on the loopback address only"
         if headers.get(b"origin", f"http://{host}").partition("://")[2] != host:
             return 403, "requests from other origins are not answered"
@@ -96,7 +98,7 @@ class Guard:
 
 
 def _once(content: bytes, receive: Receive) -> Receive:
-    """What has been read already, then whatever comes."""
+    """Receive the content that has been read already, then the rest."""
     left = [content]
 
     async def again() -> MutableMapping[str, Any]:
@@ -108,7 +110,7 @@ def _once(content: bytes, receive: Receive) -> Receive:
 
 
 def _needs_token(path: str) -> bool:
-    """The page, its files and the documentation hold no data, and health checks bear no token."""
+    """Whether a path needs the token: not the page, its files and the documentation, nor health checks."""
     return path.startswith("/v1/") or path == "/metrics"
 
 

@@ -1,4 +1,4 @@
-"""Files that name items: what may be recommended, what is in stock, what must not be recommended to whom."""
+"""Files that name items: which may be recommended, which are in stock, which are blocked, perhaps for single users."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Named:
     """The items that a file names.
 
     Attributes:
-        items: for everybody.
+        items: for all users.
         by_user: for single users.
     """
 
@@ -29,16 +29,16 @@ class Named:
 
 
 def read_items(file: Path, catalog: Catalog, meta: Mapping[str, Any], *, users: bool = False) -> Named:
-    """Read a list of items: a name a line, or a table with a column of them. Names are source ids, or else titles.
+    """Read a list of items: a name per line, or a table with a column of names, which are source ids or titles.
 
-    The column is called as in the log that the dataset was made of, or ``item``. Names that the catalog does not have
-    are counted and told.
+    The column has the same name as in the log that the dataset was made from, or ``item``. Unknown names are counted
+    and reported.
 
     Args:
         file: text, CSV, TSV or Parquet.
         catalog: the items.
         meta: of the dataset.
-        users: whether a column of users says whom a row is for; a row without a user is for everybody.
+        users: whether a column of users restricts rows to a user; a row without a user is for all.
 
     Raises:
         UserError: the file cannot be read, or names no item of the catalog.
@@ -62,7 +62,7 @@ def read_items(file: Path, catalog: Catalog, meta: Mapping[str, Any], *, users: 
 
 
 def _rows(file: Path, meta: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names of items, and of users where there are some."""
+    """Names of items, and of users if there are any."""
     columns = columns_of(meta)
     table = open_table(file)
     item = next((name for name in (columns.item, "item") if name in table.columns), None)
@@ -70,7 +70,7 @@ def _rows(file: Path, meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         if file.suffix == ".parquet" or len(table.columns) > 1:
             there = ", ".join(table.columns)
             raise UserError(f'{file} has no column "{columns.item}" or "item"; columns: {there:.200}')
-        lines = require_file(file).read_text("utf-8-sig").split("\n")  # titles may hold other separators of lines
+        lines = require_file(file).read_text("utf-8-sig").split("\n")  # titles may contain other line separators
         return [(line.strip(), "") for line in lines if line.strip()]
     user = next((name for name in (columns.user, "user") if name in table.columns), None)
     frame = read(table, {"item": item} | ({"user": user} if user else {})).with_columns(pl.all().cast(pl.String))

@@ -1,4 +1,4 @@
-"""What requests and answers look like."""
+"""The schemas of requests and answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -8,31 +8,31 @@ from pydantic import BaseModel, ConfigDict, Field
 from sprec.serve.batcher import Limits
 
 Name = Annotated[str, Field(max_length=1000)] | Annotated[int, Field(ge=-(2**63), lt=2**63)]
-"""An item as the shop calls it: its id, or else its title."""
+"""An item by its id in the source, or its title."""
 
 
 class Asked(BaseModel):
-    """Whom to recommend to, and what."""
+    """A request for recommendations."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, strict=True)
 
     histories: list[list[Name]]
-    """Ids or titles of each history, oldest first. Somebody without a history gets what is popular."""
+    """Ids or titles of each history, oldest first. Empty histories get popular items."""
     k: Annotated[int, Field(ge=1)] = 10
     """Items per list."""
     run: str | None = None
     """The run that answers; the first one by default."""
     protocol: str | None = None
-    """How it recommends; as the run does by default."""
+    """The protocol; by default the run's."""
     tilt: bool | Annotated[float, Field(ge=0, le=10)] | None = None
-    """Strength of the tilt, which spreads exposure: 0 or false for none, 1 or true for as much as was learned; as the
-    run does by default."""
+    """Strength of the tilt, which spreads exposure: 0 or false for none, 1 or true for the learned strength; by default
+    the run's."""
     allow: list[Name] | None = None
-    """The items that may be recommended; all by default. What is not in the catalog is ignored."""
+    """The items that may be recommended; by default all. Unknown items are ignored."""
     block: list[Name] = []
     """Items that must not be recommended."""
     genres: list[str] = []
-    """Recommend items with one of these genres only."""
+    """Recommend only items with one of these genres."""
     repeat: bool = False
     """Recommend items of the history, too."""
 
@@ -62,20 +62,20 @@ class Item(BaseModel):
     source_id: str
     title: str
     score: float | None
-    """What the protocol ranks by, higher is better; null where it has no scores."""
+    """What the protocol ranks by, higher is better; null if it has no scores."""
 
 
 class List(BaseModel):
     """The list of one history."""
 
     items: list[Item]
-    """Best first; fewer than k where no more are left."""
+    """Best first; fewer than k if no more are left."""
     proven: bool | None
     """Whether it is proven that no better list exists; null for protocols without a search."""
     popular: bool
     """Whether the list is by popularity, because the history has no known item."""
     unknown: list[str]
-    """Entries of the history that the catalog does not have; they were ignored."""
+    """Entries of the history that are not in the catalog and were ignored."""
 
 
 class Answer(BaseModel):
@@ -98,7 +98,7 @@ class Found(BaseModel):
 
 
 class FoundItems(BaseModel):
-    """Items whose titles hold what was looked for."""
+    """Items whose titles contain the text."""
 
     items: list[Found]
 
@@ -146,7 +146,7 @@ class Run(BaseModel):
     protocol: str
     """How it recommends by default."""
     protocols: list[str]
-    """How it can recommend."""
+    """The protocols that it can use."""
     tilts: list[str]
     """The protocols that have a tilt."""
 
@@ -158,7 +158,7 @@ class RunList(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the service lives."""
+    """The state of the service."""
 
     status: str
 
@@ -170,10 +170,10 @@ class Problem(BaseModel):
 
 
 def sentence(error: Mapping[str, Any]) -> str:
-    """What pydantic found, in one sentence: where, and what is wrong.
+    """A validation error in one sentence: where, and what is wrong.
 
     Args:
-        error: the first of its findings.
+        error: pydantic's first error.
     """
     if error["type"] == "json_invalid":
         return f"the request is not JSON: {error['ctx']['error']}, at character {error['loc'][-1]}"
@@ -183,5 +183,5 @@ def sentence(error: Mapping[str, Any]) -> str:
 
 
 def _is_type(part: int | str) -> bool:
-    """Whether a part of a place names a branch of a union instead of a field."""
+    """Whether a part of a location names a branch of a union instead of a field."""
     return isinstance(part, str) and (part in ("bool", "float") or part.startswith("constrained-"))

@@ -41,7 +41,7 @@ class ServedRun:
         Args:
             path: a finished run.
             changes: other settings, as in ``sprec recommend --set``.
-            protocols: those that requests may ask for, as far as the run can use them; empty for all that it can.
+            protocols: those that requests may name, if the run can use them; empty for all that it can use.
 
         Raises:
             UserError: there is no finished run, or it can use none of the protocols.
@@ -63,11 +63,11 @@ class ServedRun:
         return cls(path.resolve().name, recommender, served, tilts, titles, ranks, exposure)
 
     def search(self, text: str, limit: int) -> list[int]:
-        """Items whose titles hold a text: those that begin with it first, then by popularity.
+        """Items whose titles contain a text: first those that begin with it, then by popularity.
 
         Args:
             text: case does not matter.
-            limit: items at most.
+            limit: maximum number of items.
         """
         wanted = text.casefold()
         hits = [item for item, title in enumerate(self.titles) if wanted in title]
@@ -75,7 +75,7 @@ class ServedRun:
 
 
 def _has_tilt(recommender: Recommender, protocol: str) -> bool:
-    """Whether there is a tilt: the run's own, or one that is learned now, in seconds, where no model is asked."""
+    """Whether there is a tilt: the run's own, or one that is learned now, in seconds, for protocols without a model."""
     row, own = PROTOCOLS[protocol], recommender.session.recipe.recommend
     if not row.tilted or (Need.MODEL in row.needs and not (own.tilt and own.protocol == protocol)):
         return False
@@ -116,7 +116,7 @@ class Runs:
         return {one.name: one for one in loaded}
 
     def reload(self) -> None:
-        """Load all runs again from where they were, and serve these from now on; requests go on meanwhile.
+        """Load all runs again from their folders, and serve them from now on; requests continue meanwhile.
 
         Raises:
             UserError: one cannot be loaded; then all stay as they are.

@@ -1,4 +1,4 @@
-"""The process of the service: an address, signals, and an end that drops no request."""
+"""The process of the service: address, signals, and shutdown without dropping requests."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ _SHORTEST = 16
 _BACKLOG = 1024
 """Connections that wait to be accepted."""
 _DRAIN = 30
-"""Seconds that requests under way get when the service is stopped."""
+"""Seconds that current requests get when the service is stopped."""
 
 
 def serve(
@@ -35,7 +35,7 @@ def serve(
     changes: Sequence[str] = (),
     protocols: Sequence[str] = (),
 ) -> None:
-    """Serve runs until SIGTERM or SIGINT; requests under way are answered. SIGHUP loads the runs again.
+    """Serve runs until SIGTERM or SIGINT; current requests are answered. SIGHUP loads the runs again.
 
     Args:
         runs: finished runs.
@@ -46,7 +46,7 @@ def serve(
         protocols: those that requests may ask for; empty for all.
 
     Raises:
-        UserError: a run cannot be loaded, the address cannot be had, or others can reach it and there is no token.
+        UserError: a run cannot be loaded, the address cannot be used, or others can reach it and there is no token.
     """
     token = os.environ.get(TOKEN, "")
     if host not in LOOPBACK and not token:
@@ -76,7 +76,7 @@ async def _run(server: uvicorn.Server, service: Service, listening: socket.socke
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=reload, daemon=True).start())
-    for ending in (signal.SIGTERM, signal.SIGINT):  # the server raises it once more when all is answered
+    for ending in (signal.SIGTERM, signal.SIGINT):  # the server raises it again after the last answer
         signal.signal(ending, lambda *_: None)
     await server.serve(sockets=[listening])
 

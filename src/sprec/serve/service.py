@@ -1,4 +1,4 @@
-"""What the routes of the service share: the runs, the queue before the model, and what is measured."""
+"""The state that the routes of the service share: the runs, the queue of the model, and measurements."""
 
 import math
 from typing import Any
@@ -185,7 +185,7 @@ def _query(asked: Asked, served: ServedRun, protocol: str) -> Query:
 
 
 def _tilt(asked: Asked, served: ServedRun, protocol: str) -> tuple[tuple[str, Any], ...]:
-    """Whether to tilt, and how strongly; a tilt that would have to be learned first is none."""
+    """Whether to tilt, and how strongly; tilts that would have to be learned first do not count."""
     has = protocol in served.tilts
     strength = float(has and served.recommender.session.recipe.recommend.tilt if asked.tilt is None else asked.tilt)
     if strength and not has:
@@ -195,7 +195,7 @@ def _tilt(asked: Asked, served: ServedRun, protocol: str) -> tuple[tuple[str, An
 
 
 def _unknown(asked: Asked, served: ServedRun) -> list[list[str]]:
-    """The entries of each history that the catalog does not have."""
+    """The entries of each history that are not in the catalog."""
     catalog = served.recommender.catalog
     return [[str(name) for name in history if catalog.locate(str(name)) is None] for history in asked.histories]
 

@@ -1,4 +1,4 @@
-"""Whom to recommend to: the users of a log, or the lines of a file of histories, some at a time."""
+"""The users to recommend to: those of a log, or the lines of a file of histories, some at a time."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,13 +24,13 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class User:
-    """Somebody to recommend to.
+    """A user to recommend to.
 
     Attributes:
-        name: as the shop calls them.
-        history: items of the catalog, oldest first, all that are known.
-        block: items that this user must not get.
-        unknown: names in the history that the catalog does not have.
+        name: in the source.
+        history: the known items, oldest first.
+        block: items that must not be recommended.
+        unknown: names in the history that are not in the catalog.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Users:
     """All users, :data:`CHUNK` at a time.
 
     Attributes:
-        count: how many there are.
-        digest: of what they were read from.
-        chunk: the users number ``CHUNK * i`` and following.
+        count: their number.
+        digest: of their source.
+        chunk: the users from number ``CHUNK * i`` on.
     """
 
     count: int
@@ -55,13 +55,13 @@ class Users:
 
 
 def of_log(source: Path, catalog: Catalog, meta: Mapping[str, Any], blocks: Mapping[str, Sequence[int]]) -> Users:
-    """The users of a log, in the order of their ids, each with all that they did.
+    """The users of a log, in the order of their ids, each with the complete history.
 
     Args:
-        source: a log in the layout of the one that the dataset was made of; 16 bytes an interaction stay in memory.
+        source: a log in the layout of the one that the dataset was made from; takes 16 bytes of memory per interaction.
         catalog: the items; those of the log are known by their source ids.
         meta: of the dataset.
-        blocks: items that single users must not get.
+        blocks: items that are blocked for single users.
 
     Raises:
         UserError: what is wrong with the log.
@@ -96,12 +96,12 @@ def _of_events(
 def of_file(source: Path, catalog: Catalog, blocks: Mapping[str, Sequence[int]]) -> Users:
     """The lines of a file: ``{"user": ..., "history": [ids or titles, oldest first], "block": [...]}``.
 
-    The file is read piece by piece; only where the pieces begin stays in memory.
+    The file is read piece by piece; only the offsets of the pieces are kept in memory.
 
     Args:
         source: JSON lines.
-        catalog: the items; a name is a source id, or else a title.
-        blocks: items that single users must not get, beside those of their line.
+        catalog: the items; a name is a source id or a title.
+        blocks: items that are blocked for single users, in addition to those of their line.
 
     Raises:
         UserError: there is no such file.
@@ -143,7 +143,7 @@ def _of_lines(
 
 def _user(line: bytes, where: str, catalog: Catalog, blocks: Mapping[str, Sequence[int]]) -> User:
     try:
-        entry = storage.parsed(line.decode("utf-8-sig"))  # the first line may begin with a mark
+        entry = storage.parsed(line.decode("utf-8-sig"))  # the first line may begin with a byte order mark
     except ValueError as error:
         raise UserError(f"{where} is no JSON: {str(error).splitlines()[0]}") from error
     if not isinstance(entry, dict) or not {"user", "history"} <= set(entry) <= {"user", "history", "block"}:

@@ -1,8 +1,8 @@
-"""Hosts that vanish: a cable that is pulled closes no connection, and the others would wait for hours.
+"""Lost hosts: a pulled cable closes no connection, and the other hosts would wait for hours.
 
-One process of each host tells the launcher's store every few seconds that it is there. Where another host stays silent
-for too long, or the store does not answer, the process ends. A process that dies on a living host needs none of this:
-its connections close, which the others notice at once (:func:`sprec.system.processes.together`).
+One process of each host reports to the launcher's store every few seconds. If another host is silent for too long, or
+the store does not answer, the process ends. This is not needed when a process dies on a living host: its connections
+close, which the others notice at once (:func:`sprec.system.processes.together`).
 """
 
 import atexit
@@ -25,12 +25,12 @@ _DONE = b"done"
 
 
 class Hearing:
-    """When each of the other hosts was last heard of.
+    """When each of the other hosts last reported.
 
     Args:
-        hosts: how many there are.
+        hosts: their number.
         own: the number of this one, from 0.
-        clock: seconds since whenever.
+        clock: returns seconds.
     """
 
     def __init__(self, hosts: int, own: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,10 +39,10 @@ class Hearing:
         self._heard = [clock()] * hosts
 
     def hear(self, said: list[bytes]) -> None:
-        """Take what all hosts said last: whoever says something new is there.
+        """Take the last reports of all hosts; those with a new one are alive.
 
         Args:
-            said: a counter that goes up, or ``b"done"``, of each host.
+            said: of each host, an increasing counter or ``b"done"``.
         """
         now = self._clock()
         for host, word in enumerate(said):
@@ -50,11 +50,11 @@ class Hearing:
                 self._said[host], self._heard[host] = word, now
 
     def lost(self) -> list[int]:
-        """The other hosts that have been silent for too long, without having finished."""
+        """The other hosts that have been silent for too long and are not done."""
         return [host for host in range(len(self._heard)) if host != self._own and self._silent(host)]
 
     def cut_off(self) -> bool:
-        """Whether not even what this host says comes back: the store is on the other side of the cut."""
+        """Whether not even this host's own reports come back, because the store cannot be reached."""
         return self._silent(self._own)
 
     def _silent(self, host: int) -> bool:
@@ -64,7 +64,7 @@ class Hearing:
 def watch() -> None:
     """Watch the other hosts from now on, if torchrun started processes on several; end when one is lost.
 
-    Two threads do it: the store is asked over a connection that may hang as well.
+    This takes two threads, as the connection to the store may hang, too.
     """
     environment = os.environ
     hosts, own = int(environment.get("GROUP_WORLD_SIZE", "1")), int(environment.get("GROUP_RANK", "0"))
@@ -78,7 +78,7 @@ def watch() -> None:
 
 def _talk(hearing: Hearing, hosts: int, own: int, address: str, port: int) -> None:
     keys = [f"sprec/alive/{host}" for host in range(hosts)]
-    with suppress(RuntimeError):  # the store is out of reach: nobody is heard of any more, which _judge notices
+    with suppress(RuntimeError):  # the store cannot be reached: there are no more reports, which _judge notices
         store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=SILENCE))
         atexit.register(_say_goodbye, store, keys[own])
         for beat in range(sys.maxsize):
