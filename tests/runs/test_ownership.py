@@ -159,13 +159,18 @@ def test_the_lock_of_a_shared_stage_is_no_link_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [[], ["--strict"]])
-def test_other_data_leave_a_finished_run_as_it_is(
-    option: list[str], cli: Cli, toy_run: Path, other_data: Path, tmp_path: Path
+@pytest.mark.parametrize("state", ["finished", "unfinished"])
+def test_other_data_leave_a_run_as_it_is(
+    state: str, option: list[str], cli: Cli, toy_run: Path, other_data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(toy_run, out)
+    if state == "unfinished":
+        for path in ("MANIFEST.json", "metrics.json", "stages/07-evaluate-prefer-1/MANIFEST.json"):
+            (out / path).unlink()
     before = content(out)
     done = cli("run", "demo", "--data", other_data, "-o", out, *toy_changes(), *option, code=2)
+    assert f"{out} is a run on other data than" in done.stderr
     assert "--overwrite" in done.stderr
     assert content(out) | {".lock": b""} == before | {".lock": b""}
 
