@@ -16,6 +16,7 @@ import pytest
 from sprec.data import Dataset
 from sprec.runs import Recommender, run
 from sprec.runs.recipes import resolve
+from sprec.serve.server import listen
 from toy_runs import Cli
 from toy_server import Reply, Server, serving
 
@@ -202,6 +203,14 @@ def test_what_cannot_be_served_is_one_line(cli: Cli, shop: Path, tmp_path: Path)
         assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in refused(
             shop / "run", "--port", port
         )
+
+
+def test_answers_are_not_held_back() -> None:
+    """An answer in two packets waits 40 ms for the client's acknowledgement of the first one, unless TCP is told."""
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
 
 
 def together(server: Server, requests: list[dict[str, Any]]) -> list[Reply]:
