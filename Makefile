@@ -26,14 +26,17 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 setup: $(VENV)/.ready ## install the package into .venv
 setup-dev: $(VENV)/.ready-dev ## install it with the tools of development
 
-demo: setup ## run the main job on the demo data: minutes on a laptop, no GPU, no download of a model
-	@echo "== demo data: real film titles, simulated users"
+demo: setup ## run the main job and recommend to real people: minutes on a laptop, no GPU, no download of a model
+	@echo "== a language model and self-play, on simulated film watchers; run it again and it resumes"
 	@test -f demo/data/dataset.json || $(BIN)/sprec data demo -o demo/data
 	@$(BIN)/sprec data stats demo/data
-	@echo "== training, self-play and evaluation; run it again and it resumes"
 	@$(BIN)/sprec run demo --data demo/data -o demo/run
+	@echo "== real people (MovieLens, not for commercial use: examples/movielens-small/README.md): item kNN, exposure bounded"
+	@test -f demo/people/dataset.json || $(BIN)/sprec data import movielens examples/movielens-small \
+	  --split leave-one-out --ties shuffle --extra 20000 -o demo/people
+	@$(BIN)/sprec run knn-tilted --data demo/people -o demo/knn
 	@echo "== recommendations for somebody who just saw two films"
-	@$(BIN)/sprec recommend demo/run --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
+	@$(BIN)/sprec recommend demo/knn --history "Alien (1979)" --history "Blade Runner (1982)" -k 5
 
 $(VENV)/.ready-lm: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gguf]'

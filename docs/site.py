@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sprec"
-PAGES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "research/*.md")
+PAGES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "research/*.md", "examples/*/*.md")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _NOTEBOOK = re.compile(r"(\]\([^)]*examples/\w+)\.py\)")
 _WITHOUT_ROOM = ("prompts",)

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from rich.text import Text
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from sprec.cli import app
 from sprec.data import Dataset
 from sprec.data.demo import demo
+from sprec.runs import load_results
 from sprec.study.records import Record, stored
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +90,7 @@ def commands() -> list[list[str]]:
     return [shlex.split(line)[1:] for line in dict.fromkeys([*lines, *inline])]
 
 
+PEOPLE = "examples/movielens-small"
 TOY = (
     "backbone.hidden=32", "backbone.layers=1", "backbone.heads=2", "backbone.vocabulary=400", "backbone.epochs=1",
     "sft.epochs=1", "sft.samples=64", "loop.iterations=1", "loop.samples=16", "cases=20",
@@ -112,18 +116,51 @@ def test_the_commands_of_the_documents_run(shared_data: Path, tmp_path: Path) ->
         ("data", "demo"),
         ("data", "import"),
         ("run", "demo"),
-        ("recommend", "demo/run"),
+        ("run", "knn-tilted"),
+        ("recommend", "demo/knn"),
         ("reproduce", "table2"),
     } <= {tuple(line[:2]) for line in lines}
     assert len(lines) > 12
     for line in lines:
-        ready = [str(shared_data / "sprec") if part == "authors" else part for part in line]
+        places = {"authors": shared_data / "sprec", PEOPLE: ROOT / PEOPLE}
+        ready = [str(places.get(part, part)) for part in line]
         if line[0] == "run" and "--dry-run" not in line:
             ready += [part for change in TOY for part in ("--set", change)]
         done = subprocess.run(
             [sys.executable, "-m", "sprec", *ready], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"sprec {shlex.join(line)}\n{done.stderr}"
+
+
+def test_the_readme_shows_what_its_first_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        shlex.split(line)[1:] for line in re.findall(r"^sprec .*(?:demo/people|demo/knn).*$", README, re.MULTILINE)
+    ]
+    assert [line[0] for line in lines] == ["data", "run", "recommend"]
+    for line in lines:
+        done = CliRunner().invoke(app, [str(ROOT / PEOPLE) if part == PEOPLE else part for part in line])
+        assert done.exit_code == 0, done.output
+    block = re.search(r"```text\nmethod(.*?)\n(.*?)```", README, re.DOTALL)
+    assert block
+    titles = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    shown = {"popularity": 0, "knn": 1, "knn: knn 0": 2}
+    names = re.findall(r"\S+@\d", block[1])
+    results = load_results("demo/knn")
+    for row in block[2].splitlines()[:3]:
+        label, *values = re.split(r"\s{2,}", row.strip())
+        found = results[shown[label]].metrics
+        assert [float(value) for value in values] == pytest.approx([found[name] for name in names], abs=0.0011)
+    assert [row.strip() for row in block[2].splitlines()[4:]] == titles[-5:]
+
+
+def test_the_people_of_the_demo_are_those_of_the_published_data(shared_data: Path) -> None:
+    folder = ROOT / PEOPLE
+    reduced = runpy.run_path(str(folder / "reduce.py"))["reduced"]
+    whole = [pl.read_csv(shared_data / "raw" / "ml-latest-small" / f"{name}.csv") for name in ("ratings", "movies")]
+    for name, made in zip(("ratings", "movies"), reduced(*whole), strict=True):
+        assert made.equals(pl.read_csv(folder / f"{name}.csv"))
+    assert sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) < 1_000_000
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
