@@ -313,7 +313,7 @@ def test_lists_that_cannot_be_compared(run: Run, toy_data: Path, tmp_path: Path)
     other = replace(Dataset.load(toy_data), name="other").save(tmp_path / "other")
     with pytest.raises(UserError, match=r"random-0 is of other data than other; leave out --data$"):
         compare_runs([run("random", 0), a], 100, dataset=other)
-    with pytest.raises(UserError, match=r"none\.jsonl is not a run"):
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist$"):
         compare_runs([tmp_path / "none.jsonl"], 100)
 
 
@@ -326,7 +326,7 @@ def test_protocols_of_one_run_are_paired(run: Run, tmp_path: Path, capsys: pytes
     assert set(folders) == {"paper", "exact"}
     assert f"lists kept in {folders['exact']}" in capsys.readouterr().err
     assert evaluate_run(own, ["recommend.protocol=exact"]) == values["exact"]
-    assert capsys.readouterr().err == f"lists read from {folders['exact']}\n"
+    assert capsys.readouterr().err.startswith(f"lists read from {folders['exact']}\n")
     assert evaluate_run(own, ["recommend.protocol=exact"], ks=[3])["HR@3"] >= values["exact"]["HR@1"]
     metrics, differences = compare_runs([folders["paper"], folders["exact"]], 200, "HR@5,DivRatio@5")
     rows = dict(metrics.rows)
@@ -336,6 +336,22 @@ def test_protocols_of_one_run_are_paired(run: Run, tmp_path: Path, capsys: pytes
     assert compare_runs([own, folders["paper"]], 100) == compare_runs([own], 100), "the run's own lists, once more"
     text = differences.markdown()
     assert "| bigrec, exact |" in text
+
+
+def test_lists_that_the_model_had_no_part_in_are_not_called_its_own(run: Run, tmp_path: Path) -> None:
+    """What ranks items does so whatever the run trained: lists of two of them, and of two runs, are told apart."""
+    own, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(run("bigrec", 0), own)
+    shutil.copytree(run("dpo", 1, loop__iterations=1, sft__lr=0.002), other)
+    for place in (own, other):
+        for name in ("popularity", "random"):
+            evaluate_run(place, [f"recommend.protocol={name}"])
+    kept = {name: [*own.glob(f"evaluations/{name}-*"), *other.glob(f"evaluations/{name}-*")] for name in METHODS}
+    rows = dict(compare_runs([own, *kept["popularity"][:1], *kept["random"]], 200, "HR@5")[0].rows)
+    assert list(rows) == [("bigrec, paper's protocol",), ("popularity, ranks items",), ("random, ranks items",)]
+    each = [metric(run("random", seed), "HR@5") for seed in (0, 1)]
+    assert rows["random, ranks items",]["HR@5"].value == pytest.approx(sum(each) / 2), "seeds of one way to recommend"
+    assert rows["popularity, ranks items",]["HR@5"].value == pytest.approx(metric(run("popularity", 0), "HR@5"))
 
 
 def test_what_was_kept_of_another_model_is_not_compared(run: Run, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from sprec.evaluation import (
     table_of_differences,
     table_of_methods,
 )
-from sprec.recommend.protocols import words_of
+from sprec.recommend.protocols import Need, needs_of, words_of
 from sprec.runs.evaluations import is_kept, kept
 from sprec.runs.finished import read_run, stage_of
 from sprec.runs.health import EXACT
@@ -228,7 +228,8 @@ def _require_same_settings(one: Evaluation, other: Evaluation) -> None:
     decides.
     """
     whole = one.method == one.recipe.method and one.method == other.recipe.method
-    parts = EVERYTHING if whole else Part.BACKBONE | Part.SFT | Part.EVALUATE
+    trained = Part.BACKBONE | Part.SFT if Need.MODEL in needs_of(one.recipe.recommend) else Part.SASREC
+    parts = EVERYTHING if whole else trained | Part.EVALUATE
     ours, theirs = (settings_of(e.recipe, parts, same_method=False) for e in (one, other))
     differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     what = f"in {differing[0]}" if differing else ""
@@ -271,7 +272,10 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
     """
     if is_kept(folder):
         recipe, dataset, key = kept(folder)
-        return [Evaluation(folder, recipe, dataset, recipe.method, key, _read(folder), _further(folder.parent.parent))]
+        asked = Need.MODEL in needs_of(recipe.recommend)
+        method = recipe.method if asked else recipe.recommend.protocol  # what ranks items has nothing of the model
+        further = asked and _further(folder.parent.parent)
+        return [Evaluation(folder, recipe, dataset, method, key, _read(folder), further)]
     recipe, dataset = read_run(folder)
     results, found = [result for result in load_results(folder) if not result.baseline], []
     for index in dict.fromkeys((0, len(results) - 1)):
