@@ -25,6 +25,18 @@ def test_a_reader_that_has_gone_ends_it_without_a_word() -> None:
     assert done.returncode in (1, 141), "typer's own code for it, or that of the signal"
 
 
+def test_what_a_terminal_has_no_letter_for_is_spelled_out() -> None:
+    """Tables have arrows, titles any letters; Windows and old locales write neither."""
+    code = "from sprec.system.program import program; program('sprec', lambda: print('HR@5 \u2191 \xe9'))"
+    for encoding, expected in (("ascii", b"HR@5 \\u2191 \\xe9\n"), ("cp1252", b"HR@5 \\u2191 \xe9\n")):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, b""), encoding
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode() == "HR@5 \u2191 \xe9\n"
+
+
 INTERRUPTED = """
 import os, signal, sys
 

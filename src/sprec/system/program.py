@@ -1,6 +1,7 @@
 """How a process ends: with one line and an exit code, whatever happened."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ def program(name: str, work: Callable[[], None]) -> None:
         SystemExit: with that code.
     """
     interrupts.install()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: an arrow of a table must not end the command
     try:
         try:
             work()
