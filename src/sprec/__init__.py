@@ -11,7 +11,7 @@ Examples:
     >>> tiny = ["backbone.hidden=32", "backbone.epochs=1", "loop.samples=16", "loop.iterations=1", "cases=20"]
     >>> results = run(resolve("demo", tiny), dataset, "my-run")
     >>> [result.method for result in results]
-    ['bigrec', 'sprec', 'sprec']
+    ['popularity', 'knn', 'bigrec', 'sprec', 'sprec']
     >>> recommender = Recommender.load("my-run")
     >>> items = recommender.recommend([["Alien (1979)", "Blade Runner (1982)"]], k=3)[0]
     >>> len({recommender.catalog.titles[item] for item in items})

@@ -131,16 +131,7 @@ def fused_attention(
 ) -> tuple[Tensor, None]:
     """PyTorch's fused attention, without soft caps.
 
-    Args:
-        module: as in :func:`plain_attention`.
-        query: as there.
-        key: as there.
-        value: as there.
-        attention_mask: as there.
-        kwargs: as there.
-
-    Returns:
-        As there.
+    ``module``, ``query``, ``key``, ``value``, ``attention_mask`` and the result are as in :func:`plain_attention`.
 
     Raises:
         UserError: the model has sinks or soft caps.
@@ -170,20 +161,9 @@ def flexible_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """FlexAttention for packed rows, :func:`fused_attention` for other masks.
+    """FlexAttention for packed rows, whose ``attention_mask`` is a block mask; :func:`fused_attention` for others.
 
-    Args:
-        module: as in :func:`plain_attention`.
-        query: as there.
-        key: as there.
-        value: as there.
-        attention_mask: a block mask for packed rows, else as there.
-        scaling: as there.
-        dropout: as there; must be 0 for packed rows.
-        kwargs: as there.
-
-    Returns:
-        As there.
+    ``module``, ``query``, ``key``, ``value``, ``scaling``, ``dropout`` and result are as in :func:`plain_attention`.
 
     Raises:
         ValueError: packed rows with dropout or soft caps.
