@@ -32,7 +32,7 @@ def test_from_data_to_a_frontier(tmp_path: Path) -> None:
     points = re.findall(r"^([* ]) (\S+ .*?) +NDCG@5 ([\d.]+)  ORRatio@5 ([\d.]+)$", text, re.MULTILINE)
     assert {name for _, name, _, _ in points} == {
         "self-play sft 0", "self-play sft 1", "self-play prefer 1", "decoding exact", "decoding consensus",
-        "baseline popularity", "baseline sasrec",
+        "baseline popularity", "baseline knn", "baseline sasrec",
     }  # fmt: skip
     best = max(points, key=lambda point: (float(point[2]), -float(point[3])))
     assert best[0] == "*", "nothing is more accurate"

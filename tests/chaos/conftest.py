@@ -37,6 +37,7 @@ RECIPE = {
     "tokens_per_batch": 256,
     "checkpoint_steps": 8,
     "cases": 8,
+    "baselines": [],
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ CHANGES = {
     "sft.lr": 0.003,
     "recommend.max_new_tokens": 6,
     "cases": 10,
+    "baselines": [],
 }
 
 

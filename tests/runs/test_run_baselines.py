@@ -15,7 +15,9 @@ from sprec.runs import Recommender, health, load_results, run
 from sprec.runs.examples import pretraining_examples
 from sprec.runs.pipeline import planned
 from sprec.runs.recipes import resolve
+from sprec.runs.recommender import open_run
 from sprec.runs.tables import table_of_results
+from sprec.serve.exposure import recorded
 from sprec.study.compare import evaluations_of
 
 TINY = ["backbone.hidden=32", "backbone.heads=1", "backbone.layers=1", "backbone.vocabulary=400", "backbone.epochs=1",
@@ -49,6 +51,7 @@ def test_they_are_rows_of_the_table_and_never_the_run_itself(beside: Path) -> No
     rows = [labels[0] for labels, _ in table_of_results(load_results(beside), "").rows]
     assert rows == ["popularity", "knn", "bigrec: sft 0"]
     assert [one.method for one in evaluations_of(beside)] == ["bigrec"]
+    assert [one.name for one in recorded(open_run(beside))] == ["bigrec"]
     assert Recommender.load(beside).session.recipe.recommend.protocol == "paper"
 
 

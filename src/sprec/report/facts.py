@@ -14,7 +14,7 @@ from sprec.engine.train.stage import LOG
 from sprec.runs import health
 from sprec.runs.about import about_run
 from sprec.runs.finished import read_run, sealed, stage_of
-from sprec.runs.pipeline import load_results
+from sprec.runs.pipeline import load_own_results, load_results
 from sprec.study.compare import Evaluation, evaluations_of
 from sprec.system.errors import UserError
 
@@ -167,8 +167,9 @@ def warnings_of(root: Path, dataset: Dataset) -> list[str]:
         numbers = json.loads((folder / "health.json").read_text("utf-8"))
         section = "sft_step" if name.startswith("sft-") else name.partition("-")[0]
         found += [f"{name}: {warning}." for warning in health.warn_of_training(numbers, section)]
-    results = load_results(root)
-    found += [f"{warning}." for warning in health.of_evaluations([one.metrics for one in results])]
+    own, baselines = load_own_results(root), {one.method: one.metrics for one in load_results(root) if one.baseline}
+    found += [f"{warning}." for warning in health.of_evaluations([one.metrics for one in own])]
+    found += [f"{warning}." for warning in health.of_baselines(own[-1].metrics, baselines)]
     return found
 
 
@@ -179,7 +180,7 @@ def progress_of(root: Path, names: Sequence[str]) -> dict[str, tuple[list[float]
         root: the run directory.
         names: of metrics.
     """
-    last = {result.iteration: result.metrics for result in load_results(root)}
+    last = {result.iteration: result.metrics for result in load_own_results(root)}
     if len(last) < 2:
         return {}
     known = [name for name in names if all(name in metrics for metrics in last.values())]

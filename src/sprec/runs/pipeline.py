@@ -325,6 +325,15 @@ def load_results(out: Path | str) -> list[Result]:
     return [result_of(**entry) for entry in storage.read_json(Path(out) / METRICS)]
 
 
+def load_own_results(out: Path | str) -> list[Result]:
+    """The metrics of the run's own models, or of the recommender that it is, without the baselines beside it.
+
+    Args:
+        out: as :func:`load_results` takes it.
+    """
+    return [result for result in load_results(out) if not result.baseline]
+
+
 def result_of(stage: str, iteration: int, method: str, metrics: dict[str, float | None]) -> Result:
     """The result with this ``stage``, ``iteration``, ``method`` and ``metrics`` in a :func:`record`."""
     values = {name: math.nan if value is None else value for name, value in metrics.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from sprec.evaluation import CatalogFacts
 from sprec.methods.histories import item_counts
 from sprec.runs.finished import stage_of
-from sprec.runs.pipeline import load_results
+from sprec.runs.pipeline import load_own_results
 from sprec.runs.session import Session
 from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.system.errors import UserError
@@ -80,7 +80,7 @@ def recorded(session: Session) -> Sequence[Exposure]:
     counts = item_counts(dataset.train, len(dataset.catalog))
     found = []
     try:
-        results = load_results(root)
+        results = load_own_results(root)
         for index in dict.fromkeys((0, len(results) - 1)):
             result = results[index]
             folder = stage_of(root, f"evaluate-{result.stage}-{result.iteration}").folder

@@ -28,7 +28,7 @@ from sprec.runs.finished import read_run, stage_of
 from sprec.runs.health import EXACT
 from sprec.runs.keys import EVERYTHING, settings_of
 from sprec.runs.lineage import FURTHER, lineage
-from sprec.runs.pipeline import load_results
+from sprec.runs.pipeline import load_own_results
 from sprec.runs.stages import RECOMMENDATIONS, read_recommendations
 from sprec.study.lists import Lists, read_lists
 from sprec.system.errors import UserError
@@ -277,7 +277,7 @@ def evaluations_of(folder: Path) -> list[Evaluation]:
         further = asked and _further(folder.parent.parent)
         return [Evaluation(folder, recipe, dataset, method, key, _read(folder), further)]
     recipe, dataset = read_run(folder)
-    results, found = [result for result in load_results(folder) if not result.baseline], []
+    results, found = load_own_results(folder), []
     for index in dict.fromkeys((0, len(results) - 1)):
         stage = stage_of(folder, f"evaluate-{results[index].stage}-{results[index].iteration}")
         lists = _read(stage.folder)
