@@ -10,7 +10,7 @@ from sprec.evaluation import accumulate, bootstrap
 from sprec.evaluation import evaluate as measure
 from sprec.methods import knn, sasrec
 from sprec.methods.experts import of_titles, product, simplex
-from sprec.methods.tilt import Scored, ndcg
+from sprec.methods.tilt import Scored, choose_tilt, genre_shares, ndcg
 from sprec.runs.examples import held_examples, pretraining_examples, recent_histories
 from sprec.study import frontier, frontier_report, scores
 from sprec.study.frontier import Frontier, capacity, cells
@@ -137,6 +137,21 @@ def test_rows_are_made_again_from_their_records_alone(
         frontier.rows_of(dataset, tmp_path, rows, seeds=(0, 1))
 
 
+@pytest.mark.usefixtures("quick")
+def test_tilted_lists_have_the_tilt_that_validation_rows_choose(dataset: Dataset, tmp_path: Path) -> None:
+    """Genres in turns, one of them twice as frequent in what is consumed as among the items: a tilt costs little."""
+    genres = [["often" if i % 3 else "seldom"] for i in range(ITEMS)]
+    catalog = Catalog.of([f"item {i}" for i in range(ITEMS)], genres)
+    turns = replace(dataset, catalog=catalog, genres=("often", "seldom")).save(tmp_path / "data")
+    found = frontier.rows_of(turns, tmp_path, ["kNN"], seeds=(0,))["kNN"]
+    own, matrix = scores.scores_of("kNN", turns, 0, tmp_path), catalog.genre_matrix(turns.genres)
+    shares = genre_shares(recent_histories(turns), matrix)
+    chosen = choose_tilt(own.valid, turns.valid.targets, own.held, matrix, shares)
+    assert chosen.tilt.offset(matrix).any()
+    assert found.plain[0].tolist() == own.test.top(5).tolist()
+    assert found.tilted[0].tolist() == own.test.top(5, chosen.tilt.offset(matrix)).tolist() != found.plain[0].tolist()
+
+
 def test_capacity_serves_one_user_after_the_other() -> None:
     """Five users, limit 2: the third one finds items 0 to 4 taken."""
     users = Scored.best(-np.tile(np.arange(30.0), (5, 1)), 20)
@@ -224,6 +239,18 @@ def test_rows_may_be_left_out(dataset: Dataset) -> None:
     found = frontier.measured({0: lists}, dataset, rows)
     for metric in found.per_seed:
         assert found.interval(metric) == alone.interval(metric)
+
+
+def test_volumes_count_what_is_better_when_lower_from_its_other_end(dataset: Dataset) -> None:
+    found, _ = random_frontier(dataset)
+    rows = dict(frontier_report.volumes({"walk": found}).rows)
+    values = {name: {m: own.interval(m).value for m in ("DivRatio@1", "ORRatio@5", "NDCG@5")}
+              for name, own in found.theirs.items()}  # fmt: skip
+    cells = rows["walk", "the paper's systems"]
+    assert cells["NDCG@5 x DivRatio@1"].value == hypervolume([(v["DivRatio@1"], v["NDCG@5"]) for v in values.values()])
+    assert cells["NDCG@5 x ORRatio@5"].value == pytest.approx(
+        hypervolume([(1 - v["ORRatio@5"], v["NDCG@5"]) for v in values.values()])
+    )
 
 
 def test_hypervolume_by_hand() -> None:
