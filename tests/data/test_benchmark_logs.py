@@ -1,3 +1,4 @@
+import ast
 import json
 import subprocess
 import sys
@@ -17,3 +18,16 @@ def test_generated_logs_have_the_size_asked_for_and_are_imported(tmp_path: Path,
     shortest = 1 if log == "amazon" else 10  # the history that a window needs
     assert result["sequences"] == rows - shortest * result["users"]
     assert 0 < result["peak_gib"] < 1
+
+
+def test_logs_take_turns_and_medians_are_told(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "amazon", "parquet-100m", "--rows", "3000", "--rounds", "3"]
+    done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=True)
+    told = [line for line in done.stderr.splitlines() if line.startswith(("amazon: ", "parquet-100m: "))]
+    assert [line.partition(":")[0] for line in told] == ["amazon", "parquet-100m"] * 3
+    for result in map(json.loads, done.stdout.splitlines()):
+        taken = sorted(
+            ast.literal_eval(line.partition(": ")[2])["seconds"] for line in told if line.startswith(result["log"])
+        )
+        assert (result["seconds"], result["rounds"]) == (taken[1], 3)
+        assert result["cpu_seconds"] > 0
