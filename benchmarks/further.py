@@ -7,7 +7,6 @@ Both are tested on the same users. Writes ``results/further.json``.
 import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,37 +34,36 @@ def save_data(folder: Path) -> None:
     whole.save(folder / "now")
 
 
-def timed(folder: Path, data: str, name: str, *more: str) -> dict[str, float]:
-    """Run the recipe demo in a process of its own; seconds on the clock and of the processor, of the first time."""
+def timed(folder: Path, data: str, name: str, *more: str) -> float:
+    """Run the recipe demo in a process of its own; its seconds of the processor, when it was first run."""
     known = folder / f"{name}.json"
-    if known.exists():
-        return dict(storage.read_json(known))
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    command = ["run", "demo", "--data", str(folder / data), "-o", str(folder / name), *more]
-    subprocess.run([sys.executable, "-m", "sprec", *command], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    storage.write_json(known, {"seconds": round(time.monotonic() - start, 1), "processor": round(used, 1)})
-    return dict(storage.read_json(known))
+    if not known.exists():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = ["run", "demo", "--data", str(folder / data), "-o", str(folder / name), *more]
+        subprocess.run([sys.executable, "-m", "sprec", *command], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        storage.write_json(known, {"processor": round(used, 1)})
+    return float(storage.read_json(known)["processor"])
 
 
 def main(folder: Path) -> None:
     """Train three times and compare."""
     if not (folder / "now").exists():
         save_data(folder)
+    timed(folder, "before", "run-before")
     times = {
-        "before": timed(folder, "before", "run-before"),
         "anew": timed(folder, "now", "run-anew"),
         "further": timed(folder, "now", "run-further", "--from", str(folder / "run-before")),
     }
     data = Dataset.load(folder / "now")
     samples, found = {}, dict[str, Any]()
-    for name in times:
+    for name in ("before", *times):
         lists = evaluations_of(folder / f"run-{name}")[-1].lists
         cases = lists.cases(data, "test", np.arange(len(lists.rows)), (1, 5))
         samples[name] = bootstrap([cases], metrics=METRICS)
         metrics = load_results(folder / f"run-{name}")[-1].metrics
-        found[name] = {"times": times[name], "metrics": {metric: metrics[metric] for metric in METRICS}}
+        found[name] = {"processor": times.get(name), "metrics": {metric: metrics[metric] for metric in METRICS}}
     pairs = {name: compare(samples["further"], samples[name]) for name in ("before", "anew")}
     differences = {
         name: {metric: [own[metric].value, own[metric].low, own[metric].high] for metric in METRICS}

@@ -23,6 +23,7 @@ PAGES = (
     *(f"docs/results/{name}.md" for name in ("goodreads", "movielens", "cds", "steam", "rates", "variants", "claims")),
     "docs/settings.md",
     "docs/data.md",
+    "docs/your-data.md",
     "docs/scale.md",
     "docs/reliability.md",
     "benchmarks/README.md",
@@ -71,6 +72,20 @@ def main_results(differences: Path) -> str:
             cells.append(f"{after - change['value']:.{digits}f} → {after:.{digits}f} ({relative})")
         lines.append(f"| {dataset.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", "Bold: significant, the 95% interval of the paired difference excludes zero.", ""])
+
+
+def further(file: Path) -> str:
+    """Training further beside training anew: seconds of the processor, metrics, paired differences."""
+    record = json.loads(file.read_text("utf-8"))
+    runs, change = record["runs"], record["further_minus"]["anew"]
+    names = list(runs["anew"]["metrics"])
+    lines = [f"| | processor | {' | '.join(names)} |", f"|---|---:|{'---:|' * len(names)}"]
+    for name, words in (("before", "the run before"), ("anew", "anew"), ("further", "further")):
+        time = f"{runs[name]['processor']:.0f} s" if runs[name]["processor"] else ""
+        values = " | ".join(f"{runs[name]['metrics'][one]:.3f}" for one in names)
+        lines.append(f"| {words} | {time} | {values} |")
+    cells = [f"{value:+.3f} [{low:+.3f}, {high:+.3f}]" for value, low, high in (change[one] for one in names)]
+    return "\n".join([*lines, f"| further minus anew | | {' | '.join(cells)} |", ""])
 
 
 def real_differences(*files: Path) -> str:
@@ -486,6 +501,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["main-results"] = partial(main_results, differences[0])
     found["real-differences"] = partial(real_differences, *differences)
     found["cost"] = costs
+    found["further"] = partial(further, results / "further.json")
     found["settings"] = all_settings
     found["metrics"] = all_metrics
     found["exact"] = partial(exact_search, ROOT / "benchmarks" / "results" / "exact.json")

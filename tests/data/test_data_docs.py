@@ -1,9 +1,6 @@
 """The pages about data are right: their commands run, their counts are those of the datasets."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -15,32 +12,7 @@ from sprec.data.readers.sprec import read
 from sprec.data.stats import leakage
 
 DOCS = Path(__file__).parents[2] / "docs"
-TUTORIAL = (DOCS / "your-data.md").read_text("utf-8")
 REFERENCE = (DOCS / "data.md").read_text("utf-8")
-
-
-def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", TUTORIAL, re.DOTALL)
-
-
-def test_the_tutorial_runs_up_to_the_training(tmp_path: Path) -> None:
-    (tmp_path / "shop.py").write_text(blocks("python")[0], "utf-8")
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    commands = [block for block in blocks("bash") if "sprec run" not in block and "sprec recommend" not in block]
-    assert len(commands) == 3
-    printed = ""
-    for command in commands:
-        environment = os.environ | {"PATH": path}
-        run = ["bash", "-ec", command]
-        done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        printed += done.stdout
-    shop = Dataset.load(tmp_path / "shop")
-    assert len(shop.catalog) == 48
-    assert shop.wording.prefix == "The user has bought the following goods before: "
-    assert set(shop.genres) == {"Tea", "Coffee", "Sweets", "Ware"}
-    assert {"Small Assam", "Large Sencha", "Small Teapot"} <= set(shop.catalog.titles)
-    assert "leakage" in printed
 
 
 def test_every_format_is_documented() -> None:

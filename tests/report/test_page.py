@@ -15,7 +15,7 @@ from sprec.data import Dataset
 from sprec.evaluation import Cell, Table
 from sprec.report import charts
 from sprec.report.charts import Line
-from sprec.report.facts import Shown, movers, shown_by
+from sprec.report.facts import Shown, movers, progress_of, shown_by, warnings_of
 from sprec.report.page import write_report
 from sprec.runs import run
 from sprec.runs.recipes import resolve
@@ -124,6 +124,17 @@ def test_runs_side_by_side_and_refusals(cli: Cli, toy_run: Path, toy_data: Path,
     with pytest.raises(UserError, match=r"log.jsonl is damaged or was edited"):
         write_report([damaged], tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
+
+
+def test_a_better_baseline_is_told_of_and_is_no_iteration(toy_dataset: Dataset, tmp_path: Path) -> None:
+    run(resolve("demo", ["method=random", "cases=20"]), toy_dataset, tmp_path / "random")
+    stages = [one["stage"] for one in json.loads((tmp_path / "random" / "metrics.json").read_text())]
+    assert stages == ["baseline-popularity", "baseline-knn", "random"]
+    warnings = warnings_of(tmp_path / "random", toy_dataset)
+    assert "knn" in warnings[-1]
+    assert "a higher NDCG@5 than the last model" in warnings[-1]
+    assert not [warning for warning in warnings if "concentrate" in warning]
+    assert progress_of(tmp_path / "random", ("NDCG@5",)) == {}
 
 
 def test_exposure_by_hand() -> None:
