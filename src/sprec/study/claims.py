@@ -176,6 +176,11 @@ CLAIMS = (
         tuple(Check("SPRec", "<", other, "MGU@1") for other in _LLM),
     ),
     Claim(
+        "SPRec is more diverse than the other language models and over-recommends less than most",
+        ALL,
+        tuple(check for other in _LLM for check in _better("SPRec", other, _DIVERSE)),
+    ),
+    Claim(
         "RosePO over-recommends less than BIGRec and than SPRec",
         ("CDs_and_Vinyl",),
         tuple(Check("RosePO", "<", other, "ORRatio@1") for other in ("BIGRec", "SPRec")),
