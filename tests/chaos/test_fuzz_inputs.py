@@ -62,6 +62,7 @@ def _keys(model: Any, prefix: str = "") -> Iterator[str]:
 
 KEYS = sorted(set(_keys(Recipe)))
 FUZZ = "arbitrary input to recipes, scores, datasets, manifests"
+MANY = "arbitrary histories and lists of items"
 
 Mutation = tuple[float, str, str]
 KINDS = st.sampled_from(["flip", "cut", "insert", "repeat"])
@@ -150,7 +151,7 @@ USERS = st.fixed_dictionaries({"user": VALUES, "history": ITEMS}, optional={"blo
 @given(lines=st.lists(VALUES.map(json.dumps) | st.text(max_size=30) | USERS, max_size=4))
 def test_arbitrary_histories(lines: list[str], tmp_path: Path, toy_files: Path, record: Record) -> None:
     (tmp_path / "users.jsonl").write_text("\n".join(lines), "utf-8", errors="surrogatepass")
-    with record.trying(FUZZ), one_line_at_most(tmp_path):
+    with record.trying(MANY), one_line_at_most(tmp_path):
         users = of_file(tmp_path / "users.jsonl", Dataset.load(toy_files / "data").catalog, {})
         assert len(users.chunk(0) if users.count else []) == users.count
 
@@ -164,7 +165,7 @@ def test_arbitrary_lists_of_items(
     lines: list[str], users: bool, tmp_path: Path, toy_files: Path, record: Record
 ) -> None:
     (tmp_path / "items").write_text("\n".join(lines), "utf-8", errors="surrogatepass")
-    with record.trying(FUZZ), one_line_at_most(tmp_path):
+    with record.trying(MANY), one_line_at_most(tmp_path):
         dataset = Dataset.load(toy_files / "data")
         found = read_items(tmp_path / "items", dataset.catalog, dataset.meta, users=users)
         assert found.items or found.by_user
