@@ -89,8 +89,10 @@ def test_times_of_parquet_count_to_their_last_digit(tmp_path: Path, kind: Any) -
     unit = 1000 if kind == pl.Datetime("ns") else 1
     rows = [(user, item, unit * (10**15 + place)) for user in range(4) for place, item in enumerate((3, 1, 2, 0))]
     frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").cast({"time": kind})
-    frame.write_parquet(tmp_path / "log.parquet")
-    assert windows(import_log("table", tmp_path / "log.parquet", "log", ALL)) == TRUE
+    frame.reverse().write_parquet(tmp_path / "log.parquet")  # the order of the file would be wrong
+    dataset = import_log("table", tmp_path / "log.parquet", "log", ALL)
+    assert windows(dataset) == TRUE
+    assert dataset.meta["time"]["tied"] == 0
 
 
 def test_dates_are_read_as_they_are_told(shop: Callable[..., Dataset]) -> None:
