@@ -51,7 +51,7 @@ class ServedRun:
         own = recommender.session.recipe.recommend.protocol
         served = tuple(name for name in can if name in protocols or not protocols or name == own)
         for name in served:
-            recommender.recommend([[0]], 1, protocol=name)
+            recommender.recommend([[0]], 1, protocol=name, tilt=False)  # tilts come next
         tilts = tuple(name for name in served if _has_tilt(recommender, name))
         counts, catalog = recommender.session.counts, recommender.catalog
         order = sorted(range(len(catalog)), key=lambda item: (-counts[item], item))
