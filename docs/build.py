@@ -25,6 +25,7 @@ PAGES = (
     "docs/data.md",
     "docs/your-data.md",
     "docs/scale.md",
+    "docs/serving.md",
     "docs/reliability.md",
     "benchmarks/README.md",
 )
@@ -399,6 +400,38 @@ def logs(file: Path) -> str:
     return "\n".join([*lines, "", f"{first['cpus']} CPU cores, polars {first['polars']}, 2 threads; {taken}.", ""])
 
 
+def service(file: Path) -> str:
+    """What ``sprec bench serve`` measured: a row for each way to recommend and number of clients."""
+    record = json.loads(file.read_text("utf-8"))
+    lines = ["| protocol | clients | p50, ms | p95, ms | p99, ms | lists/s | of the batch command |"]
+    lines.append("|---|" + "---:|" * 6)
+    for row in record["protocols"]:
+        for one in row["service"]:
+            times = " | ".join(_short(one[name]) for name in ("p50", "p95", "p99"))
+            name = row["protocol"] + ", tilted" * row["tilted"]
+            lines.append(
+                f"| {name} | {one['clients']} | {times} | {_short(one['per_second'])} | {one['of_batch']:.0%} |"
+            )
+    machine, settings = record["machine"], record["settings"]
+    data = " and ".join(f"{name}, {items:,} items" for name, items in record["data"].items())
+    about = (
+        f"{data}; k = {settings['k']}, one history per request; medians of {settings['repeats']} repetitions of "
+        f"{settings['seconds']:g} s. {machine['cpus']} CPU cores, shared with the clients, and at a load of "
+        f"{machine['load']:.1f} when it ended; {record['date']}."
+    )
+    if soak := record["soak"]:
+        about += (
+            f" In {soak['minutes']:g} minutes of gentle load ({soak['requests']:,} requests) the memory grew by "
+            f"{soak['growth_after_first_minute']:.1f} MiB after the first minute."
+        )
+    return "\n".join([*lines, "", about, ""])
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def exact_search(file: Path) -> str:
     """What exact lists cost beside the paper's protocol: ``benchmarks/exact.py``, a line of JSON."""
     found = json.loads(file.read_text("utf-8"))
@@ -506,6 +539,7 @@ def blocks() -> dict[str, Callable[[], str]]:
     found["metrics"] = all_metrics
     found["exact"] = partial(exact_search, ROOT / "benchmarks" / "results" / "exact.json")
     found["out-of-core"] = partial(out_of_core, ROOT / "benchmarks" / "results" / "out-of-core.json")
+    found["service"] = partial(service, ROOT / "benchmarks" / "results" / "serve.json")
     found["logs"] = partial(logs, ROOT / "benchmarks" / "results" / "logs.json")
     found["scratch-times"] = partial(times, results / "scratch" / "records")
     if (results / "chaos.json").exists():

@@ -230,6 +230,23 @@ def test_real_differences_are_counted_once_and_by_benjamini_and_hochberg(tmp_pat
     assert "1 have a p between .04 and .06" in text
 
 
+def test_the_service_is_a_row_per_protocol_and_clients(tmp_path: Path) -> None:
+    row = {"clients": 8, "p50": 12.34, "p95": 20.0, "p99": 1234.5, "per_second": 512.3, "of_batch": 0.614}
+    record = {
+        "machine": {"cpus": 2, "load": 3.25},
+        "settings": {"k": 10, "repeats": 3, "seconds": 5.0},
+        "data": {"Shop": 1200},
+        "date": "2025-01-02",
+        "protocols": [{"protocol": "knn", "tilted": True, "service": [row]}],
+        "soak": {"minutes": 10, "requests": 5000, "growth_after_first_minute": 1.25},
+    }
+    (tmp_path / "serve.json").write_text(json.dumps(record))
+    lines = BUILD["service"](tmp_path / "serve.json").splitlines()
+    assert lines[2] == "| knn, tilted | 8 | 12.3 | 20 | 1,234 | 512 | 61% |"
+    assert "Shop, 1,200 items; k = 10" in lines[4]
+    assert "(5,000 requests) the memory grew by 1.2 MiB" in lines[4]
+
+
 def test_a_block_of_one_dataset_has_its_rows_alone(tmp_path: Path) -> None:
     rows = [
         {

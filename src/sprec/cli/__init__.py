@@ -9,8 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import typer
 
-from sprec.cli import backbone, data, items, runs
-from sprec.cli.bench import bench
+from sprec.cli import backbone, bench, data, items, runs
 from sprec.cli.recommend import recommend
 from sprec.cli.report import push, report
 from sprec.cli.reproduce import reproduce
@@ -30,6 +29,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(runs.recipes, name="recipes")
 app.add_typer(backbone.app, name="backbone")
 app.add_typer(items.app, name="items")
+app.add_typer(bench.app, name="bench")
 for command in runs.COMMANDS:
     app.command()(command)
 app.command()(recommend)
@@ -38,7 +38,6 @@ app.command()(serve)
 app.command()(push)
 app.command()(reproduce)
 app.command()(theory)
-app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:

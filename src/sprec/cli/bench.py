@@ -1,4 +1,4 @@
-"""``sprec bench``: the engine and its peers side by side on this machine."""
+"""``sprec bench``: the engine and its peers side by side on this machine; the service under load."""
 
 import json as json_format
 from pathlib import Path
@@ -11,8 +11,12 @@ from sprec.system.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
+app = typer.Typer(help="Compare the engine with its peers; measure the service.", invoke_without_command=True)
 
+
+@app.callback()
 def bench(
+    context: typer.Context,
     size: Annotated[str, typer.Option(help="Model: 2m, 30m, 135m, 1b (a GPU), or toy.")] = "2m",
     parts: Annotated[
         str,
@@ -36,6 +40,8 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="Print only the JSON line.")] = False,
 ) -> None:
     """Compare the engine with TRL, Hugging Face generate and a double argsort; the last line is JSON."""
+    if context.invoked_subcommand:
+        return
     counts = _counts(negatives)
 
     from sprec.bench.report import run
@@ -52,11 +58,38 @@ def bench(
         raise UserError("; ".join(f"{part}: {why}" for part, why in found["failed"].items()))
 
 
-def _counts(text: str) -> list[int]:
-    """The numbers of ``--negatives``."""
+@app.command("serve")
+def bench_serve(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories; a protocol is measured with the first it has.")],
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="Protocol to measure; repeat it. Default: knn, sasrec, paper, exact.")
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Clients that ask at once, separated by commas.")] = "1,8,64",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each measurement.")] = 5.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of all measurements, in turn.")] = 3,
+    histories: Annotated[int, typer.Option(min=1, help="Histories that the batch command gets.")] = 500,
+    soak: Annotated[float, typer.Option(min=0, help="Minutes of gentle load at the end, to watch the memory.")] = 0.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Requests per second of the gentle load.")] = 10.0,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the JSON record.")] = None,
+) -> None:
+    """Measure the service beside sprec recommend --histories: latencies and throughput; the last line is JSON."""
+    from sprec.cli.runs import quiet
+    from sprec.serve.load import Load, measure
+    from sprec.system import storage
+
+    quiet()
+    load = Load(tuple(_counts(clients, "--clients")), seconds, repeats, histories, soak=soak, rate=rate)
+    found = measure(runs, protocol or (), load)
+    if output is not None:
+        storage.write_json(output, found)
+    typer.echo(json_format.dumps(found))
+
+
+def _counts(text: str, option: str = "--negatives") -> list[int]:
+    """The numbers of an option."""
     given = [count.strip() for count in text.split(",")]
     if not all(count.isdecimal() and int(count) for count in given):
-        raise UserError("--negatives takes positive whole numbers separated by commas: 1,3,5,8")
+        raise UserError(f"{option} takes positive whole numbers separated by commas: 1,3,5,8")
     return [int(count) for count in given]
 
 
