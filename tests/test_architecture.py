@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,9 @@ def test_functions_fit_a_screen_and_files_stay_under_500_lines() -> None:
         long += [f"{name}:{one.lineno} {one.name}" for one in functions if (one.end_lineno or 0) - one.lineno >= 60]
         long += [str(name)] if len(text.splitlines()) >= 500 else []
     assert long == []
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Test folders are no packages: of two files with one name pytest takes only the first."""
+    names = Counter(file.name for file in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -125,7 +125,8 @@ def test_the_commands_of_the_documents_run(shared_data: Path, tmp_path: Path) ->
         places = {"authors": shared_data / "sprec", PEOPLE: ROOT / PEOPLE}
         ready = [str(places.get(part, part)) for part in line]
         if line[0] == "run" and "--dry-run" not in line:
-            ready += [part for change in TOY for part in ("--set", change)]
+            toy = [change for change in TOY if line[1] != "knn-tilted" or not change.startswith("backbone")]
+            ready += [part for change in toy for part in ("--set", change)]
         done = subprocess.run(
             [sys.executable, "-m", "sprec", *ready], cwd=tmp_path, capture_output=True, text=True, check=False
         )

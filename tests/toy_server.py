@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,8 @@ class Server:
         if content is not None:
             sent.setdefault("Content-Type", "application/json")
         try:
-            connection.request(method, path, content, sent)
+            with suppress(BrokenPipeError, ConnectionResetError):  # it answers before it has read all of a large body
+                connection.request(method, path, content, sent)
             response = connection.getresponse()
             lower = {name.lower(): value for name, value in response.getheaders()}
             return Reply(response.status, lower, response.read().decode())

@@ -12,7 +12,8 @@ from toy_gguf import write_gguf
 from toy_runs import Cli
 
 TINY = ("--set", "method=bigrec", "--set", "sft.samples=8", "--set", "sft.epochs=1", "--set", "sft.valid=4",
-        "--set", "recommend.max_new_tokens=4", "--set", "cases=5")  # fmt: skip
+        "--set", "recommend.max_new_tokens=4", "--set", "cases=5",
+        "--set", "baselines=[]")  # fmt: skip
 
 
 @pytest.fixture

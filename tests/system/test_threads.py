@@ -54,4 +54,4 @@ def test_beside_busy_processes_threads_sleep_and_what_is_set_stays() -> None:
 
 def test_the_commands_that_compute_exist() -> None:
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert names >= COMPUTING
+    assert names | {group.name for group in app.registered_groups} >= COMPUTING

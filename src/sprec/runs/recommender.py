@@ -103,7 +103,7 @@ class Recommender:
             genres: recommend only items with one of these genres.
             unknown: ``skip`` leaves out items of histories that are not in the catalog.
             tilt_strength: factor of the tilt, if there is one: 0 for none, 1 as it was learned.
-            settings: of recommending, if they differ from the run's: ``protocol="exact"``, ``exclude_history=True``.
+            settings: of recommending, if they differ from the run's: another ``protocol``, ``exclude_history=True``.
 
         Returns:
             The lists, padded with -1; with the protocol ``exact`` also the log-probability of each item.

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sprec.config import Recommend
 from sprec.runs import Recommender
 from sprec.serve.batch import recommend_to_all
 from sprec.serve.served import ServedRun
@@ -28,7 +29,7 @@ from sprec.system import storage
 from sprec.system.errors import UserError
 from sprec.system.progress import bar
 
-PROTOCOLS = ("knn", "sasrec", "paper", "exact")
+PROTOCOLS = ("knn", "sasrec", Recommend().protocol, "exact")
 """What is measured by default, as far as the runs offer it, and each tilt."""
 _PIECES = 5.0
 """Seconds between two looks at the memory."""
