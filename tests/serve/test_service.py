@@ -117,6 +117,13 @@ def test_bad_input_gets_422_and_one_sentence(server: Server, body: Any, sentence
     assert set(reply.json) == {"detail"}
 
 
+@pytest.mark.parametrize("number", ["0.0", "1e0", "+1", "%201"])
+def test_numbers_in_addresses_are_digits(server: Server, number: str) -> None:
+    assert server.ask("GET", "/v1/items?item=1").status == 200
+    reply = server.ask("GET", f"/v1/items?item={number}")
+    assert (reply.status, reply.json["detail"]) == (422, "item[0]: is not a whole number")
+
+
 def test_large_requests_are_refused_however_they_are_sent(server: Server) -> None:
     large = "x" * (1 << 20) + "x"
     assert server.ask("POST", "/v1/recommend", large).status == 413

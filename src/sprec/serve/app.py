@@ -14,6 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 
 from sprec.serve.batcher import DeadlineError, QueueFullError
@@ -34,6 +36,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (504, "The answer was not ready in time."),
     )
 }  # fmt: skip
+
+
+def _in_digits(text: Any) -> Any:
+    if isinstance(text, str) and not (text.isascii() and text.isdigit()):
+        raise PydanticCustomError("digits", "is not a whole number")
+    return text
+
+
+_Whole = Annotated[int, BeforeValidator(_in_digits)]
+"""A number in a query, which pydantic would read from ``0.0`` as well."""
 
 
 def make_app(service: Service, token: str = "") -> App:
@@ -99,8 +111,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/items", responses=_problems(401, 403, 422))
     def items(
         q: Annotated[str | None, Query(min_length=1, max_length=200, description="A part of the title.")] = None,
-        item: Annotated[list[int] | None, Query(max_length=1000, description="Rows of the catalog, instead.")] = None,
-        limit: Annotated[int, Query(ge=1, le=100, description="Items found by title at most.")] = 20,
+        item: Annotated[list[_Whole] | None, Query(max_length=1000, description="Or rows of the catalog.")] = None,
+        limit: Annotated[_Whole, Query(ge=1, le=100, description="Items found by title at most.")] = 20,
         run: Annotated[str | None, Query(description="The run whose catalog is searched.")] = None,
     ) -> FoundItems:
         """Find items by a part of their title: those that begin with it first, then by popularity."""
