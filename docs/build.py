@@ -20,6 +20,7 @@ PAGES = (
     "docs/results.md",
     "docs/metrics.md",
     "docs/results/frontier.md",
+    "docs/results/smollm2.md",
     *(f"docs/results/{name}.md" for name in ("goodreads", "movielens", "cds", "steam", "rates", "variants", "claims")),
     "docs/settings.md",
     "docs/data.md",
@@ -526,6 +527,25 @@ def curves(file: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def pretraining(file: Path) -> str:
+    """What ``results/pretraining.py`` found, a row for each run: metrics, then hits and shares by kind of item."""
+    metrics = ("HR@5", "NDCG@5", "DivRatio@1", "ORRatio@1")
+    kinds = ("popular", "rare", "unseen")
+    lines: list[str] = []
+    for dataset, found in json.loads(file.read_text("utf-8")).items():
+        header = ["run", *metrics, *(f"hits, {kind}" for kind in kinds), "shown: rare", "shown: unseen"]
+        lines += [f"**{dataset}**, {found['cases']} cases, {found['unseen items']:.0%} of the items unseen:", ""]
+        lines += [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+        for name, run in found["runs"].items():
+            values = [run["metrics"][metric] for metric in metrics]
+            cells = [f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in values]
+            cells += [f"{run['hits'][kind]} of {run['targets'][kind]}" for kind in kinds]
+            cells += [f"{run['shown'][kind]:.0%}" for kind in kinds[1:]]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def blocks() -> dict[str, Callable[[], str]]:
     """Name of each block to what fills it."""
     results = ROOT / "results"
@@ -548,6 +568,8 @@ def blocks() -> dict[str, Callable[[], str]]:
         name = f"{file.parent.name}-{file.stem}"
         if re.match("figure[456]-", file.stem):
             found[name] = partial(curves, file)
+        elif file.stem == "pretraining":
+            found[name] = partial(pretraining, file)
         else:
             found[name] = partial(table, file)
             found |= {f"{name}-of-{dataset}": partial(table, file, dataset) for dataset in _DATASETS}
