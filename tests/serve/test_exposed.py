@@ -6,13 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sprec.evaluation import Cases, CatalogFacts, accumulate
 from sprec.runs import Recommender
 from sprec.serve.exposure import exposure_of, recorded
 
 
+def cases(lists: list[list[int]], popularity: list[int]) -> Cases:
+    """Lists for cases without histories."""
+    facts = CatalogFacts(np.array(popularity), [()] * len(popularity))
+    nothing = np.zeros(len(lists) + 1, dtype=int)
+    return accumulate(lists, nothing[1:], [], nothing, np.zeros((len(popularity), 0)), [len(lists[0])], facts)
+
+
 def test_four_items_and_two_lists() -> None:
     """Item 0 is in both lists, 1 and 2 in one, 3 in none; 0 alone has 80% of the interactions."""
-    found = exposure_of("by hand", np.array([[0, 1], [0, 2]]), np.array([8, 1, 1, 0]))
+    found = exposure_of("by hand", cases([[0, 1], [0, 2]], [8, 1, 1, 0]))
     assert (found.name, found.lists) == ("by hand", 2)
     assert found.lorenz[::25] == pytest.approx([0, 0, 0.25, 0.5, 1])
     assert found.lorenz[10] == 0
@@ -23,13 +31,13 @@ def test_four_items_and_two_lists() -> None:
 
 
 def test_short_lists_and_a_catalog_without_interactions() -> None:
-    found = exposure_of("short", np.array([[1, -1], [-1, -1]]), np.zeros(2))
+    found = exposure_of("short", cases([[1, -1], [-1, -1]], [0, 0]))
     assert found.lorenz[::50] == [0, 0, 1]
     assert (found.gini, found.covered, found.tail, found.top) == (0.5, 0.5, None, [(1, 0.5)])
 
 
 def test_alike_exposure_is_the_diagonal() -> None:
-    found = exposure_of("alike", np.array([[0, 1], [1, 0]]), np.array([1, 1]))
+    found = exposure_of("alike", cases([[0, 1], [1, 0]], [1, 1]))
     assert found.lorenz == pytest.approx(np.linspace(0, 1, 101))
     assert found.gini == pytest.approx(0)
 

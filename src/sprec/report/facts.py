@@ -14,6 +14,7 @@ from sprec.engine.train.stage import LOG
 from sprec.runs import health
 from sprec.runs.about import about_run
 from sprec.runs.finished import read_run, sealed, stage_of
+from sprec.runs.lineage import FURTHER
 from sprec.runs.pipeline import load_own_results, load_results
 from sprec.study.compare import Evaluation, evaluations_of
 from sprec.system.errors import UserError
@@ -204,10 +205,10 @@ def repeat(root: Path, about: Mapping[str, Any]) -> list[str]:
         root: the run directory.
         about: of :func:`~sprec.runs.about.about_run`.
     """
-    again = " --from ".join(["", *[step["run"] for step in about["lineage"][-1:] if step["change"] == "train"]])
+    further = "".join(f" --from {step['run']}" for step in about["lineage"][-1:] if step["change"] == FURTHER)
     return [
         f"# with sprec {about['versions']['sprec']}",
-        f"sprec run {root.name}/recipe.json --data {root.name}/dataset{again} -o AGAIN",
+        f"sprec run {root.name}/recipe.json --data {root.name}/dataset{further} -o AGAIN",
     ]
 
 

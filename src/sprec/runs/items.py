@@ -174,15 +174,15 @@ def _write(run: Path, out: Path, change: Change) -> Change:
                 storage.link_tree(run / name, scratch / name)
         if (run / "tilt").is_dir():
             carry_over(Session(session.recipe, dataset, Store(scratch)), run / "tilt", scratch / "tilt", change.before)
-        _link_embeddings(run / "cache", scratch / "cache")
+        _copy_embeddings(run / "cache", scratch / "cache")
         files = [file.relative_to(scratch).as_posix() for name in KEPT for file in sorted((scratch / name).rglob("*"))]
         keys = {"stages": {}, "backbone": manifest.get("backbone", ""), "policy": policy_key(run)}
         storage.seal(scratch, keys, [RECIPE, *files])
     return change
 
 
-def _link_embeddings(source: Path, target: Path) -> None:
-    """Link the embeddings, so that those of unchanged titles are not computed again."""
+def _copy_embeddings(source: Path, target: Path) -> None:
+    """Copy the embeddings, so that those of unchanged titles are not computed again."""
     for file in sorted(source.glob("*.safetensors")):
         target.mkdir(exist_ok=True)
         shutil.copy2(file, target)

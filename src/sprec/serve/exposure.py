@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sprec.evaluation import CatalogFacts
-from sprec.methods.histories import item_counts
+from sprec.evaluation import Cases, replicates
+from sprec.runs.cases import cases_of
 from sprec.runs.finished import stage_of
 from sprec.runs.pipeline import load_own_results
 from sprec.runs.session import Session
@@ -27,10 +27,9 @@ class Exposure:
         name: of the lists' model.
         lists: their number.
         lorenz: share of all positions that the least exposed items fill, for 101 shares of the items from 0 to 1.
-        gini: inequality, 0 if all items are recommended equally often; twice the area between the curve and the
-            diagonal.
-        covered: share of the items that are in any list.
-        tail: share of the positions that items of the long tail fill; None if the training data has no interactions.
+        gini: Gini@k, 0 if all items are recommended equally often; twice the area between the curve and the diagonal.
+        covered: Coverage@k, the share of the items that are in any list.
+        tail: APLT@k, the share of a list in the long tail; None if the training data has no interactions.
         top: the ten most recommended items, and the share of the lists that have each.
     """
 
@@ -43,27 +42,26 @@ class Exposure:
     top: list[tuple[int, float]]
 
 
-def exposure_of(name: str, lists: np.ndarray, popularity: np.ndarray) -> Exposure:
+def exposure_of(name: str, cases: Cases) -> Exposure:
     """How lists distribute exposure over items.
 
     Args:
         name: of the lists' model.
-        lists: item ids, padded with -1, (lists, k).
-        popularity: interactions of each item in the training data, (n,).
+        cases: with the lists and the facts of the catalog; the largest cut-off counts.
     """
-    items = len(popularity)
-    counts = np.bincount(lists[lists >= 0], minlength=items)
-    filled = max(1, counts.sum())
-    curve = np.concatenate([[0.0], np.cumsum(np.sort(counts)) / filled])
-    tail = CatalogFacts(popularity, [()] * items).tail
+    k, lists = cases.ks[-1], cases.lists
+    counts = np.bincount(lists[lists >= 0], minlength=cases.items)
+    curve = np.concatenate([[0.0], np.cumsum(np.sort(counts)) / max(1, counts.sum())])
+    names = [f"{metric}@{k}" for metric in ("Gini", "Coverage", "APLT")]
+    gini, covered, tail = (float(values[0]) for values in replicates(cases, names=names).values())
     top = np.argsort(-counts, kind="stable")[:_TOP]
     return Exposure(
         name=name,
         lists=len(lists),
-        lorenz=np.interp(np.linspace(0, 1, _POINTS + 1), np.linspace(0, 1, items + 1), curve).tolist(),
-        gini=float(1 - (curve[1:] + curve[:-1]).sum() / items),
-        covered=float((counts > 0).mean()),
-        tail=None if np.isnan(tail).any() else float(tail @ counts / filled),
+        lorenz=np.interp(np.linspace(0, 1, _POINTS + 1), np.linspace(0, 1, cases.items + 1), curve).tolist(),
+        gini=gini,
+        covered=covered,
+        tail=None if np.isnan(tail) else tail,
         top=[(int(item), float(counts[item] / len(lists))) for item in top if counts[item]],
     )
 
@@ -77,16 +75,16 @@ def recorded(session: Session) -> Sequence[Exposure]:
         session: a finished run.
     """
     root, dataset = session.store.root, session.dataset
-    counts = item_counts(dataset.train, len(dataset.catalog))
-    found = []
+    split, found = dataset.splits[session.recipe.split], []
     try:
         results = load_own_results(root)
         for index in dict.fromkeys((0, len(results) - 1)):
             result = results[index]
             folder = stage_of(root, f"evaluate-{result.stage}-{result.iteration}").folder
-            lists = read_recommendations(folder / RECOMMENDATIONS).items[:, :K]
+            lists = read_recommendations(folder / RECOMMENDATIONS).items
+            cases = cases_of(lists, split[: len(lists)], dataset, [min(K, lists.shape[1])])
             when = f", {result.stage} {result.iteration}" if len(results) > 1 else ""
-            found.append(exposure_of(result.method + when, lists, counts))
+            found.append(exposure_of(result.method + when, cases))
     except UserError:
         return []
     return found

@@ -68,9 +68,8 @@ class Guard:
         """Why a request is refused before it is read, with the status."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get(b"host", "")
-        if (
-            not self._token and _name(host) not in LOOPBACK
-        ):  # DNS rebinding: another site's name that resolves to this machine
+        # DNS rebinding: another site's name that resolves to this machine
+        if not self._token and _name(host) not in LOOPBACK:
             return 403, "this service answers on the loopback address only"
         if headers.get(b"origin", f"http://{host}").partition("://")[2] != host:
             return 403, "requests from other origins are not answered"
