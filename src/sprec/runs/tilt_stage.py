@@ -39,7 +39,9 @@ def tilt(session: Session, name: str, weighted: Recommend, policy: Stage, backbo
         if processes.first():
             save_file({name: np.ascontiguousarray(value) for name, value in vars(found).items()}, folder / _ARRAYS)
             storage.write_json(folder / _ABOUT, {**about, "made_of": storage.digest(made_of)})
-        return f"bound {about['cap']}, {about['kept']}"
+        bound = "no bound" if about["cap"] is None else f"bound {about['cap']:g}"
+        tried = (f"{name} {share:.0%}" for name, share in about["kept"].items() if share is not None)
+        return f"{bound} on exposure; validation NDCG@5 kept: {', '.join(tried)}"
 
     return session.store.stage(f"{_NAME}-{name}", depends, make)
 
